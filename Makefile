@@ -1,0 +1,40 @@
+# ds4: build, check, tidy. GNU Make 3.81 features only. Variants live side by side in build/<variant>:
+#   make                 the program, left at ./ds4
+#   make check           all tests; last line "N passed, N failed"
+#   make SAN=address,undefined check     the same under sanitizers (SAN=thread too)
+#   make SMALL=1 check   the same with tiny limits, which gives bugs a chance
+#   make tidy            the rules of the house, by script
+#   make bench, make fuzz, make compdb, make vocab.gguf, make install
+CC ?= cc
+BUILD_ROOT ?= build
+include mk/flags.mk
+
+SRCS := $(wildcard src/*/*.c src/*/*/*.c)
+OBJS := $(SRCS:%.c=$(BUILD)/%.o)
+LIB := $(BUILD)/libds4.a
+
+all: ds4
+
+ds4: $(BUILD)/ds4
+	@cp -f $< $@
+
+$(BUILD)/ds4: $(BUILD)/src/main.o $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(LIB): $(OBJS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(call variant_flags,$<) -c -o $@ $<
+
+include mk/test.mk
+include mk/extra.mk
+
+clean:
+	rm -rf $(BUILD_ROOT) ds4
+
+-include $(shell find $(BUILD_ROOT) -name '*.d' 2>/dev/null)
+.PHONY: all clean
+.SECONDARY:

@@ -1,0 +1,349 @@
+/* ds4.h - the public interface of the ds4 engine: everything a front end (terminal, HTTP server, agent, tool)
+ * needs to run a DeepSeek V4 model. Nothing else of src/ is visible to them but src/base.
+ *
+ * An *engine* is a loaded model with its memory. A *session* is one timeline of tokens with its state. *Tokens* are
+ * int32 ids. A *chat* is rendered to tokens; sampled tokens go through a *parser* that yields events.
+ *
+ * Ownership words: owns, borrows (valid while the owner lives and is not changed), fills, takes.
+ * Threads: an engine and all its sessions are used by one thread at a time (the worker), except the functions marked
+ * "any thread". Nothing here prints or exits; every failure is a status plus one sentence. */
+#ifndef DS4_H
+#define DS4_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DS4_VERSION "0.1.0"
+
+#if defined(__GNUC__) || defined(__clang__)
+#define DS4_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define DS4_MUST_CHECK
+#endif
+
+/* ---- errors ------------------------------------------------------------------------------------------------ */
+
+/* X-macro: name, text. The one list of outcomes a function may return. */
+#define DS4_STATUS_MAP(X) \
+    X(OK, "ok") \
+    X(ERR_NOMEM, "out of memory") \
+    X(ERR_IO, "input/output error") \
+    X(ERR_FORMAT, "malformed data") \
+    X(ERR_LIMIT, "limit exceeded") \
+    X(ERR_STATE, "not possible in this state") \
+    X(ERR_CANCELLED, "cancelled") \
+    X(ERR_DEVICE, "device error") \
+    X(ERR_UNSUPPORTED, "unsupported")
+
+enum ds4_status {
+#define X(name, text) DS4_##name,
+    DS4_STATUS_MAP(X)
+#undef X
+};
+
+/* The first cause of a failure as one sentence with names and numbers. Zero-initialise; may be passed as NULL. */
+struct ds4_error {
+    enum ds4_status status;
+    char message[512];
+};
+
+const char *ds4_status_text(enum ds4_status status);
+
+/* Bytes with a length; not NUL-terminated; may hold any byte. */
+struct ds4_span {
+    const char *ptr;
+    size_t len;
+};
+
+/* A growing list of token ids. Zero-initialise; ds4_tokens_free releases. */
+struct ds4_tokens {
+    int32_t *ids;
+    size_t n, cap;
+};
+void ds4_tokens_free(struct ds4_tokens *tokens);
+enum ds4_status ds4_tokens_append(struct ds4_tokens *tokens, const int32_t *ids, size_t n) DS4_MUST_CHECK;
+
+/* A growing byte string. Zero-initialise; ds4_text_free releases. */
+struct ds4_text {
+    char *ptr;
+    size_t len, cap;
+};
+void ds4_text_free(struct ds4_text *text);
+
+/* ---- engine ------------------------------------------------------------------------------------------------ */
+
+struct ds4_engine;
+struct ds4_session;
+
+enum ds4_log_level { DS4_LOG_DEBUG, DS4_LOG_INFO, DS4_LOG_WARN };
+typedef void (*ds4_log_fn)(void *user, enum ds4_log_level level, const char *line);
+
+/* Called between chunks of long work with done/total in units of the phase ("load" bytes, "prefill" tokens).
+ * Return false to cancel: the call then returns DS4_ERR_CANCELLED and keeps what was computed. */
+typedef bool (*ds4_progress_fn)(void *user, const char *phase, uint64_t done, uint64_t total);
+
+struct ds4_engine_options {
+    const char *model_path;       /* GGUF file (first shard of a split one); required */
+    const char *mtp_path;         /* optional GGUF with mtp.0.* tensors, else they are looked for in model_path */
+    const char *backend;          /* "cpu", "ref"; NULL = the best that works */
+    uint32_t ctx_tokens;          /* longest session; 0 = min(model's maximum, 32768) */
+    uint32_t n_sessions_max;      /* live sessions that memory is planned for; 0 = 1 */
+    uint32_t n_threads;           /* 0 = one a core */
+    uint32_t chunk_tokens;        /* most rows in one forward pass; 0 = 512 */
+    uint64_t memory_budget_bytes; /* refuse to plan above this; 0 = memory of the machine (or of its cgroup) */
+    bool vocab_only;              /* metadata and tokenizer, no tensors, no sessions */
+    bool ideal;                   /* no FP8/FP4 rounding of state (for comparison with oracles; state kept in F32) */
+    bool check_tensors;           /* read every scale of every quantised tensor and refuse NaN/Inf */
+    ds4_log_fn log;               /* optional */
+    void *log_user;
+    ds4_progress_fn progress;     /* optional, phase "load" */
+    void *progress_user;
+};
+
+/* Opens a model. On success *out owns everything; close with ds4_engine_close. Errors: IO, FORMAT (file, metadata or
+ * tensors wrong: message names what), LIMIT (does not fit; message has bytes needed and there), NOMEM, UNSUPPORTED. */
+enum ds4_status ds4_engine_open(const struct ds4_engine_options *options, struct ds4_engine **out,
+                                struct ds4_error *error) DS4_MUST_CHECK;
+void ds4_engine_close(struct ds4_engine *engine);
+
+struct ds4_model_info {
+    const char *name, *architecture, *backend, *quantisation, *model_path; /* borrow from the engine */
+    uint32_t n_layers, n_vocab, n_embd, n_heads, n_experts, n_experts_used;
+    uint32_t window_tokens, ctx_train_tokens, ctx_tokens, chunk_tokens, n_threads, n_sessions_max;
+    uint64_t n_params, n_params_active, file_bytes;
+    uint64_t weight_bytes_per_token; /* bytes read to decode one token */
+    uint64_t state_bytes_per_token;  /* growth of a session per token */
+    uint64_t state_bytes_fixed;      /* ring and compressor frontiers of one session */
+    bool has_mtp;
+    uint8_t digest[16];  /* identity of weights and layout, for stores of state */
+};
+const struct ds4_model_info *ds4_engine_info(const struct ds4_engine *engine); /* any thread; borrows */
+
+/* ---- plan: what would be allocated, before anything is ------------------------------------------------------ */
+
+struct ds4_plan_item {
+    char name[48];       /* "weights: routed experts", "state: 1 session of 32768 tokens", ... */
+    uint64_t bytes;
+    bool resident;       /* false: mapped file pages that the system may drop and read again */
+};
+struct ds4_plan {
+    struct ds4_plan_item items[24];
+    uint32_t n_items;
+    uint64_t resident_bytes, mapped_bytes, memory_bytes /* there */, budget_bytes;
+    uint64_t weight_bytes_per_token;
+    bool fits;           /* resident part within the budget */
+    bool all_in_memory;  /* mapped part fits beside it */
+    char verdict[256];   /* one sentence for a person */
+};
+/* Fills *plan from the file's directory only; loads nothing. */
+enum ds4_status ds4_plan_make(const struct ds4_engine_options *options, struct ds4_plan *plan,
+                              struct ds4_error *error) DS4_MUST_CHECK;
+
+/* ---- text <-> tokens (any thread) -------------------------------------------------------------------------- */
+
+/* Appends the ids of text. special: control markers in the text become control tokens; otherwise they are text.
+ * Invalid UTF-8 is replaced by U+FFFD (maximal subpart rule). */
+enum ds4_status ds4_tokenize(const struct ds4_engine *engine, struct ds4_span text, bool special,
+                             struct ds4_tokens *out, struct ds4_error *error) DS4_MUST_CHECK;
+/* Raw bytes of a token (borrows from the engine); empty for an id out of range. May be a part of a character. */
+struct ds4_span ds4_token_bytes(const struct ds4_engine *engine, int32_t id);
+bool ds4_token_is_control(const struct ds4_engine *engine, int32_t id);
+
+struct ds4_special_ids {
+    int32_t bos, eos, pad, user, assistant, think, think_end, dsml, latest_reminder; /* -1 when the model lacks it */
+};
+const struct ds4_special_ids *ds4_special(const struct ds4_engine *engine);
+
+/* ---- chat -> tokens ---------------------------------------------------------------------------------------- */
+
+enum ds4_role { DS4_ROLE_SYSTEM, DS4_ROLE_USER, DS4_ROLE_ASSISTANT, DS4_ROLE_TOOL, DS4_ROLE_LATEST_REMINDER };
+
+struct ds4_tool_call {
+    struct ds4_span id;         /* client's call id; may be empty */
+    struct ds4_span name;
+    struct ds4_span arguments;  /* JSON text as the client sent it */
+    struct ds4_span sampled;    /* exact bytes the model sampled for the whole call block; empty = render canonically.
+                                   Set on the first call of a message: it then stands for all its calls */
+};
+
+struct ds4_message {
+    enum ds4_role role;
+    const struct ds4_span *parts;         /* text parts; joined as the chat format says for the role */
+    size_t n_parts;
+    struct ds4_span reasoning;            /* assistant only; empty when none is stored */
+    const struct ds4_tool_call *calls;    /* assistant only */
+    size_t n_calls;
+    struct ds4_span tool_call_id;         /* tool only: which call this answers */
+    struct ds4_span task;                 /* internal quick-instruction token name ("title", "query", ...) or empty */
+};
+
+enum ds4_think_mode { DS4_THINK_NONE, DS4_THINK_HIGH, DS4_THINK_MAX };
+enum ds4_effort_table { DS4_EFFORT_PREVIEW, DS4_EFFORT_0731 };
+
+struct ds4_chat {
+    const struct ds4_message *messages;
+    size_t n_messages;
+    const struct ds4_span *tools;         /* one JSON function object each, client's bytes; re-spaced by the renderer */
+    size_t n_tools;
+    struct ds4_span response_schema;      /* JSON schema for the response-format block, or empty */
+    enum ds4_think_mode think;
+    enum ds4_effort_table effort_table;
+    bool tools_first;                     /* tools block before the system text */
+    bool continue_last;                   /* last message is an assistant prefill (default when it is one) */
+};
+
+/* Renders a chat: appends ids to *tokens (may be NULL) and bytes to *text (may be NULL). Content never becomes
+ * control. */
+enum ds4_status ds4_render(const struct ds4_engine *engine, const struct ds4_chat *chat, struct ds4_tokens *tokens,
+                           struct ds4_text *text, struct ds4_error *error) DS4_MUST_CHECK;
+
+/* ---- tokens -> events -------------------------------------------------------------------------------------- */
+
+enum ds4_event_kind {
+    DS4_EVENT_THINK,        /* text: reasoning bytes, whole characters */
+    DS4_EVENT_TEXT,         /* text: visible answer bytes, whole characters */
+    DS4_EVENT_CALL_BEGIN,   /* text: tool name; call_i */
+    DS4_EVENT_CALL_ARGS,    /* text: next bytes of the arguments JSON of call_i */
+    DS4_EVENT_CALL_END,     /* text: the whole arguments JSON of call_i */
+    DS4_EVENT_CALLS_DONE,   /* the block closed; text: exact sampled bytes of the block. Generation should stop */
+    DS4_EVENT_CALLS_BROKEN, /* block malformed or unterminated; text: its raw bytes, to be shown as content */
+    DS4_EVENT_STOP          /* end-of-sequence token */
+};
+struct ds4_event {
+    enum ds4_event_kind kind;
+    uint32_t call_i;
+    struct ds4_span text;   /* borrows until the next call on the parser */
+};
+typedef void (*ds4_event_fn)(void *user, const struct ds4_event *event);
+
+struct ds4_parser;
+struct ds4_parser_options {
+    bool in_thinking;      /* the prompt ended with <think> */
+    bool tools_active;     /* recognise tool-call blocks */
+    bool dsml_entities;    /* unescape the five XML entities in string values (else only the closing tag) */
+    bool show_markers;     /* raw mode: everything is TEXT, control tokens as their literal text */
+};
+enum ds4_status ds4_parser_create(const struct ds4_engine *engine, const struct ds4_parser_options *options,
+                                  struct ds4_parser **out) DS4_MUST_CHECK;
+void ds4_parser_destroy(struct ds4_parser *parser);
+/* Feeds one sampled token; calls fn zero or more times. The concatenation of events does not depend on how text was
+ * split into tokens. */
+enum ds4_status ds4_parser_feed(struct ds4_parser *parser, int32_t id, ds4_event_fn fn, void *user) DS4_MUST_CHECK;
+/* End of generation: flushes what was held back. */
+enum ds4_status ds4_parser_finish(struct ds4_parser *parser, ds4_event_fn fn, void *user) DS4_MUST_CHECK;
+/* True while inside a tool-call block (a checkpoint must not be cut there), and inside its syntax (not in a string
+ * value), where sampling should be greedy. */
+bool ds4_parser_in_call(const struct ds4_parser *parser);
+bool ds4_parser_in_syntax(const struct ds4_parser *parser);
+
+/* ---- sessions ---------------------------------------------------------------------------------------------- */
+
+enum ds4_status ds4_session_create(struct ds4_engine *engine, struct ds4_session **out,
+                                   struct ds4_error *error) DS4_MUST_CHECK;
+/* A second session with the same tokens and state; immutable spans are shared. */
+enum ds4_status ds4_session_fork(struct ds4_session *session, struct ds4_session **out,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
+void ds4_session_destroy(struct ds4_session *session);
+
+/* Tokens evaluated so far (borrows). */
+const int32_t *ds4_session_tokens(const struct ds4_session *session, size_t *n);
+/* Smallest position ds4_session_rewind can go to right now (0 is always possible: it means start over). */
+size_t ds4_session_rewind_min(const struct ds4_session *session);
+/* Drops tokens from position n on. STATE when n lies before rewind_min and is not 0. */
+enum ds4_status ds4_session_rewind(struct ds4_session *session, size_t n, struct ds4_error *error) DS4_MUST_CHECK;
+
+/* Makes the session hold exactly tokens[0..n): keeps the longest usable common prefix, computes the rest in chunks.
+ * *reused (optional) says how many tokens were kept. Afterwards ds4_session_logits belongs to the last token.
+ * n must be >= 1 and <= ctx_tokens. Cancelled: what was computed stays. */
+enum ds4_status ds4_session_sync(struct ds4_session *session, const int32_t *tokens, size_t n,
+                                 ds4_progress_fn progress, void *user, size_t *reused,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
+
+/* One forward pass over rows of one or several sessions: the base of decode, batching and evaluation.
+ * The rows of all jobs together are at most chunk_tokens. */
+struct ds4_job {
+    struct ds4_session *session;
+    const int32_t *tokens;      /* appended to the session */
+    size_t n;
+    float *logits;              /* optional: fills [n][n_vocab] for every row (slow; for evaluation) */
+};
+enum ds4_status ds4_eval(struct ds4_engine *engine, const struct ds4_job *jobs, size_t n_jobs,
+                         struct ds4_error *error) DS4_MUST_CHECK;
+
+/* Logits [n_vocab] after the last token (borrows until the session changes); NULL when there are none. */
+const float *ds4_session_logits(const struct ds4_session *session);
+
+/* Draft block (MTP): fills up to max drafted continuations after `next` (the token just sampled); *n says how many.
+ * Drafts are guesses; they never change results. *n = 0 when the model has no MTP block. */
+enum ds4_status ds4_session_draft(struct ds4_session *session, int32_t next, size_t max, int32_t *drafts, size_t *n,
+                                  struct ds4_error *error) DS4_MUST_CHECK;
+
+/* ---- state as bytes: spans (immutable once full) and a tip -------------------------------------------------- */
+
+/* A snapshot of a session is: its token ids, the full and partial spans of compressed rows, and a tip (ring,
+ * compressor frontiers, logits). A store keeps spans once and tips at chosen points. */
+struct ds4_state_layout {
+    uint32_t version;           /* of the byte layout */
+    uint32_t span_tokens;       /* tokens a span covers */
+    size_t span_bytes;          /* bytes of one span */
+    size_t tip_bytes_max;       /* most a tip takes */
+    uint8_t digest[16];         /* identity: model, quantisation, tokenizer, layout, numeric mode */
+};
+const struct ds4_state_layout *ds4_state_layout(const struct ds4_engine *engine); /* any thread */
+
+/* Number of spans that hold rows of the session: ceil(n_tokens / span_tokens). */
+size_t ds4_session_spans(const struct ds4_session *session);
+/* Bytes of span i (borrows until the session changes). Immutable for i < n_tokens / span_tokens. */
+const uint8_t *ds4_session_span(const struct ds4_session *session, size_t i);
+/* Writes the tip into buf[cap]; *len is what it took. */
+enum ds4_status ds4_session_tip_save(const struct ds4_session *session, uint8_t *buf, size_t cap, size_t *len,
+                                     struct ds4_error *error) DS4_MUST_CHECK;
+/* Replaces the session's state, all or nothing: on any error the session is as before. spans[i] are span_bytes each,
+ * n_spans = ceil(n_tokens / span_tokens). Bit-equal to never having stopped. */
+enum ds4_status ds4_session_restore(struct ds4_session *session, const int32_t *tokens, size_t n_tokens,
+                                    const uint8_t *const *spans, size_t n_spans, const uint8_t *tip, size_t tip_len,
+                                    struct ds4_error *error) DS4_MUST_CHECK;
+
+/* ---- sampling ---------------------------------------------------------------------------------------------- */
+
+struct ds4_logit_bias {
+    int32_t id;
+    float bias;
+};
+struct ds4_sampling {
+    float temperature;       /* <= 0: greedy */
+    float top_p;             /* 1 = off */
+    float min_p;             /* 0 = off */
+    int32_t top_k;           /* 0 = off */
+    float presence_penalty, frequency_penalty; /* 0 = off */
+    float repetition_penalty;                  /* 1 = off */
+    const struct ds4_logit_bias *bias;
+    size_t n_bias;
+    uint64_t seed;
+};
+/* The defaults of the model family: temperature 1, top_p 1, nothing else. */
+struct ds4_sampling ds4_sampling_default(void);
+
+struct ds4_sampler;
+enum ds4_status ds4_sampler_create(const struct ds4_engine *engine, const struct ds4_sampling *sampling,
+                                   struct ds4_sampler **out, struct ds4_error *error) DS4_MUST_CHECK;
+void ds4_sampler_destroy(struct ds4_sampler *sampler);
+/* Chooses a token from logits[n_vocab]. mask (optional): bit i of mask[i/32] set = token i allowed. force_greedy
+ * overrides the temperature for this token only. DEVICE when logits hold NaN or no token is allowed. */
+enum ds4_status ds4_sampler_pick(struct ds4_sampler *sampler, const float *logits, const uint32_t *mask,
+                                 bool force_greedy, int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
+/* Tells the sampler which token was emitted (for penalties). */
+void ds4_sampler_accept(struct ds4_sampler *sampler, int32_t id);
+/* log softmax of one id, and the ids of the n largest logits in descending order (ties: lower id first). */
+float ds4_logprob(const float *logits, size_t n_vocab, int32_t id);
+void ds4_top_logits(const float *logits, size_t n_vocab, size_t n, int32_t *ids);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,25 @@
+# Targets beside building and testing.
+tidy:
+	@python3 scripts/tidy.py
+
+compdb:
+	@$(MAKE) -B -n all | python3 scripts/compdb.py > compile_commands.json
+
+bench: ds4
+	@scripts/bench
+
+# A vocabulary-only GGUF of the full 129,280 tokens, for tests of the tokenizer.
+vocab.gguf: ds4
+	./ds4 fixture vocab -o $@
+
+# Fuzzers: FUZZ_SECONDS each, with clang. Executions are added to tests/fuzz/ledger.tsv by scripts/fuzz.
+FUZZ_SECONDS ?= 20
+fuzz:
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
+
+PREFIX ?= /usr/local
+install: ds4
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 ds4 $(DESTDIR)$(PREFIX)/bin/ds4
+
+.PHONY: tidy compdb bench fuzz install

@@ -1,0 +1,61 @@
+# Flags, by compiler and variant. See design notes in ARCHITECTURE.md.
+VARIANT := $(notdir $(firstword $(CC)))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(SMALL),-small)$(if $(FUZZ),-fuzz)$(if $(COV),-cov)
+comma := ,
+VARIANT := $(subst $(comma),-,$(VARIANT))
+BUILD := $(BUILD_ROOT)/$(VARIANT)
+OS := $(shell uname -s)
+ARCH := $(shell uname -m)
+
+IS_CLANG := $(shell $(CC) --version 2>/dev/null | grep -c clang)
+WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+CPPFLAGS := -Iinclude -Isrc -MMD -MP
+ifeq ($(OS),Darwin)
+CPPFLAGS += -D_DARWIN_C_SOURCE
+else
+CPPFLAGS += -D_GNU_SOURCE
+endif
+ifneq ($(SMALL),)
+CPPFLAGS += -DDS4_SMALL_LIMITS
+endif
+OPT ?= -O2
+CFLAGS := -std=c17 $(OPT) -g $(WARN) -fno-math-errno -ffp-contract=off -fstack-protector-strong \
+	-fno-delete-null-pointer-checks -fPIE -Wframe-larger-than=16384 $(EXTRA_CFLAGS)
+LDFLAGS := -pie $(EXTRA_LDFLAGS)
+LDLIBS := -ljansson -ledit -lxxhash -lpthread -lm
+ifeq ($(OS),Linux)
+LDFLAGS += -Wl,-z,relro,-z,now,-z,noexecstack
+CFLAGS += -fstack-clash-protection
+ifeq ($(ARCH),x86_64)
+CFLAGS += -fcf-protection
+endif
+endif
+ifeq ($(IS_CLANG),0)
+CFLAGS += -ftrivial-auto-var-init=zero
+endif
+ifneq ($(SAN),)
+CFLAGS += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
+LDFLAGS += -fsanitize=$(SAN)
+else ifeq ($(FUZZ),)
+CPPFLAGS += -D_FORTIFY_SOURCE=3
+endif
+ifneq ($(FUZZ),)
+CFLAGS += -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+LDFLAGS += -fsanitize=address,undefined
+endif
+ifneq ($(COV),)
+CFLAGS += --coverage
+LDFLAGS += --coverage
+endif
+
+# Files compiled for an instruction set are named by it; the rest of the program decides at run time.
+variant_flags = $(if $(findstring _avx2.c,$1),-mavx2 -mfma -mf16c -mbmi2 -ffp-contract=fast) \
+	$(if $(findstring _avx512.c,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -ffp-contract=fast) \
+	$(if $(findstring _neon.c,$1),-march=armv8.2-a+dotprod+fp16 -ffp-contract=fast)
+
+# A change of flags rebuilds the variant.
+FLAG_TEXT := $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(FLAG_TEXT)' | cmp -s - $@ || echo '$(FLAG_TEXT)' > $@
+FORCE:
+.PHONY: FORCE

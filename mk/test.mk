@@ -1,0 +1,17 @@
+# Tests: every C file under tests/unit, tests/ops and tests/fault is one cmocka program; tests/e2e is pytest.
+# tests/lib holds helpers that all of them link. A test program runs from the root of the project.
+TEST_SRCS := $(wildcard tests/unit/*.c tests/ops/*.c tests/fault/*.c)
+TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/*.c))
+TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%)
+TEST_LIBS := -lcmocka -lpcre2-8
+
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_LIB) $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS) $(LDLIBS)
+
+tests: ds4 $(TEST_BINS)
+
+# CHECK=pattern runs only the matching test programs.
+check: tests
+	@DS4=$(BUILD)/ds4 scripts/run-tests '$(BUILD)' '$(CHECK)' $(TEST_BINS)
+
+.PHONY: tests check

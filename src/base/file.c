@@ -1,0 +1,164 @@
+/* file.c - file system seam. See file.h. */
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+
+static int system_open(const char *path, int flags, mode_t mode) { return open(path, flags, mode); }
+
+static int system_fstat_size(int fd, uint64_t *size, uint64_t *mtime_ns, uint64_t *inode)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0) return -1;
+    if (S_ISDIR(st.st_mode)) {
+        errno = EISDIR;
+        return -1;
+    }
+    *size = (uint64_t)st.st_size;
+#ifdef __APPLE__
+    *mtime_ns = (uint64_t)st.st_mtimespec.tv_sec * 1000000000u + (uint64_t)st.st_mtimespec.tv_nsec;
+#else
+    *mtime_ns = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
+#endif
+    *inode = (uint64_t)st.st_ino;
+    return 0;
+}
+
+#ifdef __APPLE__
+static int system_fdatasync(int fd) { return fcntl(fd, F_FULLFSYNC); }
+#else
+static int system_fdatasync(int fd) { return fdatasync(fd); }
+#endif
+
+const struct file_ops file_ops_system = {
+    .open = system_open, .close = close, .pread = pread, .pwrite = pwrite, .fdatasync = system_fdatasync,
+    .rename = rename, .unlink = unlink, .ftruncate = ftruncate, .fstat_size = system_fstat_size,
+};
+
+static const struct file_ops *ops = &file_ops_system;
+
+void file_test_hook(const struct file_ops *replacement) { ops = replacement ? replacement : &file_ops_system; }
+
+enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct ds4_error *error)
+{
+    static const int flags[] = {
+        [FILE_READ] = O_RDONLY,
+        [FILE_CREATE_NEW] = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
+        [FILE_CREATE_TRUNCATE] = O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW,
+        [FILE_READ_WRITE] = O_RDWR | O_NOFOLLOW,
+    };
+    do {
+        *fd = ops->open(path, flags[mode] | O_CLOEXEC, 0600);
+    } while (*fd < 0 && errno == EINTR);
+    if (*fd < 0) return err_os(error, errno, "cannot %s %s", mode == FILE_READ ? "open" : "create", path);
+    return DS4_OK;
+}
+
+void file_close(int fd)
+{
+    if (fd >= 0) (void)ops->close(fd);
+}
+
+enum ds4_status file_identity(int fd, const char *path, struct file_id *id, struct ds4_error *error)
+{
+    if (ops->fstat_size(fd, &id->size_bytes, &id->mtime_ns, &id->inode) != 0)
+        return err_os(error, errno, "cannot examine %s", path);
+    return DS4_OK;
+}
+
+enum ds4_status file_read_at(int fd, const char *path, uint64_t at, void *buf, size_t n, struct ds4_error *error)
+{
+    char *to = buf;
+    while (n > 0) {
+        ssize_t got = ops->pread(fd, to, n, (off_t)at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return err_os(error, errno, "cannot read %s at byte %llu", path, (unsigned long long)at);
+        if (got == 0)
+            return err_set(error, DS4_ERR_FORMAT, "%s ends at byte %llu, %zu bytes too early", path,
+                           (unsigned long long)at, n);
+        to += got;
+        at += (uint64_t)got;
+        n -= (size_t)got;
+    }
+    return DS4_OK;
+}
+
+enum ds4_status file_write_at(int fd, const char *path, uint64_t at, const void *buf, size_t n,
+                              struct ds4_error *error)
+{
+    const char *from = buf;
+    while (n > 0) {
+        ssize_t put = ops->pwrite(fd, from, n, (off_t)at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return err_os(error, errno, "cannot write %s at byte %llu", path, (unsigned long long)at);
+        from += put;
+        at += (uint64_t)put;
+        n -= (size_t)put;
+    }
+    return DS4_OK;
+}
+
+enum ds4_status file_sync(int fd, const char *path, struct ds4_error *error)
+{
+    if (ops->fdatasync(fd) != 0) return err_os(error, errno, "cannot sync %s", path);
+    return DS4_OK;
+}
+
+enum ds4_status file_rename(const char *from, const char *to, struct ds4_error *error)
+{
+    if (ops->rename(from, to) != 0) return err_os(error, errno, "cannot rename %s to %s", from, to);
+    return DS4_OK;
+}
+
+enum ds4_status file_unlink(const char *path, struct ds4_error *error)
+{
+    if (ops->unlink(path) != 0) return err_os(error, errno, "cannot remove %s", path);
+    return DS4_OK;
+}
+
+enum ds4_status file_read_all(const char *path, size_t limit, struct ds4_text *out, struct ds4_error *error)
+{
+    bool standard_input = strcmp(path, "-") == 0;
+    int fd = STDIN_FILENO;
+    if (!standard_input) TRY(file_open(path, FILE_READ, &fd, error));
+    struct buf b = {.text = *out};
+    enum ds4_status status = DS4_OK;
+    size_t start = out->len;
+    static char block[64 * 1024];
+    for (;;) {
+        ssize_t got = read(fd, block, sizeof block);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) status = err_os(error, errno, "cannot read %s", path);
+        if (got <= 0) break;
+        buf_put(&b, block, (size_t)got);
+        if (b.text.len - start > limit) {
+            status = err_set(error, DS4_ERR_LIMIT, "%s is longer than %zu bytes", path, limit);
+            break;
+        }
+        status = buf_status(&b, error);
+        if (status != DS4_OK) break;
+    }
+    *out = b.text;
+    if (!standard_input) file_close(fd);
+    return status;
+}
+
+enum ds4_status file_map(int fd, const char *path, uint64_t size, const uint8_t **out, struct ds4_error *error)
+{
+    if (size == 0) return err_set(error, DS4_ERR_FORMAT, "%s is empty", path);
+    void *map = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED) return err_os(error, errno, "cannot map %llu bytes of %s", (unsigned long long)size, path);
+    *out = map;
+    return DS4_OK;
+}
+
+void file_unmap(const uint8_t *map, uint64_t size)
+{
+    if (map) (void)munmap((void *)(uintptr_t)map, (size_t)size);
+}

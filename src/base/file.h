@@ -1,0 +1,51 @@
+/* file.h - the only door to the file system. Every call goes through a table that tests replace to fake errors,
+ * full disks, crashes and torn writes. Paths are NUL-terminated here, at the boundary. */
+#ifndef DS4_BASE_FILE_H
+#define DS4_BASE_FILE_H
+
+#include <sys/types.h>
+
+#include "base/buf.h"
+
+/* The seam: system calls with their POSIX meaning (-1 and errno). */
+struct file_ops {
+    int (*open)(const char *path, int flags, mode_t mode);
+    int (*close)(int fd);
+    ssize_t (*pread)(int fd, void *buf, size_t n, off_t at);
+    ssize_t (*pwrite)(int fd, const void *buf, size_t n, off_t at);
+    int (*fdatasync)(int fd);
+    int (*rename)(const char *from, const char *to);
+    int (*unlink)(const char *path);
+    int (*ftruncate)(int fd, off_t size);
+    int (*fstat_size)(int fd, uint64_t *size, uint64_t *mtime_ns, uint64_t *inode);
+};
+extern const struct file_ops file_ops_system;
+void file_test_hook(const struct file_ops *ops); /* NULL = the system's */
+
+struct file_id { /* to notice that a file was replaced or changed */
+    uint64_t size_bytes, mtime_ns, inode;
+};
+
+enum file_mode { FILE_READ, FILE_CREATE_NEW, FILE_CREATE_TRUNCATE, FILE_READ_WRITE };
+
+/* Opens with O_CLOEXEC; create modes give 0600 and refuse to follow a symlink. */
+enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct ds4_error *error) DS4_MUST_CHECK;
+void file_close(int fd);
+enum ds4_status file_identity(int fd, const char *path, struct file_id *id, struct ds4_error *error) DS4_MUST_CHECK;
+/* Whole reads and writes: EINTR and short counts are handled; end of file inside the range is FORMAT. */
+enum ds4_status file_read_at(int fd, const char *path, uint64_t at, void *buf, size_t n,
+                             struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status file_write_at(int fd, const char *path, uint64_t at, const void *buf, size_t n,
+                              struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status file_sync(int fd, const char *path, struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status file_rename(const char *from, const char *to, struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status file_unlink(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
+/* Reads a whole file (or standard input for "-") of at most limit bytes. Appends to *out. */
+enum ds4_status file_read_all(const char *path, size_t limit, struct ds4_text *out,
+                              struct ds4_error *error) DS4_MUST_CHECK;
+/* Read-only shared mapping of a whole file. */
+enum ds4_status file_map(int fd, const char *path, uint64_t size, const uint8_t **out,
+                         struct ds4_error *error) DS4_MUST_CHECK;
+void file_unmap(const uint8_t *map, uint64_t size);
+
+#endif

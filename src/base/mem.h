@@ -1,0 +1,36 @@
+/* mem.h - the only door to the heap and to anonymous memory. Every allocation may fail; tests make each fail in turn
+ * through the hook. Sizes are checked with mul_ok/add_ok. Thread-safe. */
+#ifndef DS4_BASE_MEM_H
+#define DS4_BASE_MEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* *out = a * b or a + b; false when the result does not fit. */
+static inline bool mul_ok(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_mul_overflow(a, b, out); }
+static inline bool add_ok(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_add_overflow(a, b, out); }
+
+/* NULL when there is no memory (or the test hook says so). count * size is checked. Zero bytes give a valid pointer. */
+void *mem_alloc(size_t count, size_t size);
+void *mem_zalloc(size_t count, size_t size);       /* zero-filled */
+void *mem_realloc(void *ptr, size_t count, size_t size); /* ptr stays valid on failure */
+void *mem_alloc_aligned(size_t align, size_t bytes);     /* align: power of two; zero-filled; mem_free releases */
+void mem_free(void *ptr);                                /* NULL is fine */
+
+/* Page-aligned, zero-filled, lazily committed memory. bytes is rounded up by the system; release with the same size. */
+void *mem_map(size_t bytes);
+void mem_unmap(void *ptr, size_t bytes);
+
+/* Bytes of physical memory, or of the control group's limit when that is smaller. */
+uint64_t mem_machine_bytes(void);
+/* Bytes that could be used now without swapping (MemAvailable, bounded by the control group). */
+uint64_t mem_available_bytes(void);
+
+/* Test hook: called before each allocation with a running number; returning true makes it fail. NULL = off. */
+typedef bool (*mem_fail_fn)(void *user, uint64_t number);
+void mem_test_hook(mem_fail_fn fn, void *user);
+uint64_t mem_count(void); /* allocations asked for since the program began */
+int64_t mem_live(void);   /* blocks now held (heap and maps) */
+
+#endif

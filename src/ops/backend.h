@@ -1,0 +1,56 @@
+/* backend.h - what a way of computing must offer: memory, and one function per operation of ops.def.
+ *
+ * A backend sees addresses, shapes and formats; never a session, a file name or a layer number. Operations run in the
+ * order they are called. They cannot fail one by one: what goes wrong is reported by finish(). After create() a
+ * backend allocates nothing.
+ * Order of sums: each output element is summed in one order that depends on nothing but the shapes of its own row, so
+ * results are the same bits for any batch, chunking and number of threads. */
+#ifndef DS4_OPS_BACKEND_H
+#define DS4_OPS_BACKEND_H
+
+#include "base/err.h"
+#include "base/thread_pool.h"
+#include "ops/args.h"
+
+struct backend;
+
+/* The largest shapes that will be asked for: scratch is sized from them once. */
+struct backend_limits {
+    uint32_t n_rows;            /* rows of a batch */
+    uint32_t n_in;              /* widest input of a matmul, all groups together */
+    uint32_t n_heads, dim;      /* attention */
+    uint32_t n_attn_rows;       /* most rows one query attends to: window + compressed */
+    uint32_t n_index_heads, index_dim, n_index_rows; /* index rows of the longest session */
+    uint32_t n_experts, n_used, n_ff;
+};
+
+struct backend_ops {
+    const char *name;
+    /* Zero-filled memory of the backend, page-aligned; NULL when there is none. Release with the same size. */
+    void *(*alloc)(struct backend *b, size_t bytes);
+    void (*release)(struct backend *b, void *ptr, size_t bytes);
+    void (*write)(struct backend *b, void *to, const void *from, size_t bytes); /* host -> backend, in order */
+    void (*read)(struct backend *b, void *to, const void *from, size_t bytes);  /* backend -> host, waits */
+    /* Waits for everything; the first error since the last call. */
+    enum ds4_status (*finish)(struct backend *b, struct ds4_error *error);
+    void (*destroy)(struct backend *b);
+    size_t (*scratch_bytes)(const struct backend_limits *limits, uint32_t n_threads); /* for the plan */
+#define OP(op_name) void (*op_name)(struct backend *b, const struct op_name##_args *args);
+#include "ops/ops.def"
+#undef OP
+};
+
+/* The head of every backend's own struct. */
+struct backend {
+    const struct backend_ops *ops;
+    struct thread_pool *pool; /* borrows; may be used between operations */
+};
+
+/* ref: scalar definition, float32 data, sums in double. cpu: the fast one. Borrows pool. */
+enum ds4_status backend_ref_create(struct thread_pool *pool, const struct backend_limits *limits, struct backend **out,
+                                   struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status backend_cpu_create(struct thread_pool *pool, const struct backend_limits *limits, struct backend **out,
+                                   struct ds4_error *error) DS4_MUST_CHECK;
+extern const struct backend_ops backend_ref_ops, backend_cpu_ops; /* scratch_bytes before creation */
+
+#endif
