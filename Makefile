@@ -7,13 +7,12 @@
 #   make bench, make fuzz, make compdb, make vocab.gguf, make install
 CC ?= cc
 BUILD_ROOT ?= build
+all: ds4
 include mk/flags.mk
 
 SRCS := $(wildcard src/*/*.c src/*/*/*.c)
 OBJS := $(SRCS:%.c=$(BUILD)/%.o)
 LIB := $(BUILD)/libds4.a
-
-all: ds4
 
 ds4: $(BUILD)/ds4
 	@cp -f $< $@

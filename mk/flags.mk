@@ -1,7 +1,6 @@
 # Flags, by compiler and variant. See design notes in ARCHITECTURE.md.
-VARIANT := $(notdir $(firstword $(CC)))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(SMALL),-small)$(if $(FUZZ),-fuzz)$(if $(COV),-cov)
 comma := ,
-VARIANT := $(subst $(comma),-,$(VARIANT))
+VARIANT := $(notdir $(firstword $(CC)))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(SMALL),-small)$(if $(FUZZ),-fuzz)$(if $(COV),-cov)
 BUILD := $(BUILD_ROOT)/$(VARIANT)
 OS := $(shell uname -s)
 ARCH := $(shell uname -m)
