@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -38,7 +39,7 @@ static int system_fdatasync(int fd) { return fdatasync(fd); }
 
 const struct file_ops file_ops_system = {
     .open = system_open, .close = close, .pread = pread, .pwrite = pwrite, .fdatasync = system_fdatasync,
-    .rename = rename, .unlink = unlink, .ftruncate = ftruncate, .fstat_size = system_fstat_size,
+    .rename = rename, .unlink = unlink, .ftruncate = ftruncate, .fstat_size = system_fstat_size, .write = write,
 };
 
 static const struct file_ops *ops = &file_ops_system;
@@ -52,9 +53,10 @@ enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct
         [FILE_CREATE_NEW] = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
         [FILE_CREATE_TRUNCATE] = O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW,
         [FILE_READ_WRITE] = O_RDWR | O_NOFOLLOW,
+        [FILE_OUTPUT] = O_WRONLY | O_CREAT | O_TRUNC,
     };
     do {
-        *fd = ops->open(path, flags[mode] | O_CLOEXEC, 0600);
+        *fd = ops->open(path, flags[mode] | O_CLOEXEC, mode == FILE_OUTPUT ? 0666 : 0600);
     } while (*fd < 0 && errno == EINTR);
     if (*fd < 0) return err_os(error, errno, "cannot %s %s", mode == FILE_READ ? "open" : "create", path);
     return DS4_OK;
@@ -99,6 +101,24 @@ enum ds4_status file_write_at(int fd, const char *path, uint64_t at, const void 
         if (put < 0) return err_os(error, errno, "cannot write %s at byte %llu", path, (unsigned long long)at);
         from += put;
         at += (uint64_t)put;
+        n -= (size_t)put;
+    }
+    return DS4_OK;
+}
+
+enum ds4_status file_write(int fd, const char *path, const void *buf, size_t n, struct ds4_error *error)
+{
+    const char *from = buf;
+    while (n > 0) {
+        ssize_t put = ops->write(fd, from, n);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            struct pollfd ready = {.fd = fd, .events = POLLOUT};
+            (void)poll(&ready, 1, 1000);
+            continue;
+        }
+        if (put < 0) return err_os(error, errno, "cannot write to %s", path);
+        from += put;
         n -= (size_t)put;
     }
     return DS4_OK;

@@ -18,6 +18,7 @@ struct file_ops {
     int (*unlink)(const char *path);
     int (*ftruncate)(int fd, off_t size);
     int (*fstat_size)(int fd, uint64_t *size, uint64_t *mtime_ns, uint64_t *inode);
+    ssize_t (*write)(int fd, const void *buf, size_t n);
 };
 extern const struct file_ops file_ops_system;
 void file_test_hook(const struct file_ops *ops); /* NULL = the system's */
@@ -26,9 +27,15 @@ struct file_id { /* to notice that a file was replaced or changed */
     uint64_t size_bytes, mtime_ns, inode;
 };
 
-enum file_mode { FILE_READ, FILE_CREATE_NEW, FILE_CREATE_TRUNCATE, FILE_READ_WRITE };
+enum file_mode {
+    FILE_READ,
+    FILE_CREATE_NEW,
+    FILE_CREATE_TRUNCATE,
+    FILE_READ_WRITE,
+    FILE_OUTPUT /* a result the user named: truncates, write only, follows symlinks, 0666 less the umask */
+};
 
-/* Opens with O_CLOEXEC; create modes give 0600 and refuse to follow a symlink. */
+/* Opens with O_CLOEXEC; the other create modes give 0600 and refuse to follow a symlink. */
 enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct ds4_error *error) DS4_MUST_CHECK;
 void file_close(int fd);
 enum ds4_status file_identity(int fd, const char *path, struct file_id *id, struct ds4_error *error) DS4_MUST_CHECK;
@@ -37,6 +44,8 @@ enum ds4_status file_read_at(int fd, const char *path, uint64_t at, void *buf, s
                              struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_write_at(int fd, const char *path, uint64_t at, const void *buf, size_t n,
                               struct ds4_error *error) DS4_MUST_CHECK;
+/* Writes all of buf at the descriptor's own place (pipes, terminals); a blocked non-blocking one is waited for. */
+enum ds4_status file_write(int fd, const char *path, const void *buf, size_t n, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_sync(int fd, const char *path, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_rename(const char *from, const char *to, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_unlink(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
