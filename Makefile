@@ -5,7 +5,9 @@
 #   make SMALL=1 check   the same with tiny limits, which gives bugs a chance
 #   make tidy            the rules of the house, by script
 #   make bench, make fuzz, make compdb, make vocab.gguf, make install
+# V=1 shows the commands.
 CC ?= cc
+Q := $(if $(V),,@)
 BUILD_ROOT ?= build
 all: ds4
 include mk/flags.mk
@@ -18,15 +20,17 @@ ds4: $(BUILD)/ds4
 	@cp -f $< $@
 
 $(BUILD)/ds4: $(BUILD)/src/main.o $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo 'link $@'
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(LIB): $(OBJS)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(Q)$(AR) rcs $@ $^
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(call variant_flags,$<) -c -o $@ $<
+	@echo '$(notdir $(firstword $(CC))) $<'
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call variant_flags,$<) -c -o $@ $<
 
 include mk/test.mk
 include mk/extra.mk

@@ -12,7 +12,11 @@ bench: ds4
 vocab.gguf: ds4
 	./ds4 fixture vocab -o $@
 
-# Fuzzers: FUZZ_SECONDS each, with clang. Executions are added to tests/fuzz/ledger.tsv by scripts/fuzz.
+# Fuzzers: FUZZ_SECONDS each, with clang; `scripts/fuzz --record` adds what was run to tests/fuzz/ledger.tsv.
+FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB)
+	$(Q)$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
+fuzzers: $(FUZZERS)
 FUZZ_SECONDS ?= 20
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
@@ -22,4 +26,4 @@ install: ds4
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 ds4 $(DESTDIR)$(PREFIX)/bin/ds4
 
-.PHONY: tidy compdb bench fuzz install
+.PHONY: tidy compdb bench fuzz fuzzers install

@@ -1,6 +1,7 @@
 # Flags, by compiler and variant. See design notes in ARCHITECTURE.md.
 comma := ,
-VARIANT := $(notdir $(firstword $(CC)))$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(SMALL),-small)$(if $(FUZZ),-fuzz)$(if $(COV),-cov)
+VARIANT := $(notdir $(firstword $(CC)))$(if $(SAN),-$(subst $(comma),-,$(SAN)))
+VARIANT := $(VARIANT)$(if $(SMALL),-small)$(if $(FUZZ),-fuzz)$(if $(COV),-cov)
 BUILD := $(BUILD_ROOT)/$(VARIANT)
 OS := $(shell uname -s)
 ARCH := $(shell uname -m)
@@ -9,7 +10,8 @@ IS_CLANG := $(shell $(CC) --version 2>/dev/null | grep -c clang)
 WARN := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 CPPFLAGS := -Iinclude -Isrc -MMD -MP
 ifeq ($(OS),Darwin)
-CPPFLAGS += -D_DARWIN_C_SOURCE
+BREW := $(shell brew --prefix 2>/dev/null)
+CPPFLAGS += -D_DARWIN_C_SOURCE $(if $(BREW),-I$(BREW)/include)
 else
 CPPFLAGS += -D_GNU_SOURCE
 endif
@@ -20,6 +22,9 @@ OPT ?= -O2
 CFLAGS := -std=c17 $(OPT) -g $(WARN) -fno-math-errno -ffp-contract=off -fstack-protector-strong \
 	-fno-delete-null-pointer-checks -fPIE -Wframe-larger-than=16384 $(EXTRA_CFLAGS)
 LDFLAGS := -pie $(EXTRA_LDFLAGS)
+ifeq ($(OS),Darwin)
+LDFLAGS += $(if $(BREW),-L$(BREW)/lib)
+endif
 LDLIBS := -ljansson -ledit -lxxhash -lpthread -lm
 ifeq ($(OS),Linux)
 LDFLAGS += -Wl,-z,relro,-z,now,-z,noexecstack
@@ -48,7 +53,8 @@ endif
 
 # Files compiled for an instruction set are named by it; the rest of the program decides at run time.
 variant_flags = $(if $(findstring _avx2.c,$1),-mavx2 -mfma -mf16c -mbmi2 -ffp-contract=fast) \
-	$(if $(findstring _avx512.c,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -ffp-contract=fast) \
+	$(if $(findstring _avx512.c,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c \
+	-ffp-contract=fast) \
 	$(if $(findstring _neon.c,$1),-march=armv8.2-a+dotprod+fp16 -ffp-contract=fast)
 
 # A change of flags rebuilds the variant.

@@ -5,13 +5,18 @@ TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/*.c))
 TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%)
 TEST_LIBS := -lcmocka -lpcre2-8
 
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_LIB) $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS) $(LDLIBS)
+$(BUILD)/tests/%.o: CPPFLAGS += -Itests
+$(TEST_BINS): %: %.o $(TEST_LIB) $(LIB)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS) $(LDLIBS)
 
 tests: ds4 $(TEST_BINS)
 
-# CHECK=pattern runs only the matching test programs.
-check: tests
+# CHECK=text runs only the test programs with that text in their path. What the tests need is installed first.
+check:
+	@scripts/setup --tests
+	@$(MAKE) --no-print-directory run-tests
+
+run-tests: tests
 	@DS4=$(BUILD)/ds4 scripts/run-tests '$(BUILD)' '$(CHECK)' $(TEST_BINS)
 
-.PHONY: tests check
+.PHONY: tests check run-tests

@@ -74,7 +74,7 @@ void buf_put_json_string(struct buf *b, struct ds4_span s)
             i++;
         } else if (c == '\n' || c == '\r' || c == '\t' || c == '\b' || c == '\f') {
             buf_put_byte(b, '\\');
-            buf_put_byte(b, (unsigned char)(c == '\n' ? 'n' : c == '\r' ? 'r' : c == '\t' ? 't' : c == '\b' ? 'b' : 'f'));
+            buf_put_byte(b, c == '\n' ? 'n' : c == '\r' ? 'r' : c == '\t' ? 't' : c == '\b' ? 'b' : 'f');
             i++;
         } else if (c < 0x20) {
             buf_printf(b, "\\u%04x", c);

@@ -17,7 +17,8 @@ void buf_put_span(struct buf *b, struct ds4_span s);
 void buf_put_text(struct buf *b, const char *nul_terminated);
 void buf_put_byte(struct buf *b, unsigned char byte);
 void buf_printf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void buf_put_json_string(struct buf *b, struct ds4_span s); /* with quotes; input must be valid UTF-8 or is escaped as U+FFFD */
+/* A JSON string with its quotes; each maximal ill-formed part of the UTF-8 becomes U+FFFD. */
+void buf_put_json_string(struct buf *b, struct ds4_span s);
 void buf_clear(struct buf *b);   /* keeps the memory */
 void buf_deinit(struct buf *b);
 struct ds4_span buf_span(const struct buf *b);

@@ -11,7 +11,8 @@ struct thread_pool;
 typedef void (*thread_pool_fn)(void *arg, uint32_t task_i, uint32_t worker_i);
 
 /* n_threads 0 = one a core that this process may use. */
-enum ds4_status thread_pool_create(uint32_t n_threads, struct thread_pool **out, struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status thread_pool_create(uint32_t n_threads, struct thread_pool **out,
+                                   struct ds4_error *error) DS4_MUST_CHECK;
 void thread_pool_destroy(struct thread_pool *pool);
 uint32_t thread_pool_size(const struct thread_pool *pool);
 /* Returns when all tasks are done. One caller at a time. */

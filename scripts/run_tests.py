@@ -1,0 +1,145 @@
+"""Runs the cmocka programs given and the pytest files of tests/e2e, several at a time, and counts every single test.
+
+usage: run-tests BUILD PATTERN PROGRAM...     (called by `make check`, from the root of the project)
+
+PATTERN (may be empty) keeps the programs whose path contains it. A program that dies, hangs for TEST_TIMEOUT_S
+seconds (300) or prints no test counts as one failure. Output of failing programs is shown whole; skipped tests are
+shown with their reason. TEST_JOBS programs run at once (default: the cores). The last line is `N passed, N failed`.
+"""
+
+import concurrent.futures
+import glob
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+
+TIMEOUT_S = int(os.environ.get("TEST_TIMEOUT_S", "300"))
+OUTPUT_MAX = 200_000  # characters of a failing program that are shown
+
+
+class Result:
+    """Counts of one program: numbers, (test, reason) of skipped ones, and the text to show when something failed."""
+
+    def __init__(self, name):
+        self.name, self.passed, self.failed, self.skipped, self.output, self.seconds = name, 0, 0, [], "", 0.0
+
+
+def run(command, env):
+    """(exit status or None after the time limit, output). The whole process group is ended on timeout."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               env=env, start_new_session=True)
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        status = None
+    return status, output.decode("utf-8", "replace")
+
+
+def run_cmocka(path, name):
+    result = Result(name)
+    env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT="STDOUT")
+    status, result.output = run([path], env)
+    running, reason = None, ""
+    for line in result.output.splitlines():
+        match = re.search(r"\[ +(RUN|OK|FAILED|SKIPPED|ERROR) +\] (\S+)$", line)
+        if line.startswith("SKIP "):
+            reason = line[5:]
+        if not match:
+            continue
+        word, test = match.groups()
+        if word == "RUN":
+            running, reason = test, ""
+        elif test == running:
+            if word == "OK":
+                result.passed += 1
+            elif word == "SKIPPED":
+                result.skipped.append((test, reason or "no reason given"))
+            else:
+                result.failed += 1
+            running = None
+    if status is None:
+        result.output += f"\n{name}: ended after {TIMEOUT_S} s in {running or 'no test'}\n"
+        result.failed += 1
+    elif running is not None or (status != 0 and result.failed == 0):
+        what = f"signal {-status}" if status < 0 else f"status {status}"
+        result.output += f"\n{name}: {what} in {running or 'no test'}\n"
+        result.failed += 1
+    elif result.passed + result.failed + len(result.skipped) == 0:
+        result.output += f"\n{name}: ran no test\n"
+        result.failed += 1
+    return result
+
+
+def run_pytest(path, name, build):
+    result = Result(name)
+    report = os.path.join(build, "e2e-" + os.path.basename(path) + ".xml")
+    if os.path.exists(report):
+        os.unlink(report)
+    status, result.output = run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short",
+                                 "--junitxml", report, path], dict(os.environ, PYTHONDONTWRITEBYTECODE="1"))
+    if os.path.exists(report):
+        for case in ET.parse(report).getroot().iter("testcase"):
+            skipped = case.find("skipped")
+            if case.find("failure") is not None or case.find("error") is not None:
+                result.failed += 1
+            elif skipped is not None:
+                result.skipped.append((case.get("name"), skipped.get("message", "")))
+            else:
+                result.passed += 1
+    if status is None:
+        result.output += f"\n{name}: ended after {TIMEOUT_S} s\n"
+    if result.failed == 0 and status != 0:
+        result.failed = 1
+    return result
+
+
+def timed(function, *args):
+    start = time.monotonic()
+    result = function(*args)
+    result.seconds = time.monotonic() - start
+    return result
+
+
+def show(result, done, total):
+    word = "FAILED" if result.failed else "ok"
+    skipped = f", {len(result.skipped)} skipped" if result.skipped else ""
+    print(f"[{done:3}/{total}] {word:6} {result.name}: {result.passed} passed, {result.failed} failed{skipped}"
+          f" ({result.seconds:.1f} s)")
+    if result.failed:
+        text = result.output
+        if len(text) > OUTPUT_MAX:
+            text = text[: OUTPUT_MAX // 2] + "\n... cut ...\n" + text[-OUTPUT_MAX // 2:]
+        print("".join("    " + line + "\n" for line in text.splitlines()), end="")
+    for test, reason in result.skipped:
+        print(f"    skipped {test}: {reason}")
+    sys.stdout.flush()
+
+
+def main():
+    build, pattern, programs = sys.argv[1], sys.argv[2], sys.argv[3:]
+    work = [(run_cmocka, path, os.path.relpath(path, build)) for path in programs]
+    work += [(run_pytest, path, path, build) for path in sorted(glob.glob("tests/e2e/test_*.py"))]
+    work = [item for item in work if pattern in item[2]]
+    jobs = int(os.environ.get("TEST_JOBS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+                                               else os.cpu_count() or 1)))
+    passed = failed = skipped = 0
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        pending = [pool.submit(timed, *item) for item in work]
+        for done, future in enumerate(concurrent.futures.as_completed(pending), 1):
+            result = future.result()
+            show(result, done, len(work))
+            passed, failed, skipped = passed + result.passed, failed + result.failed, skipped + len(result.skipped)
+    if skipped:
+        print(f"{skipped} skipped, with reasons above")
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed or passed == 0 else 0)
+
+
+main()
