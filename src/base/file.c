@@ -124,6 +124,14 @@ enum ds4_status file_write(int fd, const char *path, const void *buf, size_t n, 
     return DS4_OK;
 }
 
+enum ds4_status file_resize(int fd, const char *path, uint64_t size, struct ds4_error *error)
+{
+    while (ops->ftruncate(fd, (off_t)size) != 0)
+        if (errno != EINTR)
+            return err_os(error, errno, "cannot set the length of %s to %llu bytes", path, (unsigned long long)size);
+    return DS4_OK;
+}
+
 enum ds4_status file_sync(int fd, const char *path, struct ds4_error *error)
 {
     if (ops->fdatasync(fd) != 0) return err_os(error, errno, "cannot sync %s", path);

@@ -46,6 +46,8 @@ enum ds4_status file_write_at(int fd, const char *path, uint64_t at, const void 
                               struct ds4_error *error) DS4_MUST_CHECK;
 /* Writes all of buf at the descriptor's own place (pipes, terminals); a blocked non-blocking one is waited for. */
 enum ds4_status file_write(int fd, const char *path, const void *buf, size_t n, struct ds4_error *error) DS4_MUST_CHECK;
+/* Sets the length; what lies beyond the old end reads as zeros and takes no space. */
+enum ds4_status file_resize(int fd, const char *path, uint64_t size, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_sync(int fd, const char *path, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_rename(const char *from, const char *to, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_unlink(const char *path, struct ds4_error *error) DS4_MUST_CHECK;

@@ -22,6 +22,7 @@ struct gguf_value {
     enum gguf_type item_type;
     uint64_t count;            /* items of an array; 1 for a scalar */
     const uint8_t *bytes;      /* first byte of the payload (strings: the u64 length) */
+    uint64_t size_bytes;       /* of the payload */
     uint64_t offset;           /* of bytes in its file, for messages */
 };
 
@@ -43,8 +44,9 @@ struct gguf_tensor {
 
 struct gguf_file; /* owns mappings, descriptors and an index by name */
 
-struct gguf_limits { /* so that tests can shrink them */
+struct gguf_limits { /* so that tests can shrink them; reasons: read.c */
     uint64_t kvs_max, tensors_max, key_bytes_max, name_bytes_max;
+    uint64_t header_bytes_max; /* header, metadata and tensor directory together */
 };
 extern const struct gguf_limits gguf_limits_default;
 
@@ -67,6 +69,9 @@ uint32_t gguf_n_shards(const struct gguf_file *file);
 const char *gguf_shard_path(const struct gguf_file *file, uint32_t shard_i);
 /* Descriptor of the open shard for positioned reads; -1 for memory files. */
 int gguf_shard_fd(const struct gguf_file *file, uint32_t shard_i);
+/* Makes a SIGBUS (a mapped file was cut short or its disk failed) one line on standard error and exit 74. For the main
+ * program; process-wide. */
+void gguf_catch_sigbus(void);
 /* OK while no shard was replaced, truncated or changed since it was opened. */
 enum ds4_status gguf_check_unchanged(const struct gguf_file *file, struct ds4_error *error) DS4_MUST_CHECK;
 

@@ -6,15 +6,16 @@
 #include "base/err.h"
 
 enum quant_id {
-    QUANT_F32 = 0, QUANT_F16 = 1, QUANT_Q4_0 = 2, QUANT_Q8_0 = 8, QUANT_Q2_K = 10, QUANT_Q3_K = 11, QUANT_Q4_K = 12,
-    QUANT_Q5_K = 13, QUANT_Q6_K = 14, QUANT_IQ2_XXS = 16, QUANT_IQ2_XS = 17, QUANT_IQ3_XXS = 18, QUANT_I32 = 26,
-    QUANT_BF16 = 30, QUANT_MXFP4 = 39, QUANT_NVFP4 = 40
+#define FORMAT(name, id, elems, bytes, scales_at, n_scales, decode, encode, weight) QUANT_##name = (id),
+#include "quant/formats.def"
+#undef FORMAT
 };
 
 struct quant_format {
     uint32_t id;                      /* GGUF type number */
     const char *name;
     uint32_t block_elems, block_bytes;
+    uint32_t scales_at, n_scales;     /* f16 scales in a block, one behind the other */
     /* n_elems is a multiple of block_elems. NULL: known by name and size only. Bit-exact: see the format's file. */
     void (*decode)(const uint8_t *blocks, float *values, size_t n_elems);
     /* importance[n_elems] (>= 0) or NULL; n_elems a multiple of block_elems. NULL: no encoder. */
@@ -24,6 +25,8 @@ struct quant_format {
 
 /* NULL for an id that no list names. */
 const struct quant_format *quant_format(uint32_t id);
+/* The list in order of its ids; NULL behind the last. */
+const struct quant_format *quant_format_at(size_t i);
 /* By name ("Q8_0", case ignored); NULL when unknown. */
 const struct quant_format *quant_format_named(struct ds4_span name);
 /* Bytes of a row of n_elems; false when n_elems is not a multiple of the block or the size overflows. */

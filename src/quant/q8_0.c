@@ -1,0 +1,45 @@
+/* q8_0.c - Q8_0 and Q4_0: 32 values share one half-precision scale.
+ *
+ *   Q8_0  OFFSET SIZE             Q4_0  OFFSET SIZE
+ *         0      2   f16 d              0      2   f16 d
+ *         2      32  i8 q               2      16  u8 q: value i low nibble, value i + 16 high nibble
+ *   y = d q                       y = d (q - 8)
+ *
+ * The encoder takes d = max|x| / 127 and rounds half away from zero with the scale before its rounding to F16, as the
+ * published files do. Source: GGUF block formats. */
+#include "base/f16.h"
+#include "quant/codecs.h"
+
+#define BLOCK 32
+
+void decode_q8_0(const uint8_t *blocks, float *values, size_t n_elems)
+{
+    for (size_t at = 0; at < n_elems; at += BLOCK, blocks += 34) {
+        float d = f16_to_f32(load_u16(blocks));
+        for (size_t i = 0; i < BLOCK; i++) values[at + i] = d * (float)(int8_t)blocks[2 + i];
+    }
+}
+
+void decode_q4_0(const uint8_t *blocks, float *values, size_t n_elems)
+{
+    for (size_t at = 0; at < n_elems; at += BLOCK, blocks += 18) {
+        float d = f16_to_f32(load_u16(blocks));
+        for (size_t i = 0; i < BLOCK / 2; i++) {
+            values[at + i] = d * (float)((blocks[2 + i] & 15) - 8);
+            values[at + i + 16] = d * (float)((blocks[2 + i] >> 4) - 8);
+        }
+    }
+}
+
+void encode_q8_0(const float *values, const float *importance, uint8_t *blocks, size_t n_elems)
+{
+    (void)importance;
+    for (size_t at = 0; at < n_elems; at += BLOCK, blocks += 34) {
+        float max = 0;
+        for (size_t i = 0; i < BLOCK; i++) max = fmaxf(max, fabsf(values[at + i]));
+        float d = max / 127, inverse = d > 0 ? 1 / d : 0;
+        if (!(inverse < INFINITY)) inverse = 0; /* a scale so small that its inverse overflows decodes to zero anyway */
+        store_u16(blocks, f16_from_f32(d));
+        for (size_t i = 0; i < BLOCK; i++) blocks[2 + i] = (uint8_t)(int8_t)roundf(values[at + i] * inverse);
+    }
+}
