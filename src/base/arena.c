@@ -3,7 +3,11 @@
 
 #include "base/mem.h"
 
+#ifdef DS4_SMALL_LIMITS
+#define ARENA_BLOCK_BYTES ((size_t)32)
+#else
 #define ARENA_BLOCK_BYTES ((size_t)64 * 1024) /* smallest block; large requests get one of their own */
+#endif
 
 struct arena_block {
     struct arena_block *previous;
@@ -48,7 +52,7 @@ void *arena_alloc(struct arena *a, size_t count, size_t size)
 
 struct ds4_span arena_copy(struct arena *a, struct ds4_span s)
 {
-    char *ptr = arena_alloc(a, s.len + 1, 1);
+    char *ptr = s.len < SIZE_MAX ? arena_alloc(a, s.len + 1, 1) : NULL;
     if (!ptr) return (struct ds4_span){0};
     if (s.len) memcpy(ptr, s.ptr, s.len);
     return span_make(ptr, s.len);

@@ -7,6 +7,12 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 
+#ifdef DS4_SMALL_LIMITS
+#define GROW_MIN 3u /* every text moves often */
+#else
+#define GROW_MIN 64u
+#endif
+
 size_t span_find(struct ds4_span text, struct ds4_span needle, size_t from)
 {
     if (from > text.len || needle.len > text.len - from) return SIZE_MAX;
@@ -15,30 +21,37 @@ size_t span_find(struct ds4_span text, struct ds4_span needle, size_t from)
     return hit ? (size_t)(hit - text.ptr) : SIZE_MAX;
 }
 
-static bool reserve(struct buf *b, size_t extra)
+/* The next capacity of at least need, by doubling from what is there. */
+static size_t grown_cap(size_t cap, size_t need)
 {
-    uint64_t need;
+    if (cap < GROW_MIN) cap = GROW_MIN;
+    while (cap < need) cap = cap > SIZE_MAX / 2 ? need : cap * 2;
+    return cap;
+}
+
+/* Room for extra bytes and slack bytes behind them; only the former count against the limit. */
+static bool reserve(struct buf *b, size_t extra, size_t slack)
+{
+    uint64_t len, need;
     if (b->failed) return false;
-    if (!add_ok(b->text.len, extra, &need) || (b->limit && need > b->limit)) {
-        b->failed = true;
-        return false;
+    b->failed = true; /* unless we come to the end */
+    if (!add_ok(b->text.len, extra, &len) || !add_ok(len, slack, &need)) return false;
+    b->over_limit = b->limit && len > b->limit;
+    if (b->over_limit) return false;
+    if (need > b->text.cap) {
+        size_t cap = grown_cap(b->text.cap, (size_t)need);
+        char *grown = mem_realloc(b->text.ptr, cap, 1);
+        if (!grown) return false;
+        b->text.ptr = grown;
+        b->text.cap = cap;
     }
-    if (need <= b->text.cap) return true;
-    size_t cap = b->text.cap < 64 ? 64 : b->text.cap;
-    while (cap < need) cap = cap > SIZE_MAX / 2 ? (size_t)need : cap * 2;
-    char *grown = mem_realloc(b->text.ptr, cap, 1);
-    if (!grown) {
-        b->failed = true;
-        return false;
-    }
-    b->text.ptr = grown;
-    b->text.cap = cap;
+    b->failed = false;
     return true;
 }
 
 void buf_put(struct buf *b, const void *bytes, size_t n)
 {
-    if (n == 0 || !reserve(b, n)) return;
+    if (n == 0 || !reserve(b, n, 0)) return;
     memcpy(b->text.ptr + b->text.len, bytes, n);
     b->text.len += n;
 }
@@ -56,7 +69,7 @@ void buf_printf(struct buf *b, const char *format, ...)
     va_end(args);
     if (wanted < 0) {
         b->failed = true;
-    } else if (reserve(b, (size_t)wanted + 1)) {
+    } else if (reserve(b, (size_t)wanted, 1)) {
         (void)vsnprintf(b->text.ptr + b->text.len, (size_t)wanted + 1, format, again);
         b->text.len += (size_t)wanted;
     }
@@ -95,17 +108,21 @@ void buf_put_json_string(struct buf *b, struct ds4_span s)
 void buf_clear(struct buf *b)
 {
     b->text.len = 0;
-    b->failed = false;
+    b->failed = b->over_limit = false;
 }
 
-void buf_deinit(struct buf *b) { ds4_text_free(&b->text); }
+void buf_deinit(struct buf *b)
+{
+    ds4_text_free(&b->text);
+    b->failed = b->over_limit = false;
+}
 
 struct ds4_span buf_span(const struct buf *b) { return span_make(b->text.ptr ? b->text.ptr : "", b->text.len); }
 
 enum ds4_status buf_status(const struct buf *b, struct ds4_error *error)
 {
     if (!b->failed) return DS4_OK;
-    if (b->limit && b->text.len + 1 >= b->limit)
+    if (b->over_limit)
         return err_set(error, DS4_ERR_LIMIT, "text is longer than its limit of %zu bytes", b->limit);
     return err_set(error, DS4_ERR_NOMEM, "no memory for a text of more than %zu bytes", b->text.len);
 }
@@ -128,8 +145,7 @@ enum ds4_status ds4_tokens_append(struct ds4_tokens *tokens, const int32_t *ids,
     if (n == 0) return DS4_OK;
     if (!add_ok(tokens->n, n, &need)) return DS4_ERR_LIMIT;
     if (need > tokens->cap) {
-        size_t cap = tokens->cap < 64 ? 64 : tokens->cap;
-        while (cap < need) cap += cap / 2;
+        size_t cap = grown_cap(tokens->cap, (size_t)need);
         int32_t *grown = mem_realloc(tokens->ids, cap, sizeof *grown);
         if (!grown) return DS4_ERR_NOMEM;
         tokens->ids = grown;

@@ -8,9 +8,12 @@
 
 struct buf {
     struct ds4_text text;
-    size_t limit;  /* most bytes; 0 = no limit */
-    bool failed;   /* out of memory or over the limit */
+    size_t limit;    /* most bytes; 0 = no limit */
+    bool failed;     /* out of memory or over the limit */
+    bool over_limit; /* the latter */
 };
+
+/* What is appended must not lie in the buf itself: its memory may move. */
 
 void buf_put(struct buf *b, const void *bytes, size_t n);
 void buf_put_span(struct buf *b, struct ds4_span s);

@@ -11,14 +11,20 @@
 
 #include "base/mem.h"
 
+#ifdef DS4_SMALL_LIMITS
+#define READ_BLOCK_BYTES 3u
+#else
+#define READ_BLOCK_BYTES 8192u
+#endif
+
 static int system_open(const char *path, int flags, mode_t mode) { return open(path, flags, mode); }
 
 static int system_fstat_size(int fd, uint64_t *size, uint64_t *mtime_ns, uint64_t *inode)
 {
     struct stat st;
     if (fstat(fd, &st) != 0) return -1;
-    if (S_ISDIR(st.st_mode)) {
-        errno = EISDIR;
+    if (!S_ISREG(st.st_mode)) {
+        errno = S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
         return -1;
     }
     *size = (uint64_t)st.st_size;
@@ -38,13 +44,22 @@ static int system_fdatasync(int fd) { return fdatasync(fd); }
 #endif
 
 const struct file_ops file_ops_system = {
-    .open = system_open, .close = close, .pread = pread, .pwrite = pwrite, .fdatasync = system_fdatasync,
+    .open = system_open, .close = close, .read = read, .pread = pread, .pwrite = pwrite, .fdatasync = system_fdatasync,
     .rename = rename, .unlink = unlink, .ftruncate = ftruncate, .fstat_size = system_fstat_size, .write = write,
 };
 
 static const struct file_ops *ops = &file_ops_system;
 
 void file_test_hook(const struct file_ops *replacement) { ops = replacement ? replacement : &file_ops_system; }
+
+static int open_patiently(const char *path, int flags, mode_t mode)
+{
+    int fd;
+    do {
+        fd = ops->open(path, flags | O_CLOEXEC, mode);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
+}
 
 enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct ds4_error *error)
 {
@@ -55,11 +70,18 @@ enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct
         [FILE_READ_WRITE] = O_RDWR | O_NOFOLLOW,
         [FILE_OUTPUT] = O_WRONLY | O_CREAT | O_TRUNC,
     };
-    do {
-        *fd = ops->open(path, flags[mode] | O_CLOEXEC, mode == FILE_OUTPUT ? 0666 : 0600);
-    } while (*fd < 0 && errno == EINTR);
-    if (*fd < 0) return err_os(error, errno, "cannot %s %s", mode == FILE_READ ? "open" : "create", path);
-    return DS4_OK;
+    static const char *const verbs[] = {"open", "create", "create", "open for writing", "create"};
+    bool any_kind = mode == FILE_OUTPUT;
+    /* O_NONBLOCK: a pipe without a writer must not hold us. It changes nothing for a regular file. */
+    *fd = open_patiently(path, flags[mode] | (any_kind ? 0 : O_NONBLOCK), any_kind ? 0666 : 0600);
+    if (*fd < 0) return err_os(error, errno, "cannot %s %s", verbs[mode], path);
+    struct file_id id;
+    if (any_kind || ops->fstat_size(*fd, &id.size_bytes, &id.mtime_ns, &id.inode) == 0) return DS4_OK;
+    int number = errno;
+    file_close(*fd);
+    *fd = -1;
+    if (number == EINVAL) return err_set(error, DS4_ERR_IO, "cannot %s %s: not a regular file", verbs[mode], path);
+    return err_os(error, number, "cannot %s %s", verbs[mode], path);
 }
 
 void file_close(int fd)
@@ -98,7 +120,8 @@ enum ds4_status file_write_at(int fd, const char *path, uint64_t at, const void 
     while (n > 0) {
         ssize_t put = ops->pwrite(fd, from, n, (off_t)at);
         if (put < 0 && errno == EINTR) continue;
-        if (put < 0) return err_os(error, errno, "cannot write %s at byte %llu", path, (unsigned long long)at);
+        if (put == 0) errno = EIO; /* no progress and no reason */
+        if (put <= 0) return err_os(error, errno, "cannot write %s at byte %llu", path, (unsigned long long)at);
         from += put;
         at += (uint64_t)put;
         n -= (size_t)put;
@@ -117,7 +140,8 @@ enum ds4_status file_write(int fd, const char *path, const void *buf, size_t n, 
             (void)poll(&ready, 1, 1000);
             continue;
         }
-        if (put < 0) return err_os(error, errno, "cannot write to %s", path);
+        if (put == 0) errno = EIO;
+        if (put <= 0) return err_os(error, errno, "cannot write to %s", path);
         from += put;
         n -= (size_t)put;
     }
@@ -134,7 +158,11 @@ enum ds4_status file_resize(int fd, const char *path, uint64_t size, struct ds4_
 
 enum ds4_status file_sync(int fd, const char *path, struct ds4_error *error)
 {
-    if (ops->fdatasync(fd) != 0) return err_os(error, errno, "cannot sync %s", path);
+    int failed;
+    do {
+        failed = ops->fdatasync(fd);
+    } while (failed && errno == EINTR);
+    if (failed) return err_os(error, errno, "cannot sync %s", path);
     return DS4_OK;
 }
 
@@ -150,29 +178,33 @@ enum ds4_status file_unlink(const char *path, struct ds4_error *error)
     return DS4_OK;
 }
 
+/* Appends what fd gives until its end. */
+static enum ds4_status read_to_end(int fd, const char *path, size_t limit, struct buf *b, struct ds4_error *error)
+{
+    char block[READ_BLOCK_BYTES];
+    size_t start = b->text.len;
+    for (;;) {
+        ssize_t got = ops->read(fd, block, sizeof block);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return err_os(error, errno, "cannot read %s", path);
+        if (got == 0) return DS4_OK;
+        if ((size_t)got > limit - (b->text.len - start))
+            return err_set(error, DS4_ERR_LIMIT, "%s is longer than %zu bytes", path, limit);
+        buf_put(b, block, (size_t)got);
+        TRY(buf_status(b, error));
+    }
+}
+
 enum ds4_status file_read_all(const char *path, size_t limit, struct ds4_text *out, struct ds4_error *error)
 {
     bool standard_input = strcmp(path, "-") == 0;
-    int fd = STDIN_FILENO;
-    if (!standard_input) TRY(file_open(path, FILE_READ, &fd, error));
+    int fd = standard_input ? STDIN_FILENO : open_patiently(path, O_RDONLY, 0);
+    if (fd < 0) return err_os(error, errno, "cannot open %s", path);
     struct buf b = {.text = *out};
-    enum ds4_status status = DS4_OK;
-    size_t start = out->len;
-    static char block[64 * 1024];
-    for (;;) {
-        ssize_t got = read(fd, block, sizeof block);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) status = err_os(error, errno, "cannot read %s", path);
-        if (got <= 0) break;
-        buf_put(&b, block, (size_t)got);
-        if (b.text.len - start > limit) {
-            status = err_set(error, DS4_ERR_LIMIT, "%s is longer than %zu bytes", path, limit);
-            break;
-        }
-        status = buf_status(&b, error);
-        if (status != DS4_OK) break;
-    }
+    size_t len_before = out->len;
+    enum ds4_status status = read_to_end(fd, path, limit, &b, error);
     *out = b.text;
+    if (status != DS4_OK) out->len = len_before;
     if (!standard_input) file_close(fd);
     return status;
 }

@@ -11,6 +11,7 @@
 struct file_ops {
     int (*open)(const char *path, int flags, mode_t mode);
     int (*close)(int fd);
+    ssize_t (*read)(int fd, void *buf, size_t n);
     ssize_t (*pread)(int fd, void *buf, size_t n, off_t at);
     ssize_t (*pwrite)(int fd, const void *buf, size_t n, off_t at);
     int (*fdatasync)(int fd);
@@ -35,7 +36,8 @@ enum file_mode {
     FILE_OUTPUT /* a result the user named: truncates, write only, follows symlinks, 0666 less the umask */
 };
 
-/* Opens with O_CLOEXEC; the other create modes give 0600 and refuse to follow a symlink. */
+/* Opens with O_CLOEXEC. All modes but FILE_OUTPUT refuse what is not a regular file, without waiting for it; the other
+ * modes that write refuse to follow a symlink, and create with 0600. On failure *fd is -1. */
 enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct ds4_error *error) DS4_MUST_CHECK;
 void file_close(int fd);
 enum ds4_status file_identity(int fd, const char *path, struct file_id *id, struct ds4_error *error) DS4_MUST_CHECK;
@@ -51,7 +53,8 @@ enum ds4_status file_resize(int fd, const char *path, uint64_t size, struct ds4_
 enum ds4_status file_sync(int fd, const char *path, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_rename(const char *from, const char *to, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_unlink(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
-/* Reads a whole file (or standard input for "-") of at most limit bytes. Appends to *out. */
+/* Reads a whole file, pipes included (or standard input for "-"), of at most limit bytes. Appends to *out; on failure
+ * *out is as before. */
 enum ds4_status file_read_all(const char *path, size_t limit, struct ds4_text *out,
                               struct ds4_error *error) DS4_MUST_CHECK;
 /* Read-only shared mapping of a whole file. */

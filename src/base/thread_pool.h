@@ -7,7 +7,8 @@
 
 struct thread_pool;
 
-/* task_i runs over 0..n_tasks-1, each exactly once; worker_i in 0..n_threads-1 names scratch memory. */
+/* task_i runs over 0..n_tasks-1, each exactly once; worker_i in 0..n_threads-1 names scratch memory. A task must not
+ * run a loop on the same pool. */
 typedef void (*thread_pool_fn)(void *arg, uint32_t task_i, uint32_t worker_i);
 
 /* n_threads 0 = one a core that this process may use. */
