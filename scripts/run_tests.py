@@ -21,6 +21,12 @@ TIMEOUT_S = int(os.environ.get("TEST_TIMEOUT_S", "300"))
 OUTPUT_MAX = 200_000  # characters of a failing program that are shown
 
 
+# A sanitizer must let an impossible allocation fail as the system does, and end the program at the first report.
+SANITIZERS = {"ASAN_OPTIONS": "allocator_may_return_null=1:detect_stack_use_after_return=1:strict_string_checks=1",
+              "UBSAN_OPTIONS": "print_stacktrace=1",
+              "TSAN_OPTIONS": "allocator_may_return_null=1:halt_on_error=1"}
+
+
 class Result:
     """Counts of one program: numbers, (test, reason) of skipped ones, and the text to show when something failed."""
 
@@ -123,6 +129,8 @@ def show(result, done, total):
 
 
 def main():
+    for name, options in SANITIZERS.items():
+        os.environ.setdefault(name, options)
     build, pattern, programs = sys.argv[1], sys.argv[2], sys.argv[3:]
     work = [(run_cmocka, path, os.path.relpath(path, build)) for path in programs]
     work += [(run_pytest, path, path, build) for path in sorted(glob.glob("tests/e2e/test_*.py"))]

@@ -64,7 +64,8 @@ static int print_text(int fd, struct buf *text)
 static int overview(int fd)
 {
     struct buf text = {0};
-    buf_put_text(&text, "ds4 " DS4_VERSION " - runs DeepSeek V4 on your own computer\n\nusage: ds4 COMMAND [options]\n\n");
+    buf_put_text(&text, "ds4 " DS4_VERSION " - runs DeepSeek V4 on your own computer\n\n"
+                        "usage: ds4 COMMAND [options]\n\n");
     for (size_t i = 0; i < N_COMMANDS; i++) buf_printf(&text, "  %-11s %s\n", commands[i].name, commands[i].summary);
     buf_put_text(&text, "\nds4 help COMMAND shows the options of a command, ds4 --version the version.\n"
                         "Exit codes: 0 done; 1 failed, with the reason on stderr; 2 wrong command line;\n"

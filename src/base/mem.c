@@ -43,8 +43,9 @@ void *mem_alloc(size_t count, size_t size)
 
 void *mem_zalloc(size_t count, size_t size)
 {
-    if (denied()) return NULL;
-    return counted(calloc(count ? count : 1, size ? size : 1));
+    uint64_t bytes;
+    if (denied() || !mul_ok(count, size, &bytes) || bytes > PTRDIFF_MAX) return NULL;
+    return counted(calloc(bytes ? (size_t)bytes : 1, 1));
 }
 
 void *mem_realloc(void *ptr, size_t count, size_t size)

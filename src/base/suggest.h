@@ -10,8 +10,8 @@
 /* Edits (insert, delete, replace, swap of neighbours; case ignored) that lead from a to b. */
 size_t suggest_distance(struct ds4_span a, struct ds4_span b);
 
-/* The name nearest to word, the first one on ties; NULL when none is near: at most a third of the longer word's letters may differ,
- * or the word is a beginning (of two letters or more) of the name. */
+/* The name nearest to word, the first one on ties; NULL when none is near: at most a third of the longer word's
+ * letters may differ, or the word is a beginning (of two letters or more) of the name. */
 const char *suggest_near(struct ds4_span word, const char *const *names, size_t n_names);
 
 #endif
