@@ -167,8 +167,9 @@ struct ds4_tool_call {
     struct ds4_span id;         /* client's call id; may be empty */
     struct ds4_span name;
     struct ds4_span arguments;  /* JSON text as the client sent it */
-    struct ds4_span sampled;    /* exact bytes the model sampled for the whole call block; empty = render canonically.
-                                   Set on the first call of a message: it then stands for all its calls */
+    struct ds4_span sampled;    /* exact bytes the model sampled for the whole call block, as DS4_EVENT_CALLS_DONE gave
+                                   them; empty = render canonically. Set on the first call of a message: it then
+                                   stands for all its calls. Bytes that are no whole block are ignored */
 };
 
 struct ds4_message {
@@ -179,10 +180,14 @@ struct ds4_message {
     const struct ds4_tool_call *calls;    /* assistant only */
     size_t n_calls;
     struct ds4_span tool_call_id;         /* tool only: which call this answers */
-    struct ds4_span task;                 /* internal quick-instruction token name ("title", "query", ...) or empty */
+    struct ds4_span task;                 /* internal quick-instruction token name or empty: "query", "authority",
+                                             "domain", "read_url" (parts after the first are its URLs) and "action" on
+                                             the last message of a user turn, "title" on an assistant message; the next
+                                             assistant message is the task's answer */
 };
 
-enum ds4_think_mode { DS4_THINK_NONE, DS4_THINK_HIGH, DS4_THINK_MAX };
+/* LOW thinks without an effort prefix in every table. */
+enum ds4_think_mode { DS4_THINK_NONE, DS4_THINK_LOW, DS4_THINK_HIGH, DS4_THINK_MAX };
 enum ds4_effort_table { DS4_EFFORT_PREVIEW, DS4_EFFORT_0731 };
 
 struct ds4_chat {
@@ -194,11 +199,12 @@ struct ds4_chat {
     enum ds4_think_mode think;
     enum ds4_effort_table effort_table;
     bool tools_first;                     /* tools block before the system text */
-    bool continue_last;                   /* last message is an assistant prefill (default when it is one) */
+    bool close_last;                      /* a last assistant message is finished; else it is a prefill to continue */
 };
 
 /* Renders a chat: appends ids to *tokens (may be NULL) and bytes to *text (may be NULL). Content never becomes
- * control. */
+ * control; invalid UTF-8 in it is replaced by U+FFFD. FORMAT: a tool or the response schema is no JSON object, or a
+ * task is unknown or misplaced; the message names which. On an error both outputs may hold a part. */
 enum ds4_status ds4_render(const struct ds4_engine *engine, const struct ds4_chat *chat, struct ds4_tokens *tokens,
                            struct ds4_text *text, struct ds4_error *error) DS4_MUST_CHECK;
 
@@ -210,8 +216,10 @@ enum ds4_event_kind {
     DS4_EVENT_CALL_BEGIN,   /* text: tool name; call_i */
     DS4_EVENT_CALL_ARGS,    /* text: next bytes of the arguments JSON of call_i */
     DS4_EVENT_CALL_END,     /* text: the whole arguments JSON of call_i */
-    DS4_EVENT_CALLS_DONE,   /* the block closed; text: exact sampled bytes of the block. Generation should stop */
-    DS4_EVENT_CALLS_BROKEN, /* block malformed or unterminated; text: its raw bytes, to be shown as content */
+    DS4_EVENT_CALLS_DONE,   /* the block closed; text: exact sampled bytes of the block with the white space before it,
+                               which is no TEXT. Generation should stop; what follows is ignored */
+    DS4_EVENT_CALLS_BROKEN, /* block malformed or unterminated; text: its raw bytes, to be shown as content. Calls that
+                               began in it are void. TEXT may follow */
     DS4_EVENT_STOP          /* end-of-sequence token */
 };
 struct ds4_event {
