@@ -3,7 +3,7 @@
 TEST_SRCS := $(wildcard tests/unit/*.c tests/ops/*.c tests/fault/*.c)
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/*.c))
 TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%)
-TEST_LIBS := -lcmocka -lpcre2-8
+TEST_LIBS := -lcmocka -lpcre2-8 -llzma
 
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
 $(TEST_BINS): %: %.o $(TEST_LIB) $(LIB)

@@ -1,5 +1,5 @@
-/* attention.c - attention of one query row over raw and compressed rows, which serve as keys and as values for all heads,
- * with a learned sink for each head that takes probability and adds nothing. Model spec 4.3(5) and 4.3(6).
+/* attention.c - attention of one query row over raw and compressed rows, which serve as keys and values for all
+ * heads, with a learned sink for each head that takes probability and adds nothing. Model spec 4.3(5) and 4.3(6).
  *
  * The maximum that is subtracted includes the sink, so that a large sink cannot overflow. Rows are accumulated in the
  * order raw, ascending position, then compressed, ascending number. */

@@ -1,10 +1,10 @@
-/* compress.c - compressors: a learned softmax over time pools the tokens of a window, channel by channel, into one row.
+/* compress.c - compressors: a learned softmax over time pools the tokens of a window, channel by channel, into a row.
  * Model spec 4.4 and 4.5.
  *
  * width = dim: the window alone. width = 2 dim: the first halves (A) of the previous window and the second halves (B)
  * of this one; the first window has no previous one. A row is finished by norm, rotation at the window's first
- * position, and the rounding of its kind. Every stage rounds to float32. Slots hold k, and g with ape added, of the last
- * n_slots positions; a slot is read only after its position was written in this session, so they need no reset. */
+ * position, and the rounding of its kind. Every stage rounds to float32. Slots hold k, and g with ape added, of the
+ * last n_slots positions; a slot is read only after its position was written in this session, so they need no reset. */
 #include "ops/ref/ref.h"
 #include "ops/rows.h"
 
