@@ -424,7 +424,7 @@ TEST(compressed_rows_match_with_rounding) { compress_all_ways(true); }
 
 TEST(compressor_state_after_175_tokens_holds_projections_and_biased_scores)
 {
-    static const uint32_t positions[] = {168, 171, 172, 174}; /* slots 0 and 3 of the last window, 4 and 6 of this one */
+    static const uint32_t positions[] = {168, 171, 172, 174}; /* slots 0, 3 of the last window; 4, 6 of this */
     enum { WIDTH = 2 * TINY_DIM, PICKED = WIDTH / 16 };
     struct sublayer s;
     float k[4 * PICKED], g[4 * PICKED], slot[WIDTH];
@@ -658,7 +658,8 @@ int main(void)
         T(generated_weights_are_those_of_the_specification), T(rows_round_through_e4m3_exactly),
         T(index_rows_round_through_hadamard_and_e2m1_exactly), T(rotation_follows_the_tables_up_to_a_million_tokens),
         T(hyper_connections_mix_reduce_expand_and_read_out_the_streams), T(compressed_rows_match_without_rounding),
-        T(compressed_rows_match_with_rounding), T(compressor_state_after_175_tokens_holds_projections_and_biased_scores),
+        T(compressed_rows_match_with_rounding),
+        T(compressor_state_after_175_tokens_holds_projections_and_biased_scores),
         T(indexer_scores_and_sets_match), T(attention_matches_with_raw_rows_only),
         T(attention_matches_with_ratio_4_and_indexer), T(attention_matches_with_ratio_128),
         T(experts_match_with_hash_routing), T(experts_match_with_learned_routing));
