@@ -1,124 +1,205 @@
-/* fixture.c - `ds4 fixture KIND -o FILE [--option VALUE]...`: the kinds and the command line. */
+/* fixture.c - `ds4 fixture KIND -o FILE`: the kinds and the command line. */
 #include "tools/fixture.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
+#include "base/options.h"
 #include "base/span.h"
 #include "tools/fixture_plan.h"
 
-#define DEFAULT_MERGES "tests/golden/text/ds4_merges.bin.xz"
-
 struct request {
-    const char *kind, *path, *merges;
+    struct fixture_config config; /* numbers given; 0 = as the kind has it */
+    int kind, part;
+    const char *path, *merges, *added, *ratios;
+    const char *type, *attention, *shared, *embed, *output, *small, *experts, *down;
+    int names;
     uint32_t n_threads;
-    struct fixture_plan plan;
 };
 
-static const struct kind {
-    const char *name, *help;
-} kinds[] = {
-    {"tiny", "the small model of the test vectors, 8 layers of every kind (40 MB in F16)"},
-    {"random", "the same with any numbers, by the options below"},
-    {"flash", "DeepSeek V4 Flash in full size, mostly holes: 86.7 GB long, about 13 GB on disk"},
-    {"vocab", "no tensors: the full vocabulary of 129,280 tokens"},
+enum kind { KIND_TINY, KIND_RANDOM, KIND_FLASH, KIND_VOCAB };
+static const char *const kind_names[] = {"tiny", "random", "flash", "vocab"};
+
+struct values {
+    struct request r;
+    const char *kind;
 };
 
-static void print_help(void)
+#define R(field) offsetof(struct values, r.field)
+#define NUMBER(name, field, min, max, help) \
+    {0, name, "N", OPTION_U32, R(config.field), min, max, 0, false, NULL, help}
+#define TEXT(name, value, field, help) {0, name, value, OPTION_TEXT, R(field), 0, 0, 0, false, NULL, help}
+
+static const struct option rows[] = {
+    {0, "KIND", NULL, OPTION_OPERAND, offsetof(struct values, kind), 0, 0, 0, true, NULL,
+     "tiny, random, flash or vocab: see below"},
+    {'o', "output", "FILE", OPTION_TEXT, R(path), 0, 0, 0, true, NULL, "file to write"},
+    {0, "seed", "N", OPTION_U64, R(config.seed), 0, 0, 0, false, "0",
+     "changes every weight; 0 is the stream of the test vectors"},
+    TEXT("type", "FORMAT", type, "format of all matrices; rows that fill no whole block are stored as F16"),
+    TEXT("attention", "FORMAT", attention, "format of the attention projections"),
+    TEXT("shared", "FORMAT", shared, "format of the shared expert"),
+    TEXT("embed", "FORMAT", embed, "format of the embedding"),
+    TEXT("head", "FORMAT", output, "format of the output head"),
+    TEXT("small", "FORMAT", small, "format of router, hyper-connections, compressors and indexer"),
+    TEXT("experts-type", "FORMAT", experts, "format of the experts' gate and up matrices"),
+    TEXT("down", "FORMAT", down, "format of the experts' down matrices"),
+    NUMBER("layers", n_layers, 1, FIXTURE_LAYERS_MAX, "layers"),
+    TEXT("ratios", "LIST", ratios, "compression ratio of each layer: 0, 4 or 128, repeated as needed"),
+    NUMBER("dim", n_embd, 32, 65536, "hidden width"),
+    NUMBER("heads", n_heads, 1, 1024, "query heads"),
+    NUMBER("head-dim", head_dim, 128, 8192, "width of a head: 64 rotated and a multiple of 64"),
+    NUMBER("q-rank", q_rank, 1, 65536, "low rank of the queries"),
+    NUMBER("o-groups", o_groups, 1, 256, "output groups"),
+    NUMBER("o-rank", o_rank, 1, 65536, "rank of an output group"),
+    NUMBER("window", window, 1, 65536, "tokens of the sliding window"),
+    NUMBER("index-heads", index_heads, 1, 1024, "indexer heads"),
+    NUMBER("index-dim", index_dim, 128, 4096, "width of an indexer head, a power of two"),
+    NUMBER("index-topk", index_topk, 1, 65536, "compressed rows that the indexer keeps"),
+    NUMBER("experts", n_experts, 1, FIXTURE_EXPERTS_MAX, "routed experts"),
+    NUMBER("used", n_used, 1, FIXTURE_USED_MAX, "experts used for a token"),
+    NUMBER("inner", n_inner, 1, 65536, "inner width of an expert"),
+    {0, "hash-layers", "N", OPTION_U32, R(config.n_hash), 0, FIXTURE_LAYERS_MAX, 0, false, "3",
+     "layers routed by token id"},
+    NUMBER("vocab", n_vocab, 1, 1000000, "tokens of the vocabulary"),
+    NUMBER("hc", n_hc, 1, 16, "residual streams"),
+    NUMBER("context", ctx_tokens, 1, 1u << 30, "longest context written to the metadata"),
+    {0, "part", "all|trunk|mtp", OPTION_CHOICE, R(part), 0, 0, 0, false, "all", "what goes into the file"},
+    {0, "dspark", NULL, OPTION_FLAG, R(config.dspark), 0, 0, 0, false, NULL, "adds the tensors of the block drafter"},
+    {0, "names", "ds4|alias", OPTION_CHOICE, R(names), 0, 0, 0, false, "ds4",
+     "spelling of tensor names; alias: as other publishers do"},
+    NUMBER("split", n_shards, 1, 99, "number of files"),
+    NUMBER("filled-experts", n_filled, 2, FIXTURE_EXPERTS_MAX, "flash: experts of a layer that get data"),
+    {0, "merges", "FILE", OPTION_TEXT, R(merges), 0, 0, 0, false, "-",
+     "flash, vocab: compact merge list of the full vocabulary, uncompressed; - is standard input"},
+    {0, "added", "FILE", OPTION_TEXT, R(added), 0, 0, 0, false, "tests/golden/text/added_tokens.tsv",
+     "flash, vocab: table of its added tokens"},
+    {0, "threads", "N", OPTION_U32, R(n_threads), 0, 256, 0, false, "0", "0 = one a core"},
+};
+
+static const struct options table = {
+    .command = "fixture",
+    .summary = "write a model file with generated weights, for tests and measurements",
+    OPTIONS_ROWS(rows),
+    .notes = "  tiny    the small model of the test vectors: 8 layers of every kind\n"
+             "  random  the same, meant for any other numbers\n"
+             "  flash   DeepSeek V4 Flash in full size: 86.7 GB long, mostly holes, about 13 GB on disk\n"
+             "  vocab   no tensors, the full vocabulary of 129,280 tokens\n"
+             "The last two read the vocabulary: xz -dc tests/golden/text/ds4_merges.bin.xz | ds4 fixture vocab -o FILE\n",
+};
+
+/* ---- from the command line to a plan ------------------------------------------------------------------------ */
+
+static enum ds4_status set_format(const struct quant_format **format, const char *name, struct ds4_error *error)
 {
-    (void)printf("usage: ds4 fixture KIND -o FILE [--option VALUE]...\n\n"
-                 "Writes a model file with generated weights, for tests and measurements.\n\n");
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) (void)printf("  %-8s %s\n", kinds[i].name, kinds[i].help);
-    (void)printf("\n  --%-16s %s\n  --%-16s %s\n  --%-16s %s\n", "dspark", "adds the block drafter's tensors (flag)",
-                 "threads", "0 = one a core", "merges", "compact merge list of the full vocabulary");
-    fixture_config_help();
+    if (!name) return DS4_OK;
+    const struct quant_format *found = quant_format_named(span_from(name));
+    if (!found || !fixture_can_make(found))
+        return err_set(error, DS4_ERR_UNSUPPORTED, "no values can be made in a format \"%s\"", name);
+    *format = found;
+    return DS4_OK;
 }
 
-static bool is_kind(const char *name)
+static enum ds4_status set_formats(struct fixture_config *c, const struct request *r, struct ds4_error *error)
 {
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (strcmp(kinds[i].name, name) == 0) return true;
-    return false;
+    const struct quant_format *all = NULL;
+    TRY(set_format(&all, r->type, error));
+    if (all) c->attention = c->shared = c->embed = c->output = c->small = c->gate_up = c->down = all;
+    TRY(set_format(&c->attention, r->attention, error));
+    TRY(set_format(&c->shared, r->shared, error));
+    TRY(set_format(&c->embed, r->embed, error));
+    TRY(set_format(&c->output, r->output, error));
+    TRY(set_format(&c->small, r->small, error));
+    TRY(set_format(&c->gate_up, r->experts, error));
+    return set_format(&c->down, r->down, error);
 }
 
-static enum ds4_status set_option(struct request *r, const char *key, const char *value, struct ds4_error *error)
+static enum ds4_status set_ratios(struct fixture_config *config, const char *list, struct ds4_error *error)
 {
-    struct ds4_error reason = {0};
-    if (strcmp(key, "merges") == 0) {
-        r->merges = value;
-    } else if (strcmp(key, "threads") == 0) {
-        uint32_t n = 0;
-        for (const char *c = value; *c >= '0' && *c <= '9' && n < 1000; c++) n = 10 * n + (uint32_t)(*c - '0');
-        r->n_threads = n;
-    } else if (!fixture_config_set(&r->plan.config, key, value, &reason)) {
-        return err_set(error, DS4_ERR_FORMAT, "there is no option --%s", key);
+    uint32_t n = 0;
+    for (const char *at = list; n < FIXTURE_LAYERS_MAX;) {
+        char *end;
+        unsigned long ratio = strtoul(at, &end, 10);
+        if (end == at || (*end && *end != ',') || (ratio != 0 && ratio != 4 && ratio != 128))
+            return err_set(error, DS4_ERR_FORMAT, "--ratios: \"%s\" is no list of 0, 4 and 128", list);
+        config->ratios[n++] = (uint32_t)ratio;
+        if (!*end) break;
+        at = end + 1;
     }
-    return reason.status == DS4_OK ? DS4_OK : err_set(error, reason.status, "%s", reason.message);
+    for (uint32_t l = n; l < FIXTURE_LAYERS_MAX; l++) config->ratios[l] = config->ratios[l % n];
+    return DS4_OK;
 }
 
-static enum ds4_status parse(struct request *r, int argc, char **argv, struct ds4_error *error)
+/* Numbers that were given replace those of the preset. */
+static void take_numbers(struct fixture_config *config, const struct fixture_config *given)
 {
-    if (argc < 2 || !is_kind(argv[1])) return err_set(error, DS4_ERR_FORMAT, "name a kind: tiny, random, flash or vocab");
-    r->kind = argv[1];
-    r->merges = DEFAULT_MERGES;
-    bool full = strcmp(r->kind, "flash") == 0 || strcmp(r->kind, "vocab") == 0;
-    r->plan.config = full ? fixture_config_flash() : fixture_config_tiny();
-    for (int i = 2; i < argc; i++) {
-        const char *arg = argv[i];
-        if (strcmp(arg, "--dspark") == 0) {
-            r->plan.config.dspark = true;
-            continue;
-        }
-        bool path = strcmp(arg, "-o") == 0 || strcmp(arg, "--output") == 0;
-        if (!path && strncmp(arg, "--", 2) != 0) return err_set(error, DS4_ERR_FORMAT, "\"%s\" is no option", arg);
-        if (i + 1 == argc) return err_set(error, DS4_ERR_FORMAT, "%s needs a value", arg);
-        const char *value = argv[++i];
-        if (path) r->path = value;
-        else TRY(set_option(r, arg + 2, value, error));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t at = rows[i].offset - R(config);
+        uint32_t number;
+        if (rows[i].type != OPTION_U32 || rows[i].offset >= R(config) + sizeof *given) continue;
+        memcpy(&number, (const char *)given + at, sizeof number);
+        if (number) memcpy((char *)config + at, &number, sizeof number);
     }
-    if (!r->path) return err_set(error, DS4_ERR_FORMAT, "name the file to write: -o FILE");
-    return fixture_config_check(&r->plan.config, error);
+    config->n_hash = given->n_hash;
+    config->seed = given->seed;
+    config->dspark = given->dspark;
 }
 
-static enum ds4_status write_vocab(const struct request *r, struct ds4_error *error)
+static enum ds4_status make_config(struct fixture_config *config, const struct request *r, struct ds4_error *error)
+{
+    *config = r->kind >= KIND_FLASH ? fixture_config_flash() : fixture_config_tiny();
+    take_numbers(config, &r->config);
+    if (r->ratios) TRY(set_ratios(config, r->ratios, error));
+    TRY(set_formats(config, r, error));
+    config->names = r->names ? FIXTURE_NAMES_ALIAS : FIXTURE_NAMES_DS4;
+    config->trunk = r->part != 2;
+    config->mtp = r->part == 2 || (r->part == 0 && r->kind <= KIND_RANDOM);
+    if (r->kind == KIND_RANDOM) config->name = "ds4 fixture random";
+    return fixture_config_check(config, error);
+}
+
+static enum ds4_status write_vocab(const struct fixture_vocab *vocab, const char *path, struct ds4_error *error)
 {
     struct gguf_writer *w;
-    TRY(gguf_writer_create(r->path, &w, error));
+    TRY(gguf_writer_create(path, &w, error));
     gguf_put_string(w, "general.architecture", SPAN("deepseek4"));
     gguf_put_string(w, "general.name", SPAN("DeepSeek V4 vocabulary"));
-    gguf_put_u32(w, "deepseek4.vocab_size", r->plan.vocab.n_tokens);
-    fixture_put_tokenizer(w, &r->plan.vocab);
+    gguf_put_u32(w, "deepseek4.vocab_size", vocab->n_tokens);
+    fixture_put_tokenizer(w, vocab);
     enum ds4_status status = gguf_writer_begin(w, error);
     if (status == DS4_OK) status = gguf_writer_finish(w, error);
     gguf_writer_destroy(w);
     return status;
 }
 
-static enum ds4_status run(struct request *r, struct ds4_error *error)
+static enum ds4_status write_model(const struct request *r, struct fixture_plan *plan, struct ds4_error *error)
 {
-    struct fixture_plan *plan = &r->plan;
-    bool full = strcmp(r->kind, "flash") == 0 || strcmp(r->kind, "vocab") == 0;
-    if (full) TRY(fixture_vocab_full(&plan->vocab, r->merges, error));
+    if (r->kind >= KIND_FLASH) TRY(fixture_vocab_full(&plan->vocab, r->merges, r->added, error));
     else TRY(fixture_vocab_small(&plan->vocab, plan->config.n_vocab, error));
-    if (strcmp(r->kind, "vocab") == 0) return write_vocab(r, error);
+    if (r->kind == KIND_VOCAB) return write_vocab(&plan->vocab, r->path, error);
+    if (plan->vocab.n_tokens != plan->config.n_vocab)
+        return err_set(error, DS4_ERR_FORMAT, "%s gives %u tokens, not %u", r->merges, plan->vocab.n_tokens,
+                       plan->config.n_vocab);
     TRY(fixture_plan_tensors(plan, error));
     return fixture_write(plan, r->path, r->n_threads, error);
 }
 
 int cmd_fixture(int argc, char **argv)
 {
+    struct values v;
     struct ds4_error error = {0};
-    struct request r = {0};
-    if (argc < 2 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0) {
-        print_help();
-        return argc < 2 ? 2 : 0;
-    }
-    enum ds4_status status = parse(&r, argc, argv, &error);
-    int code = status == DS4_OK ? 0 : 2;
-    if (status == DS4_OK) {
-        status = run(&r, &error);
-        if (status != DS4_OK) code = 1;
-    }
+    int code;
+    if (!options_begin(&table, argc, argv, &v, sizeof v, &code)) return code;
+    v.r.kind = -1;
+    for (int i = 0; i < 4; i++)
+        if (strcmp(v.kind, kind_names[i]) == 0) v.r.kind = i;
+    struct fixture_plan plan = {0};
+    enum ds4_status status =
+        v.r.kind < 0 ? err_set(&error, DS4_ERR_FORMAT, "there is no kind \"%.40s\" (ds4 fixture --help)", v.kind)
+                     : make_config(&plan.config, &v.r, &error);
+    code = status == DS4_OK ? EXIT_CODE_FAILED : EXIT_CODE_USAGE;
+    if (status == DS4_OK) status = write_model(&v.r, &plan, &error);
     if (status != DS4_OK) (void)fprintf(stderr, "ds4 fixture: %s\n", error.message);
-    fixture_plan_deinit(&r.plan);
-    return code;
+    fixture_plan_deinit(&plan);
+    return status == DS4_OK ? EXIT_CODE_OK : code;
 }

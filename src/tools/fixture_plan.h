@@ -6,9 +6,11 @@
 #include "base/arena.h"
 #include "gguf/gguf.h"
 #include "quant/quant.h"
+#include "text/compact.h"
 
 #define FIXTURE_LAYERS_MAX 128u /* more than the largest relative (61) */
 #define FIXTURE_EXPERTS_MAX 1024u
+#define FIXTURE_USED_MAX 64u
 #define FIXTURE_TAPS 3u
 #define FIXTURE_NAME_MAX 96
 
@@ -61,6 +63,7 @@ struct fixture_vocab {
     int32_t *types;          /* [n_tokens] 1 normal, 3 control, 4 user-defined, 5 unused */
     struct ds4_span *merges; /* [n_merges] "left right" */
     uint32_t n_tokens, n_merges;
+    struct compact full;     /* owns the strings of the full one */
 };
 
 struct fixture_plan {
@@ -73,16 +76,14 @@ struct fixture_plan {
 /* ---- config ---- */
 struct fixture_config fixture_config_tiny(void);  /* the small configuration of the test vectors */
 struct fixture_config fixture_config_flash(void); /* DeepSeek V4 Flash */
-/* One key=value of the command line ("layers", "8"); false when key is unknown; error says what is wrong with value. */
-bool fixture_config_set(struct fixture_config *config, const char *key, const char *value, struct ds4_error *error);
 enum ds4_status fixture_config_check(const struct fixture_config *config, struct ds4_error *error) DS4_MUST_CHECK;
-void fixture_config_help(void);
 
 /* ---- vocabulary ---- */
 /* A byte-level vocabulary of n tokens: specials, 256 bytes, merges of common English, special tokens last. */
 enum ds4_status fixture_vocab_small(struct fixture_vocab *vocab, uint32_t n, struct ds4_error *error) DS4_MUST_CHECK;
-/* The real one, from the compact merge list in a file. */
-enum ds4_status fixture_vocab_full(struct fixture_vocab *vocab, const char *path, struct ds4_error *error) DS4_MUST_CHECK;
+/* The real one, from files with its compact merge list ("-": standard input) and its table of added tokens. */
+enum ds4_status fixture_vocab_full(struct fixture_vocab *vocab, const char *merges_path, const char *added_path,
+                                   struct ds4_error *error) DS4_MUST_CHECK;
 void fixture_vocab_deinit(struct fixture_vocab *vocab);
 
 /* ---- plan ---- */

@@ -5,6 +5,7 @@
  * rule draws from a table of quantiles, row by row, fast enough for a file of 87 GB. Formats with coarse codes get
  * random valid blocks of the wanted deviation instead of an encoding. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/f16.h"
@@ -281,7 +282,7 @@ static void make_blocks(const struct fixture_maker *m, const struct fixture_piec
 static void make_hash(const struct fixture_piece *p, uint8_t *out)
 {
     const struct fixture_tensor *t = p->tensor;
-    uint32_t experts[FIXTURE_EXPERTS_MAX], chosen[64];
+    uint32_t experts[FIXTURE_EXPERTS_MAX], chosen[FIXTURE_USED_MAX];
     uint32_t n_experts = fixture_filled(p->config, t->layer, experts);
     size_t n_used = (size_t)t->dims[0];
     struct rng rng = {stream_seed(p) + p->first_row * n_used * STREAM_STEP};

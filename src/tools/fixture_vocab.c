@@ -5,12 +5,14 @@
  * JSON, then pairs and triples of letters, as many as there is room for. */
 #include <stdio.h>
 
-#include "base/mem.h"
-#include "base/utf8.h"
+#include "base/file.h"
+#include "base/span.h"
+#include "text/byte_alphabet.h"
 #include "tools/fixture_plan.h"
 
 #define BAR "\xEF\xBD\x9C"  /* U+FF5C */
 #define LOW "\xE2\x96\x81"  /* U+2581 */
+#define COMPACT_BYTES_MAX (16u << 20)
 #define N_FIRST 3u
 #define N_BASE 259u         /* first specials and bytes */
 
@@ -57,15 +59,6 @@ static void add_token(struct builder *b, struct ds4_span token, int32_t type)
 {
     b->vocab->tokens[b->n] = token;
     b->vocab->types[b->n++] = type;
-}
-
-static void alphabet_fill(uint16_t spelled[256])
-{
-    unsigned next = 256;
-    for (unsigned byte = 0; byte < 256; byte++) {
-        bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-        spelled[byte] = (uint16_t)(printable ? byte : next++);
-    }
 }
 
 static void add_bytes(struct builder *b)
@@ -150,7 +143,8 @@ enum ds4_status fixture_vocab_small(struct fixture_vocab *vocab, uint32_t n, str
         return err_set(error, DS4_ERR_FORMAT, "a vocabulary has at least %u tokens", (unsigned)(N_BASE + N_LAST));
     struct builder b = {.vocab = vocab, .merges_end = n - (uint32_t)N_LAST};
     if (!vocab_alloc(vocab, n, n)) return err_set(error, DS4_ERR_NOMEM, "out of memory for %u tokens", n);
-    alphabet_fill(b.spelled);
+    int16_t spells[BYTE_ALPHABET_SIZE];
+    byte_alphabet_fill(b.spelled, spells);
     for (uint32_t i = 0; i < N_FIRST; i++) add_token(&b, span_from(first_specials[i]), 3);
     add_bytes(&b);
     add_fragments(&b);
@@ -164,8 +158,33 @@ enum ds4_status fixture_vocab_small(struct fixture_vocab *vocab, uint32_t n, str
     return b.failed ? err_set(error, DS4_ERR_NOMEM, "out of memory for %u tokens", n) : DS4_OK;
 }
 
+enum ds4_status fixture_vocab_full(struct fixture_vocab *vocab, const char *merges_path, const char *added_path,
+                                   struct ds4_error *error)
+{
+    struct ds4_text merges = {0}, added = {0};
+    enum ds4_status status;
+    TRY_GOTO(file_read_all(merges_path, COMPACT_BYTES_MAX, &merges, error), out);
+    if (span_starts(span_make(merges.ptr, merges.len), SPAN("\xFD" "7zXZ"))) {
+        status = err_set(error, DS4_ERR_FORMAT, "%s is compressed: xz -dc %s | ds4 fixture ... --merges -", merges_path,
+                         merges_path);
+        goto out;
+    }
+    TRY_GOTO(file_read_all(added_path, COMPACT_BYTES_MAX, &added, error), out);
+    TRY_GOTO(compact_init(&vocab->full, span_make(merges.ptr, merges.len), span_make(added.ptr, added.len), error), out);
+    vocab->tokens = vocab->full.tokens;
+    vocab->types = vocab->full.types;
+    vocab->merges = vocab->full.merges;
+    vocab->n_tokens = (uint32_t)vocab->full.n_tokens;
+    vocab->n_merges = (uint32_t)vocab->full.n_merges;
+out:
+    ds4_text_free(&merges);
+    ds4_text_free(&added);
+    return status;
+}
+
 void fixture_vocab_deinit(struct fixture_vocab *vocab)
 {
     arena_deinit(&vocab->arena);
+    compact_deinit(&vocab->full);
     *vocab = (struct fixture_vocab){0};
 }
