@@ -111,11 +111,13 @@ static void put_split(struct gguf_writer *w, uint32_t shard_i, uint32_t n_shards
 {
     uint16_t number = (uint16_t)shard_i, count = (uint16_t)n_shards;
     int32_t total = (int32_t)n_tensors;
-    struct gguf_value v = {.type = GGUF_U16, .count = 1, .bytes = (const uint8_t *)&number};
+    struct gguf_value v = {.type = GGUF_U16, .item_type = GGUF_U16, .count = 1, .size_bytes = sizeof number,
+                           .bytes = (const uint8_t *)&number};
     gguf_put_value(w, SPAN("split.no"), &v);
     v.bytes = (const uint8_t *)&count;
     gguf_put_value(w, SPAN("split.count"), &v);
-    v.type = GGUF_I32;
+    v.type = v.item_type = GGUF_I32;
+    v.size_bytes = sizeof total;
     v.bytes = (const uint8_t *)&total;
     gguf_put_value(w, SPAN("split.tensors.count"), &v);
 }
