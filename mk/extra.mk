@@ -10,7 +10,11 @@ bench: ds4
 
 # A vocabulary-only GGUF of the full 129,280 tokens, for tests of the tokenizer.
 vocab.gguf: ds4
-	./ds4 fixture vocab -o $@
+	xz -dc tests/golden/text/ds4_merges.bin.xz | ./ds4 fixture vocab -o $@
+
+# DeepSeek V4 Flash in full size with generated weights: 86.7 GB long, 13 GB on disk.
+flash.gguf: ds4
+	xz -dc tests/golden/text/ds4_merges.bin.xz | ./ds4 fixture flash -o $@
 
 # Fuzzers: FUZZ_SECONDS each, with clang; `scripts/fuzz --record` adds what was run to tests/fuzz/ledger.tsv.
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))

@@ -68,6 +68,8 @@ static const struct option rows[] = {
     {0, "dspark", NULL, OPTION_FLAG, R(config.dspark), 0, 0, 0, false, NULL, "adds the tensors of the block drafter"},
     {0, "names", "ds4|alias", OPTION_CHOICE, R(names), 0, 0, 0, false, "ds4",
      "spelling of tensor names; alias: as other publishers do"},
+    {0, "empty", NULL, OPTION_FLAG, R(config.empty), 0, 0, 0, false, NULL,
+     "no data: a hole of the right length behind the directory"},
     NUMBER("split", n_shards, 1, 99, "number of files"),
     NUMBER("filled-experts", n_filled, 2, FIXTURE_EXPERTS_MAX, "flash: experts of a layer that get data"),
     {0, "merges", "FILE", OPTION_TEXT, R(merges), 0, 0, 0, false, "-",
@@ -85,7 +87,8 @@ static const struct options table = {
              "  random  the same, meant for any other numbers\n"
              "  flash   DeepSeek V4 Flash in full size: 86.7 GB long, mostly holes, about 13 GB on disk\n"
              "  vocab   no tensors, the full vocabulary of 129,280 tokens\n"
-             "The last two read the vocabulary: xz -dc tests/golden/text/ds4_merges.bin.xz | ds4 fixture vocab -o FILE\n",
+             "\nThe last two read the vocabulary, as in\n"
+             "  xz -dc tests/golden/text/ds4_merges.bin.xz | ds4 fixture vocab -o vocab.gguf\n",
 };
 
 /* ---- from the command line to a plan ------------------------------------------------------------------------ */
@@ -143,6 +146,7 @@ static void take_numbers(struct fixture_config *config, const struct fixture_con
     config->n_hash = given->n_hash;
     config->seed = given->seed;
     config->dspark = given->dspark;
+    config->empty = given->empty;
 }
 
 static enum ds4_status make_config(struct fixture_config *config, const struct request *r, struct ds4_error *error)

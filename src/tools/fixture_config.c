@@ -39,7 +39,8 @@ enum ds4_status fixture_config_check(const struct fixture_config *c, struct ds4_
     if (c->n_heads % c->o_groups)
         return err_set(error, DS4_ERR_FORMAT, "%u heads do not split into %u output groups", c->n_heads, c->o_groups);
     if (c->head_dim <= c->rope_dim || (c->head_dim - c->rope_dim) % 64)
-        return err_set(error, DS4_ERR_FORMAT, "head width %u is not %u plus a multiple of 64", c->head_dim, c->rope_dim);
+        return err_set(error, DS4_ERR_FORMAT, "head width %u is not %u plus a multiple of 64", c->head_dim,
+                       c->rope_dim);
     if (c->index_dim & (c->index_dim - 1))
         return err_set(error, DS4_ERR_FORMAT, "indexer width %u is not a power of two", c->index_dim);
     if (c->n_used > c->n_experts)

@@ -1,5 +1,6 @@
-/* fixture_plan.h - what a generated model file holds: its numbers, its vocabulary, its tensors with the rule that fills
- * each. fixture_config.c and fixture_table.c make the plan, fixture_values.c knows the rules, fixture_write.c writes. */
+/* fixture_plan.h - what a generated model file holds: its numbers, its vocabulary, its tensors with the rule that
+ * fills each. fixture_config.c and fixture_table.c make the plan, fixture_values.c knows the rules, fixture_write.c
+ * writes. */
 #ifndef DS4_TOOLS_FIXTURE_PLAN_H
 #define DS4_TOOLS_FIXTURE_PLAN_H
 
@@ -30,6 +31,7 @@ struct fixture_config {
     enum fixture_names names;
     bool flash_values;                    /* bell-shaped weights scaled like a trained net; holes for unused experts */
     uint32_t n_filled;                    /* experts of a layer that get data (flash_values) */
+    bool empty;                           /* no data at all: the file is one hole behind its directory */
     uint64_t seed;                        /* 0: the stream that the test vectors are made from */
     uint32_t n_shards;
     const char *name;

@@ -170,7 +170,8 @@ enum ds4_status fixture_vocab_full(struct fixture_vocab *vocab, const char *merg
         goto out;
     }
     TRY_GOTO(file_read_all(added_path, COMPACT_BYTES_MAX, &added, error), out);
-    TRY_GOTO(compact_init(&vocab->full, span_make(merges.ptr, merges.len), span_make(added.ptr, added.len), error), out);
+    TRY_GOTO(compact_init(&vocab->full, span_make(merges.ptr, merges.len), span_make(added.ptr, added.len),
+                          error), out);
     vocab->tokens = vocab->full.tokens;
     vocab->types = vocab->full.types;
     vocab->merges = vocab->full.merges;

@@ -139,7 +139,7 @@ static enum ds4_status write_shard(const struct fixture_plan *plan, const char *
         gguf_put_tensor(job->writer, t->name, t->format->id, t->n_dims, t->dims);
     }
     TRY_GOTO(gguf_writer_begin(job->writer, error), out);
-    for (size_t i = first; i < end; i++) {
+    for (size_t i = first; i < end && !c->empty; i++) {
         job->tensor = &plan->tensors[i];
         job->tensor_i = i - first;
         TRY_GOTO(write_tensor(job, pool), out);
