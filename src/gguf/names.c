@@ -27,7 +27,11 @@ uint32_t *gguf_names_slot(const struct gguf_names *names, struct ds4_span name,
 }
 
 struct ds4_span gguf_kv_name(const void *kvs, size_t i) { return ((const struct gguf_kv *)kvs)[i].key; }
-struct ds4_span gguf_tensor_name(const void *tensors, size_t i) { return ((const struct gguf_tensor *)tensors)[i].name; }
+
+struct ds4_span gguf_tensor_name(const void *tensors, size_t i)
+{
+    return ((const struct gguf_tensor *)tensors)[i].name;
+}
 
 struct gguf_shown gguf_show(struct ds4_span name)
 {

@@ -85,7 +85,6 @@ struct split {
     uint64_t no, count, n_tensors;
 };
 
-/* A file for the accessors of value.c around one directory. */
 static enum ds4_status split_read(struct gguf_file *view, struct split *s, struct ds4_error *error)
 {
     *s = (struct split){0, 0, 0};
@@ -111,8 +110,8 @@ static enum ds4_status split_read(struct gguf_file *view, struct split *s, struc
     return DS4_OK;
 }
 
-/* The path of shard i of n: the name of shard 1 with its number exchanged. Caller frees; NULL: not such a name, or out of
- * memory. */
+/* The path of shard i of n: the name of shard 1 with its number exchanged. Caller frees; NULL: not such a name, or out
+ * of memory. */
 static char *shard_path(const char *first, uint32_t i, uint64_t n)
 {
     char tail[32], own[32];
@@ -175,8 +174,8 @@ static enum ds4_status shards_add(struct gguf_file *file, struct ds4_error *erro
         return err_set(error, DS4_ERR_UNSUPPORTED, "%s is one of %llu parts", path, (unsigned long long)first.count);
     for (uint32_t i = 1; i < first.count; i++) TRY(shard_add(file, i, &first, error));
     if (file->directory.n_tensors != first.n_tensors)
-        return err_set(error, DS4_ERR_FORMAT, "%s: its %u parts hold %zu tensors, but split.tensors.count is %llu", path,
-                       file->n_shards, file->directory.n_tensors, (unsigned long long)first.n_tensors);
+        return err_set(error, DS4_ERR_FORMAT, "%s: its %u parts hold %zu tensors, but split.tensors.count is %llu",
+                       path, file->n_shards, file->directory.n_tensors, (unsigned long long)first.n_tensors);
     return DS4_OK;
 }
 

@@ -1,5 +1,6 @@
-/* read.c - the directory of a GGUF file: bytes -> verified descriptors. Little-endian; nothing is aligned before the data.
+/* read.c - the directory of a GGUF file: bytes -> verified descriptors.
  *
+ * Little-endian; nothing is aligned before the data.
  *   OFFSET   SIZE  DESCRIPTION
  *   0        4     "GGUF"
  *   4        4     u32 version, 3 (2 has the same layout)
@@ -121,7 +122,8 @@ static enum ds4_status read_header(struct reader *r, uint64_t *n_tensors, uint64
     uint32_t version;
     TRY(take_u32(r, "the version", &version));
     if ((version & 0xFFFFu) == 0 && version != 0)
-        return refuse(r, DS4_ERR_UNSUPPORTED, 4, "big-endian file (version %08x); convert it to little-endian", version);
+        return refuse(r, DS4_ERR_UNSUPPORTED, 4, "big-endian file (version %08x); convert it to little-endian",
+                      version);
     if (version != 2 && version != 3)
         return refuse(r, DS4_ERR_UNSUPPORTED, 4, "GGUF version %u; 2 and 3 are known", version);
     TRY(take_u64(r, "the number of tensors", n_tensors));

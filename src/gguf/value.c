@@ -1,5 +1,5 @@
-/* value.c - typed access to metadata. Types are checked, never assumed: numbers are converted from the type that the file
- * declares, and an item outside the array is refused. */
+/* value.c - typed access to metadata. Types are checked, never assumed: numbers are converted from the type that the
+ * file declares, and an item outside the array is refused. */
 #include <math.h>
 
 #include "base/bytes.h"

@@ -4,8 +4,6 @@
  * What is never written stays a hole, so a fixture of the full model's shape costs no disk. The file is built under
  * NAME.part and appears under its name when it is complete. Mistakes of the caller (bad dims, a key twice) are errors
  * of FORMAT that stick until `begin` reports the first. */
-#include <stdio.h>
-
 #include "base/buf.h"
 #include "base/bytes.h"
 #include "base/file.h"
@@ -105,7 +103,8 @@ static struct record *put_name(struct gguf_writer *w, struct records *list, stru
     if (name.len == 0) put_failed(w, DS4_ERR_FORMAT, "empty name", name);
     for (size_t i = 0; i < list->n; i++) {
         struct record *r = &list->items[i];
-        if (span_eq(name, span_make(b->text.ptr + r->name_at, r->name_len))) put_failed(w, DS4_ERR_FORMAT, "twice", name);
+        struct ds4_span earlier = span_make(b->text.ptr + r->name_at, r->name_len);
+        if (span_eq(name, earlier)) put_failed(w, DS4_ERR_FORMAT, "twice", name);
     }
     if (w->status != DS4_OK) return NULL;
     if (list->n == list->cap) {
@@ -223,7 +222,8 @@ static bool tensor_bytes(uint32_t type, uint32_t n_dims, const uint64_t *dims, u
 void gguf_put_tensor(struct gguf_writer *w, const char *name, uint32_t type, uint32_t n_dims, const uint64_t *dims)
 {
     uint64_t bytes = 0;
-    if (!tensor_bytes(type, n_dims, dims, &bytes)) put_failed(w, DS4_ERR_FORMAT, "bad type or shape of", span_from(name));
+    if (!tensor_bytes(type, n_dims, dims, &bytes))
+        put_failed(w, DS4_ERR_FORMAT, "bad type or shape of", span_from(name));
     struct record *r = put_name(w, &w->tensors, &w->infos, span_from(name));
     if (!r) return;
     r->size_bytes = bytes;

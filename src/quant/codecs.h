@@ -1,5 +1,5 @@
-/* codecs.h - the decoders and encoders that formats.def names; one file per family. Private to src/quant; everybody else
- * goes through struct quant_format. */
+/* codecs.h - the decoders and encoders that formats.def names; one file per family. Private to src/quant; everybody
+ * else goes through struct quant_format. */
 #ifndef DS4_QUANT_CODECS_H
 #define DS4_QUANT_CODECS_H
 

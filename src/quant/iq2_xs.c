@@ -1,5 +1,5 @@
-/* iq2_xs.c - IQ2_XS: like IQ2_XXS with a code book of 512 vectors and a scale for 16 values. Decoded only: files of other
- * publishers.
+/* iq2_xs.c - IQ2_XS: like IQ2_XXS with a code book of 512 vectors and a scale for 16 values. Decoded only: files of
+ * other publishers.
  *
  *   OFFSET SIZE
  *   0      2    f16 d

@@ -1,5 +1,5 @@
-/* iq3_xxs.c - IQ3_XXS: 256 values in 8 groups of 32; runs of 4 magnitudes from a code book of 256 vectors. Decoded only:
- * files of other publishers.
+/* iq3_xxs.c - IQ3_XXS: 256 values in 8 groups of 32; runs of 4 magnitudes from a code book of 256 vectors. Decoded
+ * only: files of other publishers.
  *
  *   OFFSET SIZE
  *   0      2    f16 d

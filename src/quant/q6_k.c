@@ -1,7 +1,8 @@
 /* q6_k.c - Q6_K: 256 values in 16 sub-blocks of 16 with signed 8-bit scales; 6-bit codes.
  *
  *   OFFSET SIZE
- *   0      128  u8 ql: value 128h + 32j + l has its low four bits in ql[64h + 32 (j & 1) + l], high nibble from j = 2 on
+ *   0      128  u8 ql: value 128h + 32j + l has its low four bits in ql[64h + 32 (j & 1) + l]; the high nibble from
+ *               j = 2 on
  *   128    64   u8 qh: its high two bits are (qh[32h + l] >> 2j) & 3
  *   192    16   i8 sc
  *   208    2    f16 d
