@@ -110,30 +110,30 @@ static enum ds4_status split_read(struct gguf_file *view, struct split *s, struc
     return DS4_OK;
 }
 
-/* The path of shard i of n: the name of shard 1 with its number exchanged. Caller frees; NULL: not such a name, or out
- * of memory. */
-static char *shard_path(const char *first, uint32_t i, uint64_t n)
+/* The path of shard i of n: the name of shard 1 with its number exchanged. Caller frees. */
+static enum ds4_status shard_path(const char *first, uint32_t i, uint64_t n, char **out, struct ds4_error *error)
 {
     char tail[32], own[32];
     int n_tail = snprintf(tail, sizeof tail, "-%05u-of-%05u.gguf", 1u, (unsigned)n);
     (void)snprintf(own, sizeof own, "-%05u-of-%05u.gguf", i + 1, (unsigned)n);
     size_t len = strlen(first), tail_len = (size_t)n_tail;
-    if (len < tail_len || strcmp(first + len - tail_len, tail) != 0) return NULL;
+    if (len < tail_len || strcmp(first + len - tail_len, tail) != 0)
+        return err_set(error, DS4_ERR_FORMAT, "%s is the first of %llu files, but is not named ...%s", first,
+                       (unsigned long long)n, tail);
     char *path = mem_alloc(len + 1, 1);
-    if (!path) return NULL;
+    if (!path) return err_set(error, DS4_ERR_NOMEM, "out of memory");
     memcpy(path, first, len - tail_len);
     memcpy(path + len - tail_len, own, tail_len + 1);
-    return path;
+    *out = path;
+    return DS4_OK;
 }
 
 /* Opens shard i and adds its tensors. */
 static enum ds4_status shard_add(struct gguf_file *file, uint32_t i, const struct split *first, struct ds4_error *error)
 {
     struct gguf_shard *shard = &file->shards[i];
-    char *path = shard_path(file->shards[0].path, i, first->count);
-    if (!path)
-        return err_set(error, DS4_ERR_FORMAT, "%s is the first of %llu files, but is not named ...-00001-of-%05u.gguf",
-                       file->shards[0].path, (unsigned long long)first->count, (unsigned)first->count);
+    char *path;
+    TRY(shard_path(file->shards[0].path, i, first->count, &path, error));
     shard->fd = -1;
     file->n_shards = i + 1;
     enum ds4_status status = shard_open(path, shard, error);
