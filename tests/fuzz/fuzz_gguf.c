@@ -88,9 +88,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
  * random bytes seldom hit a length. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed)
 {
-    static const uint64_t edges[] = {0, 1, 2, 3, 4, 5, 8, 13, 16, 24, 31, 32, 33, 39, 64, 255, 256, 257, 4096, 65535, 65536,
-                                     1ull << 31, (1ull << 31) - 1, UINT32_MAX, 1ull << 32, 1ull << 59, 1ull << 61,
-                                     1ull << 62, (1ull << 63) - 1, 1ull << 63, UINT64_MAX - 31, UINT64_MAX};
+    static const uint64_t edges[] = {0, 1, 2, 3, 4, 5, 8, 13, 16, 24, 31, 32, 33, 39, 64, 255, 256, 257, 4096, 65535,
+                                     65536, 1ull << 31, (1ull << 31) - 1, UINT32_MAX, 1ull << 32, 1ull << 59,
+                                     1ull << 61, 1ull << 62, (1ull << 63) - 1, 1ull << 63, UINT64_MAX - 31, UINT64_MAX};
     size_t n_bytes = seed & 2 ? 8 : 4;
     if (seed & 1 || size < 24) return LLVMFuzzerMutate(data, size, size_max);
     uint64_t edge = edges[(seed >> 2) % (sizeof edges / sizeof edges[0])];

@@ -1,5 +1,5 @@
-/* test_gguf_malformed.c - the reader against files that lie. One row a lie: a builder, the status, words of the message.
- * Where the builder marks a byte, the message must name it. The known holes of other readers are among the rows:
+/* test_gguf_malformed.c - the reader against files that lie. One row a lie: a builder, the status, words of the
+ * message. Where the builder marks a byte, the message must name it. The known holes of other readers are among the rows:
  * CVE-2024-21802, -21825, -21836, -23496, -23605, CVE-2025-53630, CVE-2026-7482, -27940, -33298. */
 #include "lib/test.h"
 
@@ -19,7 +19,8 @@ static void expect_refusal(void (*build)(struct gguf_build *), enum ds4_status w
     char place[40];
     build(&b);
     assert_false(b.bytes.failed);
-    enum ds4_status status = gguf_open_memory((const uint8_t *)b.bytes.text.ptr, b.bytes.text.len, NULL, &file, &error);
+    const uint8_t *bytes = (const uint8_t *)b.bytes.text.ptr;
+    enum ds4_status status = gguf_open_memory(bytes, b.bytes.text.len, NULL, &file, &error);
     assert_null(file);
     assert_int_equal(error.status, status);
     if (status != wanted || !strstr(error.message, words))
@@ -335,7 +336,8 @@ ROW(gguf_refuses_an_end_that_wraps, DS4_ERR_FORMAT, "beyond 2^63")
     put_file_with_tensor(b, 24, 1, DIMS(1ull << 62), 1ull << 62);
     b->mark = 64;
 }
-ROW(gguf_says_how_much_of_a_download_is_missing, DS4_ERR_FORMAT, "3 bytes shorter than its own directory says (tensor b")
+ROW(gguf_says_how_much_of_a_download_is_missing, DS4_ERR_FORMAT,
+    "3 bytes shorter than its own directory says (tensor b")
 {
     build_good(b);
     b->bytes.text.len -= 3;
