@@ -374,3 +374,9 @@ bool options_begin(const struct options *table, int argc, char **argv, void *val
     buf_deinit(&text);
     return false;
 }
+
+int options_failed(const struct options *table, const struct ds4_error *error)
+{
+    (void)fprintf(stderr, "ds4 %s: %s\n", table->command, error->message[0] ? error->message : "failed");
+    return EXIT_CODE_FAILED;
+}

@@ -72,6 +72,9 @@ void options_help(const struct options *table, struct buf *out);
 bool options_begin(const struct options *table, int argc, char **argv, void *values, size_t values_bytes,
                    int *exit_code) DS4_MUST_CHECK;
 
+/* "ds4 run: what went wrong" on standard error; the exit code to return. */
+int options_failed(const struct options *table, const struct ds4_error *error);
+
 /* The number in text if it is one, whole, decimal and within range. Also for other readers of numbers. */
 bool options_parse_u64(struct ds4_span text, uint64_t min, uint64_t max, uint64_t *out);
 bool options_parse_f64(struct ds4_span text, double min, double max, double *out);

@@ -1,0 +1,40 @@
+/* model_flags.h - the options that every command with a model shares, and which file is meant without -m. */
+#ifndef DS4_BASE_MODEL_FLAGS_H
+#define DS4_BASE_MODEL_FLAGS_H
+
+#include "base/options.h"
+#include "base/term.h"
+
+#define MODEL_PATH_BYTES 4096
+
+struct model_flags {
+    const char *model, *backend;
+    uint32_t ctx_tokens, n_threads;
+    uint64_t memory_bytes;
+    char path[MODEL_PATH_BYTES];
+};
+
+/* Rows for the table of a command whose values struct `values` has a `struct model_flags field`. */
+#define MODEL_FLAG_ROW_FILE(values, field) \
+    {.letter = 'm', .name = "model", .value = "FILE", .type = OPTION_TEXT, .offset = offsetof(values, field.model), \
+     .help = "GGUF file of the model; without it the one that comes with the program"}
+#define MODEL_FLAG_ROWS(values, field) \
+    MODEL_FLAG_ROW_FILE(values, field), \
+    {.name = "ctx", .value = "N", .type = OPTION_U32, .offset = offsetof(values, field.ctx_tokens), \
+     .max = 4194304, .help = "longest conversation in tokens; 0 = 32768, or the model's maximum if that is less"}, \
+    {.letter = 't', .name = "threads", .value = "N", .type = OPTION_U32, .offset = offsetof(values, field.n_threads), \
+     .max = 1024, .help = "threads for computing; 0 = one a core"}, \
+    {.name = "backend", .value = "NAME", .type = OPTION_TEXT, .offset = offsetof(values, field.backend), \
+     .help = "how to compute: cpu, or ref (slow, the definition); without it the best that works"}, \
+    {.name = "memory", .value = "BYTES", .type = OPTION_BYTES, .offset = offsetof(values, field.memory_bytes), \
+     .help = "refuse to use more memory than that (4096, 512m, 8g); 0 = what the machine has"}
+
+/* Finds the file (given, or the default) and fills path. *is_default (optional) says that it was not given. Nothing
+ * found: IO with a sentence saying how to get one. */
+enum ds4_status model_flags_find(struct model_flags *flags, bool *is_default, struct ds4_error *error) DS4_MUST_CHECK;
+/* model_flags_find, a line on standard error with the file used, and *options set from the flags, with progress
+ * (optional) for the load. */
+enum ds4_status model_flags_options(struct model_flags *flags, struct term_progress *progress,
+                                    struct ds4_engine_options *options, struct ds4_error *error) DS4_MUST_CHECK;
+
+#endif

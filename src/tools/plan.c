@@ -1,0 +1,156 @@
+/* plan.c - `ds4 plan`: what a model would take of this machine, in bytes, before anything is allocated, and how fast
+ * it can be at best.
+ *
+ * The speed is an upper bound from one measured number: decoding a token reads weight_bytes_per_token, so no more
+ * than bandwidth / that many tokens come out a second, as long as the weights stay in memory. The probe adds up 8-byte
+ * words of a block far larger than the caches, on all threads. */
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/model_flags.h"
+#include "base/sink.h"
+#include "base/thread_pool.h"
+#include "tools/tools.h"
+
+#define PROBE_BYTES ((size_t)256 << 20) /* beyond every cache; a fifth of a second on a slow machine */
+#define PROBE_TASKS 64
+#define PROBE_ROUNDS 3
+
+struct plan_flags {
+    struct model_flags model;
+    uint32_t n_sessions;
+    bool json, no_probe;
+};
+
+static const struct option rows[] = {
+    MODEL_FLAG_ROWS(struct plan_flags, model),
+    {.name = "sessions", .value = "N", .type = OPTION_U32, .offset = offsetof(struct plan_flags, n_sessions),
+     .min = 1, .max = 256, .preset = "1", .help = "conversations held at the same time"},
+    {.name = "no-probe", .type = OPTION_FLAG, .offset = offsetof(struct plan_flags, no_probe),
+     .help = "do not measure the memory; no estimate of speed"},
+    {.name = "json", .type = OPTION_FLAG, .offset = offsetof(struct plan_flags, json), .help = "as a JSON object"},
+};
+static const struct options table = {
+    .command = "plan", .summary = "what a model needs of this machine, before it is loaded", OPTIONS_ROWS(rows),
+    .notes = "Exit code 1 when the model does not fit.",
+};
+
+struct probe {
+    const uint64_t *words;
+    size_t n_words;
+    uint64_t sums[PROBE_TASKS];
+};
+
+static void probe_task(void *arg, uint32_t task_i, uint32_t worker_i)
+{
+    struct probe *p = arg;
+    size_t share = p->n_words / PROBE_TASKS;
+    const uint64_t *words = p->words + share * task_i;
+    uint64_t sums[8] = {0};
+    (void)worker_i;
+    for (size_t i = 0; i + 8 <= share; i += 8)
+        for (size_t j = 0; j < 8; j++) sums[j] += words[i + j];
+    for (size_t j = 0; j < 8; j++) p->sums[task_i] += sums[j];
+}
+
+static void fill_task(void *arg, uint32_t task_i, uint32_t worker_i)
+{
+    struct probe *p = arg;
+    size_t share = p->n_words / PROBE_TASKS;
+    (void)worker_i;
+    memset((char *)(uintptr_t)p->words + share * 8 * task_i, 1, share * 8);
+}
+
+/* Bytes a second that all threads together read; the best of a few rounds. 0 when it could not be measured. */
+static double memory_bandwidth(uint32_t n_threads)
+{
+    struct thread_pool *pool;
+    struct probe p = {.n_words = PROBE_BYTES / 8};
+    double best = 0;
+    if (mem_available_bytes() < 2 * PROBE_BYTES) return 0;
+    if (thread_pool_create(n_threads, &pool, NULL) != DS4_OK) return 0;
+    void *block = mem_map(PROBE_BYTES);
+    if (block) {
+        p.words = block;
+        thread_pool_run(pool, fill_task, &p, PROBE_TASKS);
+        for (int round = 0; round < PROBE_ROUNDS; round++) {
+            uint64_t start_ns = clock_ns();
+            thread_pool_run(pool, probe_task, &p, PROBE_TASKS);
+            double rate = (double)PROBE_BYTES / (clock_seconds_since(start_ns) + 1e-9);
+            if (rate > best) best = rate;
+        }
+        mem_unmap(block, PROBE_BYTES);
+    }
+    thread_pool_destroy(pool);
+    return best;
+}
+
+static void put_json(const struct ds4_plan *plan, const char *path, double bandwidth, struct sink *out)
+{
+    sink_put_text(out, "{\"model\":");
+    sink_put_json_string(out, span_from(path));
+    sink_put_text(out, ",\"items\":[");
+    for (uint32_t i = 0; i < plan->n_items; i++) {
+        sink_put_text(out, i ? ",{\"name\":" : "{\"name\":");
+        sink_put_json_string(out, span_from(plan->items[i].name));
+        sink_printf(out, ",\"bytes\":%llu,\"resident\":%s}", (unsigned long long)plan->items[i].bytes,
+                    plan->items[i].resident ? "true" : "false");
+    }
+    sink_printf(out, "],\"resident_bytes\":%llu,\"mapped_bytes\":%llu,\"memory_bytes\":%llu,\"budget_bytes\":%llu",
+                (unsigned long long)plan->resident_bytes, (unsigned long long)plan->mapped_bytes,
+                (unsigned long long)plan->memory_bytes, (unsigned long long)plan->budget_bytes);
+    sink_printf(out, ",\"weight_bytes_per_token\":%llu,\"fits\":%s,\"all_in_memory\":%s",
+                (unsigned long long)plan->weight_bytes_per_token, plan->fits ? "true" : "false",
+                plan->all_in_memory ? "true" : "false");
+    if (bandwidth > 0) {
+        sink_printf(out, ",\"memory_bytes_per_s\":%.0f", bandwidth);
+        if (plan->weight_bytes_per_token && plan->all_in_memory)
+            sink_printf(out, ",\"decode_tps_max\":%.4g", bandwidth / (double)plan->weight_bytes_per_token);
+    }
+    sink_put_text(out, ",\"verdict\":");
+    sink_put_json_string(out, span_from(plan->verdict));
+    sink_put_text(out, "}\n");
+}
+
+static void put_text(const struct ds4_plan *plan, double bandwidth, struct sink *out)
+{
+    char a[16], b[16];
+    for (uint32_t i = 0; i < plan->n_items; i++)
+        sink_printf(out, "%10s  %-47s %s\n", term_bytes(plan->items[i].bytes, a), plan->items[i].name,
+                    plan->items[i].resident ? "memory" : "file pages, droppable");
+    sink_printf(out, "%10s  must stay in memory, of a budget of %s\n", term_bytes(plan->resident_bytes, a),
+                term_bytes(plan->budget_bytes, b));
+    sink_printf(out, "%10s  mapped from the file; the machine has %s\n", term_bytes(plan->mapped_bytes, a),
+                term_bytes(plan->memory_bytes, b));
+    sink_printf(out, "%10s  read to decode one token\n", term_bytes(plan->weight_bytes_per_token, a));
+    if (bandwidth > 0 && plan->weight_bytes_per_token) {
+        sink_printf(out, "%10s  read from memory a second (measured)", term_bytes((uint64_t)bandwidth, a));
+        if (plan->all_in_memory)
+            sink_printf(out, ": at most %.3g tokens/s", bandwidth / (double)plan->weight_bytes_per_token);
+        else
+            sink_put_text(out, "; the speed of the disk decides, as the weights are not all in memory");
+        sink_put_text(out, "\n");
+    }
+    sink_printf(out, "%s\n", plan->verdict);
+}
+
+int cmd_plan(int argc, char **argv)
+{
+    struct plan_flags flags;
+    int exit_code;
+    if (!options_begin(&table, argc, argv, &flags, sizeof flags, &exit_code)) return exit_code;
+    struct ds4_error error = {0};
+    struct ds4_engine_options options;
+    struct ds4_plan plan = {0};
+    struct sink out;
+    if (model_flags_options(&flags.model, NULL, &options, &error) != DS4_OK) return options_failed(&table, &error);
+    options.n_sessions_max = flags.n_sessions;
+    if (ds4_plan_make(&options, &plan, &error) != DS4_OK) return options_failed(&table, &error);
+    double bandwidth = flags.no_probe ? 0 : memory_bandwidth(flags.model.n_threads);
+    if (sink_open(&out, "-", &error) != DS4_OK) return options_failed(&table, &error);
+    if (flags.json) put_json(&plan, flags.model.path, bandwidth, &out);
+    else put_text(&plan, bandwidth, &out);
+    if (sink_close(&out, &error) != DS4_OK) return options_failed(&table, &error);
+    return plan.fits ? EXIT_CODE_OK : EXIT_CODE_FAILED;
+}

@@ -1,0 +1,11 @@
+/* tools.h - the commands of this folder that look into models: one file each. */
+#ifndef DS4_TOOLS_TOOLS_H
+#define DS4_TOOLS_TOOLS_H
+
+int cmd_tokenize(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
+int cmd_logits(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+
+#endif
