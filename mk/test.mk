@@ -1,15 +1,22 @@
 # Tests: every C file under tests/unit, tests/ops and tests/fault is one cmocka program; tests/e2e is pytest.
 # tests/lib holds helpers that all of them link. A test program runs from the root of the project.
+# Programs of tests/scripted link the scripted engine of tests/lib/fake instead of the real one; ds4-fake is the whole
+# program on it (its "model files" are scripts).
 TEST_SRCS := $(wildcard tests/unit/*.c tests/ops/*.c tests/fault/*.c)
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/*.c))
-TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%)
+SCRIPTED := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/scripted/*.c))
+FAKE_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/fake/*.c))
+TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%) $(SCRIPTED)
 TEST_LIBS := -lcmocka -lpcre2-8 -llzma
 
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
+$(SCRIPTED): $(FAKE_LIB)
 $(TEST_BINS): %: %.o $(TEST_LIB) $(LIB)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(TEST_LIBS) $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(TEST_LIBS) $(LDLIBS)
+$(BUILD)/ds4-fake: $(BUILD)/src/main.o $(FAKE_LIB) $(LIB)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS)
 
-tests: ds4 $(TEST_BINS)
+tests: ds4 $(BUILD)/ds4-fake $(TEST_BINS)
 
 # CHECK=text runs only the test programs with that text in their path. What the tests need is installed first.
 check:

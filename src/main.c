@@ -11,8 +11,7 @@
 #include "base/file.h"
 #include "base/options.h"
 #include "base/suggest.h"
-
-#define EXIT_FILE_TRUNCATED 74 /* EX_IOERR of sysexits.h */
+#include "gguf/gguf.h"
 
 struct command {
     const char *name;
@@ -87,16 +86,6 @@ static int cmd_help(int argc, char **argv)
     return command->run(n, forward);
 }
 
-/* The mapped model lost its tail: a page of it cannot be read any more. Only async-signal-safe calls here. */
-static void on_sigbus(int signal_number)
-{
-    static const char text[] = "ds4: a mapped file was cut short or cannot be read any more; stopping\n";
-    (void)signal_number;
-    ssize_t put = write(STDERR_FILENO, text, sizeof text - 1);
-    (void)put;
-    _exit(EXIT_FILE_TRUNCATED);
-}
-
 /* Descriptors 0 to 2 must be open, or the first file opened would become standard output. */
 static void open_standard_descriptors(void)
 {
@@ -111,7 +100,7 @@ int main(int argc, char **argv)
 {
     open_standard_descriptors();
     (void)signal(SIGPIPE, SIG_IGN);
-    (void)signal(SIGBUS, on_sigbus);
+    gguf_catch_sigbus();
     if (argc < 2) {
         (void)overview(STDERR_FILENO);
         return EXIT_CODE_USAGE;

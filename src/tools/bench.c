@@ -1,8 +1,8 @@
 /* bench.c - `ds4 bench`: speed of reading a prompt and of writing an answer, as the context grows.
  *
- * One session is led from frontier to frontier (512, 1024, 2048, ... tokens). Up to each frontier the tokens go
- * through in full chunks (prefill), then some one by one (decode). Tokens are pseudo-random text tokens: the time of a
- * forward pass depends on which experts they wake, but not on what they say. */
+ * One session is led from frontier to frontier (512, 1024, 2048, ... tokens). Tokens go through in full chunks
+ * (prefill), the last ones before each frontier one by one (decode). Tokens are pseudo-random text tokens: the time of
+ * a forward pass depends on which experts they wake, but not on what they say. */
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -26,7 +26,7 @@ static const struct option rows[] = {
      .max = 4194304, .preset = "512", .help = "first frontier; each next one is twice as far"},
     {.letter = 'n', .name = "decode", .value = "N", .type = OPTION_U32,
      .offset = offsetof(struct bench_flags, n_decode), .min = 1, .max = 65536, .preset = "32",
-     .help = "tokens decoded at each frontier"},
+     .help = "tokens decoded before each frontier"},
     {.name = "chunk", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, chunk_tokens),
      .max = 65536, .help = "tokens in one forward pass of prefill; 0 = the engine's choice"},
     {.name = "json", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, json),
@@ -69,8 +69,8 @@ static enum ds4_status measure(struct bench *b, size_t frontier, size_t n_decode
 {
     size_t before = b->n_tokens;
     uint64_t start_ns = clock_ns();
-    while (b->n_tokens < frontier) {
-        size_t left = frontier - b->n_tokens;
+    while (b->n_tokens < frontier - n_decode) {
+        size_t left = frontier - n_decode - b->n_tokens;
         TRY(advance(b, left < b->info->chunk_tokens ? left : b->info->chunk_tokens, error));
     }
     *prefill_tps = (double)(b->n_tokens - before) / (clock_seconds_since(start_ns) + 1e-9);
@@ -86,9 +86,9 @@ static enum ds4_status run_frontiers(struct bench *b, const struct bench_flags *
     size_t limit = flags->model.ctx_tokens ? b->info->ctx_tokens : CTX_DEFAULT;
     if (limit > b->info->ctx_tokens) limit = b->info->ctx_tokens;
     size_t frontier = flags->first;
-    if (frontier + flags->n_decode > b->info->ctx_tokens)
-        return err_set(error, DS4_ERR_LIMIT, "the first frontier of %zu tokens and %u decoded ones do not fit the "
-                       "context of %u: lower --first or raise --ctx", frontier, flags->n_decode, b->info->ctx_tokens);
+    if (frontier > limit || frontier <= flags->n_decode)
+        return err_set(error, DS4_ERR_LIMIT, "the first frontier of %zu tokens must lie above the %u decoded ones and "
+                       "within the context of %zu: see --first, --decode, --ctx", frontier, flags->n_decode, limit);
     if (flags->json) {
         sink_put_text(out, "{\"model\":");
         sink_put_json_string(out, span_from(b->info->name ? b->info->name : ""));
@@ -99,7 +99,7 @@ static enum ds4_status run_frontiers(struct bench *b, const struct bench_flags *
     } else {
         sink_put_text(out, "ctx,prefill_tps,decode_tps,kv_bytes\n");
     }
-    for (bool first = true; frontier <= limit && frontier + flags->n_decode <= b->info->ctx_tokens; frontier *= 2) {
+    for (bool first = true; frontier <= limit; frontier *= 2) {
         double prefill_tps, decode_tps;
         TRY(measure(b, frontier, flags->n_decode, &prefill_tps, &decode_tps, error));
         unsigned long long kv_bytes =

@@ -39,15 +39,15 @@ static const struct option rows[] = {
 static const struct options table = {
     .command = "logits", .summary = "logits of a model as JSON", OPTIONS_ROWS(rows),
     .notes = "Give exactly one of --tokens, --tokens-file and -p. Output:\n"
-             "{\"model\":NAME,\"n_tokens\":N,\"rows\":[{\"position\":P,\"logits\":[...]},...]}, numbers with 9 digits;\n"
+             "{\"model\":NAME,\"n_tokens\":N,\"rows\":[{\"position\":P,\"logits\":[...]},...]} with 9 digits each;\n"
              "with --top K each row has \"top\":[{\"id\":I,\"logit\":X,\"logprob\":Y,\"bytes\":[...]},...] instead.",
 };
 
 static bool is_separator(char c) { return c == ',' || c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
 /* The next number of a list; false at its end. A word that is no number up to max is an error. */
-static bool next_number(struct ds4_span *list, const char *what, uint64_t max, uint64_t *out, enum ds4_status *status,
-                        struct ds4_error *error)
+static bool next_number(struct ds4_span *list, const char *what, uint64_t max, uint64_t *out,
+                        enum ds4_status *status, struct ds4_error *error)
 {
     while (list->len > 0 && is_separator(list->ptr[0])) *list = span_skip(*list, 1);
     if (list->len == 0) return false;
