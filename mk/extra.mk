@@ -8,6 +8,13 @@ compdb:
 bench: ds4
 	@scripts/bench
 
+# Programs of tests/measure: figures, not tests.
+MEASURES := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/measure/*.c))
+$(MEASURES): %: %.o $(LIB)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+measure: $(MEASURES)
+	@for program in $(MEASURES); do $$program || exit 1; done
+
 # A vocabulary-only GGUF of the full 129,280 tokens, for tests of the tokenizer.
 vocab.gguf: ds4
 	xz -dc tests/golden/text/ds4_merges.bin.xz | ./ds4 fixture vocab -o $@
@@ -30,4 +37,4 @@ install: ds4
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 ds4 $(DESTDIR)$(PREFIX)/bin/ds4
 
-.PHONY: tidy compdb bench fuzz fuzzers install
+.PHONY: tidy compdb bench measure fuzz fuzzers install
