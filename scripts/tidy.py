@@ -34,6 +34,7 @@ CALL_EXCEPTIONS = {
     (r"src/base/file\.c", r"mmap|munmap"): "the door to files",
     (r"src/gguf/sigbus\.c", r"_exit"): "a signal handler that has nothing to go on with",
     (r"src/main\.c", r"_?exit"): "the only file that exits",
+    (r"src/gguf/sigbus\.c", r"_exit"): "a mapped file was cut short: nothing else can be done in the signal handler",
 }
 
 findings = []
@@ -205,7 +206,7 @@ def check_headers(path, code):
 
 
 def check(path):
-    if path.startswith(("tests/golden/", "tests/fuzz/corpus/", "models/")) or path.endswith((".xz", ".gguf", ".png")):
+    if path.startswith(("tests/golden/", "tests/fuzz/corpus/", "models/", "scripts/data/")) or path.endswith((".xz", ".gguf", ".png")):
         return
     try:
         with open(path, encoding="utf-8") as file:

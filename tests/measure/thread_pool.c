@@ -1,5 +1,5 @@
-/* thread_pool.c - what a parallel loop costs: `make measure` prints, for 1 to all cores, the time of a loop in which all
- * threads meet, and of loops with some 50 us of work a thread; then the same while other processes keep every core
+/* thread_pool.c - what a parallel loop costs: `make measure` prints, for 1 to all cores, the time of a loop in which
+ * all threads meet, and of loops with some 50 us of work a thread; then the same while other processes keep every core
  * busy. Best and median of the samples. A measurement, not a test: its figures belong in a report together with the
  * machine's name. */
 #include <sched.h>
