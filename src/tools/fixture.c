@@ -60,7 +60,7 @@ static const struct option rows[] = {
     NUMBER("used", n_used, 1, FIXTURE_USED_MAX, "experts used for a token"),
     NUMBER("inner", n_inner, 1, 65536, "inner width of an expert"),
     {0, "hash-layers", "N", OPTION_U32, R(config.n_hash), 0, FIXTURE_LAYERS_MAX, 0, false, "3",
-     "layers routed by token id"},
+     "layers routed by token id, if there are so many"},
     NUMBER("vocab", n_vocab, 1, 1000000, "tokens of the vocabulary"),
     NUMBER("hc", n_hc, 1, 16, "residual streams"),
     NUMBER("context", ctx_tokens, 1, 1u << 30, "longest context written to the metadata"),
@@ -143,7 +143,7 @@ static void take_numbers(struct fixture_config *config, const struct fixture_con
         memcpy(&number, (const char *)given + at, sizeof number);
         if (number) memcpy((char *)config + at, &number, sizeof number);
     }
-    config->n_hash = given->n_hash;
+    config->n_hash = given->n_hash < config->n_layers ? given->n_hash : config->n_layers;
     config->seed = given->seed;
     config->dspark = given->dspark;
     config->empty = given->empty;

@@ -45,8 +45,6 @@ enum ds4_status fixture_config_check(const struct fixture_config *c, struct ds4_
         return err_set(error, DS4_ERR_FORMAT, "indexer width %u is not a power of two", c->index_dim);
     if (c->n_used > c->n_experts)
         return err_set(error, DS4_ERR_FORMAT, "%u of %u experts cannot be used", c->n_used, c->n_experts);
-    if (c->n_hash > c->n_layers)
-        return err_set(error, DS4_ERR_FORMAT, "%u hash-routed layers of %u", c->n_hash, c->n_layers);
     if (c->flash_values && (c->n_filled < c->n_used || c->n_filled > c->n_experts || c->n_filled < 2))
         return err_set(error, DS4_ERR_FORMAT, "%u filled experts: from %u to %u are possible", c->n_filled, c->n_used,
                        c->n_experts);
