@@ -1,0 +1,89 @@
+/* matmul.c - y = x W^T, plain and grouped. Tasks are runs of output rows of all matrices of the call; the inputs are
+ * quantised once for each form that the matrices need. */
+#include "ops/cpu/cpu.h"
+
+#define DOT_TASK_BYTES 32768u /* weight bytes of a task that takes dots */
+
+/* One pass over some of the rows, and how the tasks are numbered. */
+struct pass {
+    const struct matmul_args *args;
+    struct input_set inputs; /* [n_rows][n_groups] */
+    uint32_t row_first, n_rows;
+    uint32_t task_rows[OPS_MATMUL_OUTPUTS_MAX];  /* output rows a task */
+    uint32_t group_tasks[OPS_MATMUL_OUTPUTS_MAX]; /* tasks a group */
+};
+
+static uint32_t rows_of_a_task(const struct format_kernels *format, const struct op_weight *w, uint32_t n_cols)
+{
+    if (!format || n_cols > format->dot_cols) return tile_rows(format, w->n_in);
+    uint64_t n = DOT_TASK_BYTES / (w->row_bytes ? w->row_bytes : 1) / 4 * 4;
+    return n < 4 ? 4 : n > 64 ? 64 : (uint32_t)n;
+}
+
+static void multiply_task(void *arg, uint32_t task_i, uint32_t worker_i)
+{
+    const struct cpu_job *job = arg;
+    const struct pass *pass = job->args;
+    const struct matmul_args *args = pass->args;
+    uint32_t i = 0;
+    while (task_i >= pass->group_tasks[i] * args->n_groups) task_i -= pass->group_tasks[i++] * args->n_groups;
+    const struct op_weight *w = &args->out[i].w;
+    enum input_form form = form_of(format_of(job->cpu, w));
+    uint32_t group = task_i / pass->group_tasks[i], group_rows = w->n_out / args->n_groups;
+    uint32_t in_group = task_i % pass->group_tasks[i] * pass->task_rows[i];
+    uint32_t row = group * group_rows + in_group, n = min_u32(pass->task_rows[i], group_rows - in_group);
+    struct gemm_col cols[COLS_MAX];
+    const struct format_kernels *format = format_of(job->cpu, w);
+    bool by_dot = format && pass->n_rows <= format->dot_cols;
+    struct tile tile = {0};
+    if (!by_dot) tile = tile_unpack(format, w, 0, row, n, worker_scratch(job->cpu, worker_i));
+    for (uint32_t c = 0; c < pass->n_rows; c += COLS_MAX) {
+        uint32_t n_cols = min_u32(COLS_MAX, pass->n_rows - c);
+        for (uint32_t j = 0; j < n_cols; j++) {
+            cols[j].x = input_of(&pass->inputs, form, (c + j) * args->n_groups + group);
+            cols[j].y = args->out[i].y + (size_t)(pass->row_first + c + j) * w->n_out + row;
+        }
+        if (by_dot) multiply_rows(job->cpu, w, 0, row, n, cols, n_cols, NULL);
+        else job->cpu->kernels->gemm(format, &tile, cols, n_cols);
+    }
+}
+
+/* Rows [row_first, row_first + n_rows). */
+static void run_pass(struct backend_cpu *cpu, const struct matmul_args *args, uint32_t forms, uint32_t row_first,
+                     uint32_t n_rows)
+{
+    struct pass pass = {.args = args, .row_first = row_first, .n_rows = n_rows};
+    uint32_t n_in = args->out[0].w.n_in, n_tasks = 0;
+    const float *x = args->x + (size_t)row_first * args->n_groups * n_in;
+    input_set_make(cpu, &pass.inputs, x, n_rows * args->n_groups, n_in, forms);
+    for (uint32_t i = 0; i < args->n_outputs; i++) {
+        const struct op_weight *w = &args->out[i].w;
+        pass.task_rows[i] = rows_of_a_task(format_of(cpu, w), w, n_rows);
+        pass.group_tasks[i] = (w->n_out / args->n_groups + pass.task_rows[i] - 1) / pass.task_rows[i];
+        n_tasks += pass.group_tasks[i] * args->n_groups;
+    }
+    cpu_run(cpu, multiply_task, &pass, n_tasks);
+}
+
+void cpu_matmul(struct backend *b, const struct matmul_args *args)
+{
+    struct backend_cpu *cpu = cpu_of(b);
+    ensure(args->n_groups >= 1 && args->n_groups <= CPU_GROUPS_MAX && args->n_outputs <= OPS_MATMUL_OUTPUTS_MAX);
+    ensure(args->n_groups == 1 || args->n_outputs == 1);
+    if (args->n_outputs == 0 || args->n_rows == 0) return;
+    uint32_t forms = 0, n_in = args->out[0].w.n_in;
+    for (uint32_t i = 0; i < args->n_outputs; i++) {
+        const struct op_weight *w = &args->out[i].w;
+        ensure(w->n_in == n_in && w->n_out % args->n_groups == 0 && quant_format(w->type)->decode);
+        ensure(tile_bytes_max(n_in) <= cpu->worker_bytes);
+        forms |= 1u << form_of(format_of(cpu, w));
+    }
+    size_t row_bytes = input_set_row_bytes(forms, n_in) * args->n_groups;
+    uint64_t n_pass = row_bytes ? cpu->input_bytes / row_bytes : args->n_rows;
+    ensure(n_pass > 0);
+    for (uint32_t row = 0; row < args->n_rows;) {
+        uint32_t n = n_pass < args->n_rows - row ? (uint32_t)n_pass : args->n_rows - row;
+        run_pass(cpu, args, forms, row, n);
+        row += n;
+    }
+}

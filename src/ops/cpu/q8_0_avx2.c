@@ -1,0 +1,80 @@
+/* q8_0_avx2.c - Q8_0 and MXFP4: 32 signed bytes (or 4-bit floats, doubled to integers) with a scale, against 16-bit
+ * inputs. Block: d f16, q i8[32]; MXFP4: e UE8M0, codes of values 0-15 in the low nibbles, of 16-31 in the high ones. */
+#if defined(__x86_64__)
+#include "base/f16.h"
+#include "ops/cpu/avx2.h"
+
+#define Q8_BYTES 34
+#define MX_BYTES 17
+
+/* 32 codes of MXFP4 as twice their values. */
+INLINE __m256i mx_values(const uint8_t *codes)
+{
+    const __m256i table = twice128(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+    __m256i both = twice128(load128(codes));
+    __m256i nibbles = _mm256_srlv_epi32(both, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+    return _mm256_shuffle_epi8(table, _mm256_and_si256(nibbles, _mm256_set1_epi8(15)));
+}
+
+INLINE __m256i block_values(bool mx, const uint8_t *block) { return mx ? mx_values(block + 1) : load256(block + 2); }
+INLINE float block_scale(bool mx, const uint8_t *block) { return mx ? e8m0_to_f32(*block) * 0.5f : half_at(block); }
+
+INLINE void dot_rows(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
+                     const struct input *x, float *y)
+{
+    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    const uint32_t block_bytes = mx ? MX_BYTES : Q8_BYTES;
+    for (uint32_t b = 0; b < n_in / 32; b++) {
+        __m256i even = load256(x->q16 + 32 * b), odd = load256(x->q16 + 32 * b + 16);
+        UNROLL for (uint32_t r = 0; r < n_rows; r++) {
+            const uint8_t *block = w + r * row_bytes + (size_t)b * block_bytes;
+            _mm_prefetch((const char *)block + 1024, _MM_HINT_T0);
+            __m256i v = block_values(mx, block);
+            __m256i products = _mm256_add_epi32(_mm256_madd_epi16(even_i8(v), even), _mm256_madd_epi16(odd_i8(v), odd));
+            sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_set1_ps(block_scale(mx, block)), sum[r]);
+        }
+    }
+    for (uint32_t r = 0; r < n_rows; r++) y[r] = sum_lanes(sum[r]) * x->d[0];
+}
+
+INLINE void dot_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
+                    const struct input *x, float *y)
+{
+    uint32_t r = 0;
+    for (; r + 2 <= n_rows; r += 2) dot_rows(mx, w + r * row_bytes, row_bytes, 2, n_in, x, y + r);
+    if (r < n_rows) dot_rows(mx, w + r * row_bytes, row_bytes, 1, n_in, x, y + r);
+}
+
+INLINE void unpack_row(bool mx, const uint8_t *w, const struct tile *tile, uint32_t row_i)
+{
+    int16_t *q = tile->q16 + (size_t)row_i * tile->n_in;
+    float *d = tile->d + row_i * tile->d_stride;
+    for (uint32_t b = 0; b < tile->n_in / 32; b++, w += mx ? MX_BYTES : Q8_BYTES) {
+        __m256i v = block_values(mx, w);
+        _mm256_storeu_si256((__m256i *)(q + 32 * b), even_i8(v));
+        _mm256_storeu_si256((__m256i *)(q + 32 * b + 16), odd_i8(v));
+        d[b] = block_scale(mx, w);
+    }
+}
+
+static void dot_q8_0(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, float *y)
+{
+    dot_all(false, w, row_bytes, n_rows, n_in, x, y);
+}
+static void unpack_q8_0(const uint8_t *w, const struct tile *tile, uint32_t row_i)
+{
+    unpack_row(false, w, tile, row_i);
+}
+static void dot_mxfp4(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, float *y)
+{
+    dot_all(true, w, row_bytes, n_rows, n_in, x, y);
+}
+static void unpack_mxfp4(const uint8_t *w, const struct tile *tile, uint32_t row_i)
+{
+    unpack_row(true, w, tile, row_i);
+}
+
+const struct format_kernels avx2_q8_0 = {INPUT_FINE, 32, 0, 3, dot_q8_0, unpack_q8_0};
+const struct format_kernels avx2_mxfp4 = {INPUT_FINE, 32, 0, 3, dot_mxfp4, unpack_mxfp4};
+
+#endif
