@@ -104,7 +104,7 @@ void index_row_pack(const float *row, uint32_t dim, uint8_t *packed)
 void index_row_unpack(const uint8_t *packed, uint32_t dim, float *row)
 {
     for (uint32_t i = 0; i < dim; i++) {
-        uint8_t code = (uint8_t)(packed[i / 2] >> (i % 2 * 4) & 15u);
+        uint8_t code = (uint8_t)((uint32_t)packed[i / 2] >> (i % 2 * 4) & 15u);
         row[i] = e2m1_to_f32(code) * e8m0_to_f32(packed[dim / 2 + i / OP_INDEX_BLOCK]);
     }
 }

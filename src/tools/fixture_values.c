@@ -81,7 +81,7 @@ static void random_block(const struct quant_format *format, struct rng *rng, uin
     case QUANT_Q6_K: put_f16(block + 208, d); break;
     case QUANT_Q4_0: put_f16(block, d); break;
     case QUANT_MXFP4: block[0] = (uint8_t)(126 + lrintf(log2f(d)) + block[0] % 3); break;
-    default: ensure(!"a format without random blocks");
+    default: ensure(false); /* a format without random blocks */
     }
 }
 
