@@ -1,0 +1,375 @@
+/* op_cases.c - cases of the operations that work row by row, and their tolerances. See op_run.h for the scheme. */
+#include "lib/op_cases.h"
+
+#include <math.h>
+
+#include "lib/test.h"
+#include "ops/rope_freq.h"
+#include "quant/quant.h"
+
+/* Float32 arithmetic with sums of a few thousand terms, in any order. */
+#define TOLERANCE_FLOAT 5e-6
+
+double op_format_tolerance(uint32_t type)
+{
+    switch (type) {
+    case QUANT_Q2_K:
+    case QUANT_IQ2_XXS:
+    case QUANT_IQ2_XS: return 1e-2;
+    default: return 1e-3;
+    }
+}
+
+/* n_hc n_embd type; n_out = vocabulary */
+void op_case_embed(struct op_run *run, const struct op_shape *s)
+{
+    struct op_weight table = op_matrix(run, s->type, s->n_embd, s->n_out, 1, NULL);
+    int32_t *tokens = op_host(run, s->n_rows, sizeof *tokens);
+    for (uint32_t r = 0; r < s->n_rows; r++) tokens[r] = (int32_t)rng_below(&run->rng, s->n_out);
+    tokens[s->n_rows - 1] = (int32_t)s->n_out - 1;
+    tokens[0] = 0;
+    int32_t *tokens_there = op_put(&run->dev, tokens, s->n_rows * sizeof *tokens);
+    float *x = op_result(run, (size_t)s->n_rows * s->n_hc * s->n_embd);
+    while (op_next(run)) {
+        struct embed_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd,
+                                  .tokens = tokens_there + run->first, .table = table,
+                                  .x = x + (size_t)run->first * s->n_hc * s->n_embd};
+        run->dev.b->ops->embed(run->dev.b, &args);
+    }
+    op_output_floats(run, "x", x, s->n_rows, (size_t)s->n_hc * s->n_embd, 0);
+}
+
+/* n_hc n_embd type */
+void op_case_hc_mix(struct op_run *run, const struct op_shape *s)
+{
+    uint32_t n = s->n_hc, n_mix = n * (2 + n), flat = n * s->n_embd;
+    float *x = op_input(run, (size_t)s->n_rows * flat, NULL);
+    struct op_weight fn = op_matrix(run, s->type, flat, n_mix, 1, NULL);
+    float *scale = op_parameters(run, 3, 0.01f, 0.02f), *base = op_parameters(run, n_mix, 1, 0);
+    float *pre = op_result(run, (size_t)s->n_rows * n), *post = op_result(run, (size_t)s->n_rows * n);
+    float *comb = op_result(run, (size_t)s->n_rows * n * n);
+    while (op_next(run)) {
+        size_t r = run->first;
+        struct hc_mix_args args = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .n_iters = 20, .hc_eps = 1e-6f,
+                                   .rms_eps = 1e-6f, .x = x + r * flat, .fn = fn, .scale = scale, .base = base,
+                                   .pre = pre + r * n, .post = post + r * n, .comb = comb + r * n * n};
+        run->dev.b->ops->hc_mix(run->dev.b, &args);
+    }
+    op_output_floats(run, "pre", pre, s->n_rows, n, 1e-5);
+    op_output_floats(run, "post", post, s->n_rows, n, 1e-5);
+    op_output_floats(run, "comb", comb, s->n_rows, (size_t)n * n, 1e-5);
+}
+
+/* n_hc n_embd type */
+void op_case_hc_head(struct op_run *run, const struct op_shape *s)
+{
+    uint32_t n = s->n_hc, flat = n * s->n_embd;
+    float *x = op_input(run, (size_t)s->n_rows * flat, NULL);
+    struct op_weight fn = op_matrix(run, s->type, flat, n, 1, NULL);
+    float *scale = op_parameters(run, 1, 0.01f, 0.02f), *base = op_parameters(run, n, 1, 0);
+    float *w = op_result(run, (size_t)s->n_rows * n);
+    while (op_next(run)) {
+        struct hc_head_args args = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .hc_eps = 1e-6f,
+                                    .rms_eps = 1e-6f, .x = x + (size_t)run->first * flat, .fn = fn, .scale = scale,
+                                    .base = base, .w = w + (size_t)run->first * n};
+        run->dev.b->ops->hc_head(run->dev.b, &args);
+    }
+    op_output_floats(run, "w", w, s->n_rows, n, 1e-5);
+}
+
+/* n_hc n_embd; plain: no norm */
+void op_case_hc_reduce(struct op_run *run, const struct op_shape *s)
+{
+    size_t flat = (size_t)s->n_hc * s->n_embd;
+    float *x = op_input(run, s->n_rows * flat, NULL), *w = op_parameters(run, (size_t)s->n_rows * s->n_hc, 0.3f, 0.5f);
+    float *norm = s->plain ? NULL : op_parameters(run, s->n_embd, 0.2f, 1);
+    float *u = op_result(run, (size_t)s->n_rows * s->n_embd);
+    while (op_next(run)) {
+        struct hc_reduce_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd, .rms_eps = 1e-6f,
+                                      .x = x + run->first * flat, .w = w + (size_t)run->first * s->n_hc, .norm = norm,
+                                      .u = u + (size_t)run->first * s->n_embd};
+        run->dev.b->ops->hc_reduce(run->dev.b, &args);
+    }
+    op_output_floats(run, "u", u, s->n_rows, s->n_embd, TOLERANCE_FLOAT);
+}
+
+/* n_hc n_embd */
+void op_case_hc_expand(struct op_run *run, const struct op_shape *s)
+{
+    size_t flat = (size_t)s->n_hc * s->n_embd, n = s->n_hc;
+    float *x = op_input(run, s->n_rows * flat, NULL), *y = op_input(run, (size_t)s->n_rows * s->n_embd, NULL);
+    float *post = op_parameters(run, s->n_rows * n, 0.3f, 1);
+    float *comb = op_parameters(run, s->n_rows * n * n, 0.1f, 0.25f);
+    while (op_next(run)) {
+        size_t r = run->first;
+        struct hc_expand_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd, .x = x + r * flat,
+                                      .y = y + r * s->n_embd, .post = post + r * n, .comb = comb + r * n * n};
+        run->dev.b->ops->hc_expand(run->dev.b, &args);
+    }
+    op_output_floats(run, "x", x, s->n_rows, flat, TOLERANCE_FLOAT);
+}
+
+/* n_in; plain: no weight; is_index: in place */
+void op_case_rms_norm(struct op_run *run, const struct op_shape *s)
+{
+    float *x = op_input(run, (size_t)s->n_rows * s->n_in, NULL);
+    float *weight = s->plain ? NULL : op_parameters(run, s->n_in, 0.2f, 1);
+    float *y = s->is_index ? x : op_result(run, (size_t)s->n_rows * s->n_in);
+    while (op_next(run)) {
+        size_t at = (size_t)run->first * s->n_in;
+        struct rms_norm_args args = {.n_rows = run->n, .n = s->n_in, .eps = 1e-6f, .x = x + at, .weight = weight,
+                                     .y = y + at};
+        run->dev.b->ops->rms_norm(run->dev.b, &args);
+    }
+    op_output_floats(run, "y", y, s->n_rows, s->n_in, TOLERANCE_FLOAT);
+}
+
+/* n_heads dim n_rope start inverse; plain: without YaRN. Positions step by a large number so that all angles occur. */
+void op_case_rope(struct op_run *run, const struct op_shape *s)
+{
+    size_t row_n = (size_t)s->n_heads * s->dim;
+    float freq[256];
+    int32_t *pos = op_host(run, s->n_rows, sizeof *pos);
+    rope_frequencies(s->plain ? 10000 : 160000, s->n_rope, 16, 65536, 32, 1, !s->plain, freq);
+    for (uint32_t r = 0; r < s->n_rows; r++) pos[r] = (int32_t)((s->start + r * 9973u) % 1048576u);
+    float *freq_there = op_put(&run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    int32_t *pos_there = op_put(&run->dev, pos, s->n_rows * sizeof *pos);
+    float *x = op_input(run, s->n_rows * row_n, NULL);
+    while (op_next(run)) {
+        struct rope_args args = {.n_rows = run->n, .n_heads = s->n_heads, .dim = s->dim, .n_rope = s->n_rope,
+                                 .inverse = s->inverse, .pos = pos_there + run->first, .freq = freq_there,
+                                 .x = x + run->first * row_n};
+        run->dev.b->ops->rope(run->dev.b, &args);
+    }
+    op_output_floats(run, "x", x, (size_t)s->n_rows * s->n_heads, s->dim, 1e-6);
+}
+
+/* What a result of size n_out that cancels to nothing is measured by: a tenth of its expected norm. */
+static double *product_floors(struct op_run *run, const float *x, size_t n_rows, size_t n_in, size_t n_out, double rms)
+{
+    double *floors = op_host(run, n_rows, sizeof *floors);
+    for (size_t r = 0; r < n_rows; r++) {
+        double square = 0;
+        for (size_t i = 0; i < n_in; i++) square += (double)x[r * n_in + i] * (double)x[r * n_in + i];
+        floors[r] = 0.1 * sqrt(square) * rms * sqrt((double)n_out);
+    }
+    return floors;
+}
+
+/* n_in n_out n_groups n_outputs type; output i > 0 has n_out / (i + 1) rows and type2 */
+void op_case_matmul(struct op_run *run, const struct op_shape *s)
+{
+    static const char *const names[] = {"y0", "y1", "y2", "y3"};
+    const float *x_here;
+    size_t row_n = (size_t)s->n_groups * s->n_in;
+    float *x = op_input(run, s->n_rows * row_n, &x_here);
+    struct matmul_args args = {.n_outputs = s->n_outputs, .n_groups = s->n_groups};
+    double rms[4];
+    float *y[4];
+    for (uint32_t i = 0; i < s->n_outputs; i++) {
+        args.out[i].w = op_matrix(run, i ? s->type2 : s->type, s->n_in, s->n_out / (i + 1), 1, &rms[i]);
+        y[i] = op_result(run, (size_t)s->n_rows * args.out[i].w.n_out);
+    }
+    while (op_next(run)) {
+        args.n_rows = run->n;
+        args.x = x + run->first * row_n;
+        for (uint32_t i = 0; i < s->n_outputs; i++) args.out[i].y = y[i] + (size_t)run->first * args.out[i].w.n_out;
+        run->dev.b->ops->matmul(run->dev.b, &args);
+    }
+    for (uint32_t i = 0; i < s->n_outputs; i++) {
+        const struct op_weight *w = &args.out[i].w;
+        struct op_output *output =
+            op_output_floats(run, names[i], y[i], s->n_rows, w->n_out, op_format_tolerance(w->type));
+        output->floors = product_floors(run, x_here, s->n_rows, row_n, w->n_out / s->n_groups, rms[i]);
+    }
+}
+
+/* n_heads dim round */
+void op_case_index_query(struct op_run *run, const struct op_shape *s)
+{
+    size_t row_n = (size_t)s->n_heads * s->dim;
+    float *q = op_input(run, s->n_rows * row_n, NULL);
+    while (op_next(run)) {
+        struct index_query_args args = {.n_rows = run->n, .n_heads = s->n_heads, .dim = s->dim, .round = s->round,
+                                        .q = q + run->first * row_n};
+        run->dev.b->ops->index_query(run->dev.b, &args);
+    }
+    op_output_floats(run, "q", q, (size_t)s->n_rows * s->n_heads, s->dim, 0); /* the definition names every bit */
+}
+
+/* sqrt(softplus) as the specification writes it, for the check of the choice. */
+static double score(double z) { return sqrt(z > 20 ? z : log1p(exp(z))); }
+
+/* Scores with bias that the choice is checked by; hash: the order of the table is the order of the choice. */
+static double *router_scores(struct op_run *run, const struct op_shape *s, const float *logits, const float *bias)
+{
+    double *scores = op_host(run, (size_t)s->n_rows * s->n_stack, sizeof *scores);
+    for (size_t i = 0; i < (size_t)s->n_rows * s->n_stack; i++)
+        scores[i] = score((double)logits[i]) + (double)bias[i % s->n_stack];
+    return scores;
+}
+
+/* n_stack n_used; plain: hash-routed (n_out = vocabulary); inverse: no bias */
+void op_case_router(struct op_run *run, const struct op_shape *s)
+{
+    size_t n_chosen = (size_t)s->n_rows * s->n_used;
+    const float *logits_here;
+    float *logits = op_input(run, (size_t)s->n_rows * s->n_stack, &logits_here);
+    float *bias_here = op_host(run, s->n_stack, sizeof *bias_here);
+    int32_t *tokens = op_host(run, s->n_rows, sizeof *tokens), *hash = NULL, *hash_there = NULL;
+    if (!s->inverse) op_fill(run, bias_here, s->n_stack, s->fill == FILL_INTEGERS ? FILL_ZERO : FILL_NORMAL);
+    if (s->plain) {
+        hash = op_host(run, (size_t)s->n_out * s->n_used, sizeof *hash);
+        for (uint32_t i = 0; i < s->n_out * s->n_used; i++) hash[i] = (int32_t)((i * 7 + i / 5) % s->n_stack);
+        hash_there = op_put(&run->dev, hash, (size_t)s->n_out * s->n_used * sizeof *hash);
+    }
+    for (uint32_t r = 0; r < s->n_rows; r++) tokens[r] = (int32_t)rng_below(&run->rng, s->n_out ? s->n_out : 1);
+    float *bias = op_put(&run->dev, bias_here, s->n_stack * sizeof *bias), *weights = op_result(run, n_chosen);
+    int32_t *tokens_there = op_put(&run->dev, tokens, s->n_rows * sizeof *tokens);
+    int32_t *ids = op_put(&run->dev, NULL, n_chosen * sizeof *ids), *ids_here = op_host(run, n_chosen, sizeof *ids);
+    while (op_next(run)) {
+        struct router_args args = {.n_rows = run->n, .n_experts = s->n_stack, .n_used = s->n_used, .scale = 1.5f,
+                                   .logits = logits + (size_t)run->first * s->n_stack,
+                                   .bias = s->inverse || s->plain ? NULL : bias, .hash = hash_there,
+                                   .tokens = tokens_there + run->first, .ids = ids + (size_t)run->first * s->n_used,
+                                   .weights = weights + (size_t)run->first * s->n_used};
+        run->dev.b->ops->router(run->dev.b, &args);
+    }
+    op_get(&run->dev, ids_here, ids, n_chosen * sizeof *ids);
+    if (s->plain) {
+        op_output_add(run, "ids", OUTPUT_BYTES, ids_here, 1, n_chosen * sizeof *ids);
+    } else {
+        struct op_output *output = op_output_add(run, "ids", OUTPUT_TOP, ids_here, s->n_rows, s->n_used);
+        int32_t *counts = op_host(run, s->n_rows, sizeof *counts);
+        uint32_t *n_items = op_host(run, s->n_rows, sizeof *n_items);
+        for (uint32_t r = 0; r < s->n_rows; r++) {
+            counts[r] = (int32_t)s->n_used;
+            n_items[r] = s->n_stack;
+        }
+        output->scores = router_scores(run, s, logits_here, bias_here);
+        output->n_scores = s->n_stack;
+        output->counts = counts;
+        output->n_items = n_items;
+        output->tolerance = 1e-6;
+    }
+    /* By expert, so that two choices in another order within the slack still compare. */
+    float *dense = op_host(run, (size_t)s->n_rows * s->n_stack, sizeof *dense);
+    float *weights_here = op_host(run, n_chosen, sizeof *weights_here);
+    op_get(&run->dev, weights_here, weights, n_chosen * sizeof *weights_here);
+    for (size_t i = 0; i < n_chosen; i++) dense[i / s->n_used * s->n_stack + (size_t)ids_here[i]] = weights_here[i];
+    op_output_add(run, "weights", OUTPUT_FLOAT, dense, s->n_rows, s->n_stack)->tolerance = 1e-5;
+}
+
+/* Distinct experts for each row, and weights that sum to 1.5. */
+static int32_t *choose_experts(struct op_run *run, const struct op_shape *s)
+{
+    int32_t *ids = op_host(run, (size_t)s->n_rows * s->n_used, sizeof *ids);
+    for (uint32_t r = 0; r < s->n_rows; r++) {
+        uint32_t first = (uint32_t)rng_below(&run->rng, s->n_stack), step = s->n_stack % 3 ? 3 : 1;
+        for (uint32_t i = 0; i < s->n_used; i++) ids[r * s->n_used + i] = (int32_t)((first + i * step) % s->n_stack);
+    }
+    return op_put(&run->dev, ids, (size_t)s->n_rows * s->n_used * sizeof *ids);
+}
+
+/* n_in n_out n_stack n_used type type2 */
+void op_case_moe_gate_up(struct op_run *run, const struct op_shape *s)
+{
+    size_t n_pairs = (size_t)s->n_rows * s->n_used;
+    double rms_gate, rms_up, tolerance = fmax(op_format_tolerance(s->type), op_format_tolerance(s->type2));
+    const float *x_here;
+    float *x = op_input(run, (size_t)s->n_rows * s->n_in, &x_here);
+    int32_t *ids = choose_experts(run, s);
+    float *weights = op_parameters(run, n_pairs, 0.05f, 0.3f), *m = op_result(run, n_pairs * s->n_out);
+    struct op_weight gate = op_matrix(run, s->type, s->n_in, s->n_out, s->n_stack, &rms_gate);
+    struct op_weight up = op_matrix(run, s->type2, s->n_in, s->n_out, s->n_stack, &rms_up);
+    while (op_next(run)) {
+        size_t pair = (size_t)run->first * s->n_used;
+        struct moe_gate_up_args args = {.n_rows = run->n, .n_used = s->n_used, .limit = 10,
+                                        .x = x + (size_t)run->first * s->n_in, .ids = ids + pair,
+                                        .weights = weights + pair, .gate = gate, .up = up, .m = m + pair * s->n_out};
+        run->dev.b->ops->moe_gate_up(run->dev.b, &args);
+    }
+    /* The product of two results, one through a function of slope up to 1.1: errors add. */
+    struct op_output *output = op_output_floats(run, "m", m, n_pairs, s->n_out, 3 * tolerance);
+    double *floors = op_host(run, n_pairs, sizeof *floors);
+    for (size_t i = 0; i < n_pairs; i++) { /* where both clamp, the errors are of the clamped size at most */
+        const float *row = x_here + i / s->n_used * s->n_in;
+        double square = 0;
+        for (uint32_t d = 0; d < s->n_in; d++) square += (double)row[d] * (double)row[d];
+        double a = fmin(sqrt(square) * rms_gate, 10), b = fmin(sqrt(square) * rms_up, 10);
+        floors[i] = 0.1 * a * b * 0.3 * sqrt((double)s->n_out);
+    }
+    output->floors = floors;
+}
+
+/* n_in n_out n_stack n_used type */
+void op_case_moe_down(struct op_run *run, const struct op_shape *s)
+{
+    size_t row_n = (size_t)s->n_used * s->n_in;
+    double rms;
+    const float *m_here;
+    float *m = op_input(run, s->n_rows * row_n, &m_here), *y = op_result(run, (size_t)s->n_rows * s->n_out);
+    int32_t *ids = choose_experts(run, s);
+    struct op_weight down = op_matrix(run, s->type, s->n_in, s->n_out, s->n_stack, &rms);
+    while (op_next(run)) {
+        struct moe_down_args args = {.n_rows = run->n, .n_used = s->n_used, .m = m + run->first * row_n,
+                                     .ids = ids + (size_t)run->first * s->n_used, .down = down,
+                                     .y = y + (size_t)run->first * s->n_out};
+        run->dev.b->ops->moe_down(run->dev.b, &args);
+    }
+    struct op_output *output = op_output_floats(run, "y", y, s->n_rows, s->n_out, op_format_tolerance(s->type));
+    output->floors = product_floors(run, m_here, s->n_rows, row_n, s->n_out, rms);
+}
+
+/* n_in; plain: m is not a */
+void op_case_swiglu(struct op_run *run, const struct op_shape *s)
+{
+    float *a = op_input(run, (size_t)s->n_rows * s->n_in, NULL), *b = op_input(run, (size_t)s->n_rows * s->n_in, NULL);
+    float *m = s->plain ? op_result(run, (size_t)s->n_rows * s->n_in) : a;
+    while (op_next(run)) {
+        size_t at = (size_t)run->first * s->n_in;
+        struct swiglu_args args = {.n = (size_t)run->n * s->n_in, .limit = 10, .a = a + at, .b = b + at, .m = m + at};
+        run->dev.b->ops->swiglu(run->dev.b, &args);
+    }
+    op_output_floats(run, "m", m, s->n_rows, s->n_in, TOLERANCE_FLOAT);
+}
+
+/* n_in */
+void op_case_add(struct op_run *run, const struct op_shape *s)
+{
+    float *x = op_input(run, (size_t)s->n_rows * s->n_in, NULL), *y = op_input(run, (size_t)s->n_rows * s->n_in, NULL);
+    while (op_next(run)) {
+        size_t at = (size_t)run->first * s->n_in;
+        struct add_args args = {.n = (size_t)run->n * s->n_in, .x = x + at, .y = y + at};
+        run->dev.b->ops->add(run->dev.b, &args);
+    }
+    op_output_floats(run, "y", y, s->n_rows, s->n_in, 0);
+}
+
+/* n_hc n_embd */
+void op_case_add_streams(struct op_run *run, const struct op_shape *s)
+{
+    size_t flat = (size_t)s->n_hc * s->n_embd;
+    float *e = op_input(run, (size_t)s->n_rows * s->n_embd, NULL), *x = op_input(run, s->n_rows * flat, NULL);
+    while (op_next(run)) {
+        struct add_streams_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd,
+                                        .e = e + (size_t)run->first * s->n_embd, .x = x + run->first * flat};
+        run->dev.b->ops->add_streams(run->dev.b, &args);
+    }
+    op_output_floats(run, "x", x, s->n_rows, flat, 0);
+}
+
+/* n_in; rows picked from 2 n_rows */
+void op_case_gather(struct op_run *run, const struct op_shape *s)
+{
+    float *x = op_input(run, (size_t)s->n_rows * 2 * s->n_in, NULL), *y = op_result(run, (size_t)s->n_rows * s->n_in);
+    uint32_t *index = op_host(run, s->n_rows, sizeof *index);
+    for (uint32_t r = 0; r < s->n_rows; r++) index[r] = (uint32_t)rng_below(&run->rng, 2 * s->n_rows);
+    uint32_t *index_there = op_put(&run->dev, index, s->n_rows * sizeof *index);
+    while (op_next(run)) {
+        struct gather_args args = {.n_out = run->n, .n = s->n_in, .index = index_there + run->first, .x = x,
+                                   .y = y + (size_t)run->first * s->n_in};
+        run->dev.b->ops->gather(run->dev.b, &args);
+    }
+    op_output_floats(run, "y", y, s->n_rows, s->n_in, 0);
+}

@@ -1,0 +1,16 @@
+/* op_cases.h - a case function for each operation of ops.def: op_case_NAME. Which members of the shape it reads is said
+ * where it is defined. */
+#ifndef DS4_TESTS_OP_CASES_H
+#define DS4_TESTS_OP_CASES_H
+
+#include "lib/op_run.h"
+
+#define OP(op_name) void op_case_##op_name(struct op_run *run, const struct op_shape *s);
+#include "ops/ops.def"
+#undef OP
+
+/* Error that a product with a matrix of this format may have, relative to the norm of the result: activations may be
+ * rounded to what suits the format. */
+double op_format_tolerance(uint32_t type);
+
+#endif

@@ -1,0 +1,188 @@
+/* op_cases_state.c - cases of the operations on the state of sessions. See op_run.h for the scheme, op_state.h for the
+ * sessions. */
+#include <math.h>
+
+#include "lib/op_cases.h"
+#include "lib/op_state.h"
+#include "lib/test.h"
+#include "ops/rope_freq.h"
+#include "ops/rows.h"
+
+static uint8_t *read_back(struct op_run *run, const uint8_t *there, uint64_t bytes)
+{
+    uint8_t *here = op_host(run, (size_t)bytes, 1);
+    op_get(&run->dev, here, there, (size_t)bytes);
+    return here;
+}
+
+/* dim n_rope n_slots window(=1) format round n_seqs start. Every byte of every tail is compared: what was stored, and
+ * that nothing else was touched. */
+void op_case_kv_store(struct op_run *run, const struct op_shape *s)
+{
+    struct op_state state;
+    op_state_make(run, &state);
+    float *kv = op_input(run, (size_t)s->n_rows * s->dim, NULL);
+    while (op_next(run)) {
+        struct kv_store_args args = {.batch = op_state_batch(run, &state), .dim = s->dim, .n_rope = s->n_rope,
+                                     .round = s->round, .ring = state.ring, .kv = kv + (size_t)run->first * s->dim};
+        run->dev.b->ops->kv_store(run->dev.b, &args);
+    }
+    uint64_t bytes = state.n_tails * state.tail_bytes;
+    op_output_add(run, "tails", OUTPUT_BYTES, read_back(run, state.tails, bytes), 1, (size_t)bytes);
+}
+
+/* Registers all compressed rows of all spans as numbers, and the bytes between them. */
+static void output_spans(struct op_run *run, const struct op_shape *s, const struct op_state *state)
+{
+    uint64_t bytes = state->n_spans * state->span_bytes;
+    uint8_t *spans = read_back(run, state->spans, bytes);
+    size_t n_rows = (size_t)state->n_spans * s->rows_per_span;
+    uint32_t used = s->is_index ? index_row_bytes(s->format, s->dim) : kv_row_bytes(s->format, s->dim, s->n_rope);
+    float *rows = op_host(run, n_rows * s->dim, sizeof *rows);
+    for (size_t i = 0; i < n_rows; i++) {
+        uint8_t *row = spans + i / s->rows_per_span * state->span_bytes + state->rows.offset +
+                       i % s->rows_per_span * state->rows.row_bytes;
+        op_state_unpack(s, row, rows + i * s->dim);
+        memset(row, 0, used);
+    }
+    struct op_output *output =
+        op_output_add(run, "rows", s->round ? OUTPUT_ROUNDED : OUTPUT_FLOAT, rows, n_rows, s->dim);
+    output->tolerance = !s->round ? 1e-5 : s->is_index ? 0.2 : 0.02; /* a few steps of E2M1 or E4M3 among a row */
+    op_output_add(run, "between rows", OUTPUT_BYTES, spans, 1, (size_t)bytes);
+}
+
+/* dim n_rope ratio n_out(= width) n_slots is_index format round n_seqs start rows_per_span */
+void op_case_compress(struct op_run *run, const struct op_shape *s)
+{
+    struct op_state state;
+    float freq[256];
+    op_state_make(run, &state);
+    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
+    float *k = op_input(run, (size_t)s->n_rows * s->n_out, NULL);
+    float *g = op_input(run, (size_t)s->n_rows * s->n_out, NULL);
+    float *ape = op_parameters(run, (size_t)s->ratio * s->n_out, 1, 0), *norm = op_parameters(run, s->dim, 0.2f, 1);
+    float *freq_there = op_put(&run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    while (op_next(run)) {
+        struct compress_args args = {.batch = op_state_batch(run, &state), .ratio = s->ratio, .dim = s->dim,
+                                     .width = s->n_out, .n_rope = s->n_rope, .n_slots = s->n_slots,
+                                     .is_index = s->is_index, .round = s->round, .rms_eps = 1e-6f,
+                                     .slots_offset = state.slots_offset, .k = k + (size_t)run->first * s->n_out,
+                                     .g = g + (size_t)run->first * s->n_out, .ape = ape, .norm = norm,
+                                     .freq = freq_there, .rows = state.rows};
+        run->dev.b->ops->compress(run->dev.b, &args);
+    }
+    uint64_t bytes = state.n_tails * state.tail_bytes;
+    op_output_add(run, "tails", OUTPUT_BYTES, read_back(run, state.tails, bytes), 1, (size_t)bytes);
+    output_spans(run, s, &state);
+}
+
+/* Scores by the definition, in double, from what lies in the spans. */
+static void fill_scores(struct op_run *run, const struct op_state *state, const float *q, const float *w, float scale,
+                        struct op_output *output)
+{
+    const struct op_shape *s = run->shape;
+    uint8_t *spans = read_back(run, state->spans, state->n_spans * state->span_bytes);
+    uint32_t *n_items = op_host(run, s->n_rows, sizeof *n_items);
+    for (uint32_t r = 0; r < s->n_rows; r++) {
+        n_items[r] = ((uint32_t)state->pos[r] + 1) / s->ratio;
+        if (n_items[r] > output->n_scores) output->n_scores = n_items[r];
+    }
+    double *scores = op_host(run, s->n_rows * output->n_scores + 1, sizeof *scores);
+    float *row = op_host(run, s->dim, sizeof *row);
+    for (uint32_t r = 0; r < s->n_rows; r++) {
+        for (uint32_t c = 0; c < n_items[r]; c++) {
+            double score = 0;
+            op_state_unpack(s, op_state_row(state, spans, state->seq_i[r], c), row);
+            for (uint32_t h = 0; h < s->n_heads; h++) {
+                double dot = 0;
+                for (uint32_t i = 0; i < s->dim; i++)
+                    dot += (double)q[((size_t)r * s->n_heads + h) * s->dim + i] * (double)row[i];
+                score += (double)w[(size_t)r * s->n_heads + h] * fmax(dot, 0);
+            }
+            scores[r * output->n_scores + c] = score * (double)scale;
+        }
+    }
+    output->scores = scores;
+    output->n_items = n_items;
+}
+
+/* n_heads dim top_k ratio format round n_seqs start rows_per_span; is_index true */
+void op_case_index_select(struct op_run *run, const struct op_shape *s)
+{
+    struct op_state state;
+    const float *q_here, *w_here;
+    size_t row_n = (size_t)s->n_heads * s->dim, n_sel_all = (size_t)s->n_rows * s->top_k;
+    op_state_make(run, &state);
+    float *q = op_input(run, s->n_rows * row_n, &q_here), *w = op_input(run, (size_t)s->n_rows * s->n_heads, &w_here);
+    int32_t *sel = op_put(&run->dev, NULL, n_sel_all * sizeof *sel);
+    int32_t *n_sel = op_put(&run->dev, NULL, s->n_rows * sizeof *n_sel);
+    float scale = 0.0625f;
+    while (op_next(run)) {
+        struct index_select_args args = {.batch = op_state_batch(run, &state), .n_heads = s->n_heads, .dim = s->dim,
+                                         .top_k = s->top_k, .ratio = s->ratio, .scale = scale,
+                                         .q = q + run->first * row_n, .w = w + (size_t)run->first * s->n_heads,
+                                         .rows = state.rows, .sel = sel + (size_t)run->first * s->top_k,
+                                         .n_sel = n_sel + run->first};
+        run->dev.b->ops->index_select(run->dev.b, &args);
+    }
+    int32_t *sel_here = op_host(run, n_sel_all, sizeof *sel_here), *counts = op_host(run, s->n_rows, sizeof *counts);
+    op_get(&run->dev, counts, n_sel, s->n_rows * sizeof *counts);
+    op_get(&run->dev, sel_here, sel, n_sel_all * sizeof *sel_here);
+    struct op_output *output = op_output_add(run, "sel", OUTPUT_TOP, sel_here, s->n_rows, s->top_k);
+    output->ascending = true;
+    output->counts = counts;
+    output->tolerance = s->fill == FILL_INTEGERS || s->fill == FILL_ZERO ? 0 : 2e-6; /* integers: exact, so ties show */
+    fill_scores(run, &state, q_here, w_here, scale, output);
+    for (uint32_t r = 0; r < s->n_rows; r++) {
+        if (counts[r] < 0) memset(sel_here + (size_t)r * s->top_k, 0, s->top_k * sizeof *sel_here);
+        assert_int_equal(counts[r], output->n_items[r] <= s->top_k ? -1 : (int32_t)s->top_k);
+    }
+}
+
+/* A choice of compressed rows for every query: some -1 (all), else top_k of the visible ones, ascending. */
+static void choose_rows(struct op_run *run, const struct op_state *state, int32_t **sel_there, int32_t **n_sel_there)
+{
+    const struct op_shape *s = run->shape;
+    int32_t *sel = op_host(run, (size_t)s->n_rows * s->top_k, sizeof *sel);
+    int32_t *n_sel = op_host(run, s->n_rows, sizeof *n_sel);
+    for (uint32_t r = 0; r < s->n_rows; r++) {
+        uint32_t n_visible = ((uint32_t)state->pos[r] + 1) / s->ratio, n = 0, left = s->top_k;
+        n_sel[r] = n_visible <= s->top_k ? -1 : (int32_t)s->top_k;
+        for (uint32_t c = 0; n_sel[r] >= 0 && c < n_visible && left > 0; c++) {
+            if (rng_below(&run->rng, n_visible - c) >= left) continue;
+            sel[(size_t)r * s->top_k + n++] = (int32_t)c;
+            left--;
+        }
+    }
+    *sel_there = op_put(&run->dev, sel, (size_t)s->n_rows * s->top_k * sizeof *sel);
+    *n_sel_there = op_put(&run->dev, n_sel, s->n_rows * sizeof *n_sel);
+}
+
+/* n_heads dim n_rope window ratio top_k n_slots format round n_seqs start rows_per_span; top_k 0: no selection;
+ * inverse: one sink so large that nothing else matters, and one so small that it does not */
+void op_case_attention(struct op_run *run, const struct op_shape *s)
+{
+    struct op_state state;
+    size_t row_n = (size_t)s->n_heads * s->dim;
+    int32_t *sel = NULL, *n_sel = NULL;
+    op_state_make(run, &state);
+    if (s->top_k) choose_rows(run, &state, &sel, &n_sel);
+    float *q = op_input(run, s->n_rows * row_n, NULL), *o = op_result(run, s->n_rows * row_n);
+    float *sinks = op_host(run, s->n_heads, sizeof *sinks);
+    op_fill(run, sinks, s->n_heads, FILL_NORMAL);
+    if (s->inverse) {
+        sinks[0] = 200;
+        sinks[s->n_heads - 1] = -1e30f;
+    }
+    float *sinks_there = op_put(&run->dev, sinks, s->n_heads * sizeof *sinks);
+    while (op_next(run)) {
+        struct attention_args args = {.batch = op_state_batch(run, &state), .n_heads = s->n_heads, .dim = s->dim,
+                                      .n_rope = s->n_rope, .window = s->window, .ratio = s->ratio, .top_k = s->top_k,
+                                      .scale = (float)(1 / sqrt((double)s->dim)), .q = q + run->first * row_n,
+                                      .sinks = sinks_there, .ring = state.ring, .rows = state.rows,
+                                      .sel = sel ? sel + (size_t)run->first * s->top_k : NULL,
+                                      .n_sel = n_sel ? n_sel + run->first : NULL, .o = o + run->first * row_n};
+        run->dev.b->ops->attention(run->dev.b, &args);
+    }
+    op_output_floats(run, "o", o, (size_t)s->n_rows * s->n_heads, s->dim, 2e-5);
+}
