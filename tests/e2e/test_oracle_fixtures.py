@@ -65,7 +65,7 @@ def test_random_blocks_have_the_deviation_of_the_weights_they_stand_for(tmp_path
         name = f"layers.0.ffn.experts.3.{matrix}.weight"
         assert got[name].shape == defined[name].shape
         assert 0.75 < got[name].std() / defined[name].std() < 1.33
-        assert abs(got[name].mean()) < 0.1 * got[name].std()
+        assert abs(got[name].mean()) < 0.15 * got[name].std()  # codes of Q4_0: -8 to 7
 
 
 def test_full_size_directory_is_the_published_one(tmp_path):
