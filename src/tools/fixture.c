@@ -17,8 +17,9 @@ struct request {
     uint32_t n_threads;
 };
 
-enum kind { KIND_TINY, KIND_RANDOM, KIND_FLASH, KIND_VOCAB };
-static const char *const kind_names[] = {"tiny", "random", "flash", "vocab"};
+enum kind { KIND_TINY, KIND_RANDOM, KIND_CHECKPOINT, KIND_FLASH, KIND_VOCAB };
+static const char *const kind_names[] = {"tiny", "random", "checkpoint", "flash", "vocab"};
+#define N_KINDS (int)(sizeof kind_names / sizeof *kind_names)
 
 struct values {
     struct request r;
@@ -32,8 +33,9 @@ struct values {
 
 static const struct option rows[] = {
     {0, "KIND", NULL, OPTION_OPERAND, offsetof(struct values, kind), 0, 0, 0, true, NULL,
-     "tiny, random, flash or vocab: see below"},
-    {'o', "output", "FILE", OPTION_TEXT, R(path), 0, 0, 0, true, NULL, "file to write"},
+     "tiny, random, checkpoint, flash or vocab: see below"},
+    {'o', "output", "FILE", OPTION_TEXT, R(path), 0, 0, 0, true, NULL,
+     "file to write; checkpoint: a folder that exists"},
     {0, "seed", "N", OPTION_U64, R(config.seed), 0, 0, 0, false, "0",
      "changes every weight; 0 is the stream of the test vectors"},
     TEXT("type", "FORMAT", type, "format of all matrices; rows that fill no whole block are stored as F16"),
@@ -83,10 +85,11 @@ static const struct options table = {
     .command = "fixture",
     .summary = "write a model file with generated weights, for tests and measurements",
     OPTIONS_ROWS(rows),
-    .notes = "  tiny    the small model of the test vectors: 8 layers of every kind\n"
-             "  random  the same, meant for any other numbers\n"
-             "  flash   DeepSeek V4 Flash in full size: 86.7 GB long, mostly holes, about 13 GB on disk\n"
-             "  vocab   no tensors, the full vocabulary of 129,280 tokens\n"
+    .notes = "  tiny        the small model of the test vectors: 8 layers of every kind\n"
+             "  random      the same, meant for any other numbers\n"
+             "  checkpoint  a folder as published: safetensors in FP8 and FP4, config.json, tokenizer.json\n"
+             "  flash       DeepSeek V4 Flash in full size: 86.7 GB long, mostly holes, about 13 GB on disk\n"
+             "  vocab       no tensors, the full vocabulary of 129,280 tokens\n"
              "\nThe last two read the vocabulary, as in\n"
              "  xz -dc tests/golden/text/ds4_merges.bin.xz | ds4 fixture vocab -o vocab.gguf\n",
 };
@@ -152,12 +155,17 @@ static void take_numbers(struct fixture_config *config, const struct fixture_con
 static enum ds4_status make_config(struct fixture_config *config, const struct request *r, struct ds4_error *error)
 {
     *config = r->kind >= KIND_FLASH ? fixture_config_flash() : fixture_config_tiny();
+    if (r->kind == KIND_CHECKPOINT) { /* so that all projections fill tiles of 128 x 128 */
+        config->head_dim = 256;
+        config->q_rank = 128;
+        config->n_shards = 3;
+    }
     take_numbers(config, &r->config);
     if (r->ratios) TRY(set_ratios(config, r->ratios, error));
     TRY(set_formats(config, r, error));
     config->names = r->names ? FIXTURE_NAMES_ALIAS : FIXTURE_NAMES_DS4;
     config->trunk = r->part != 2;
-    config->mtp = r->part == 2 || (r->part == 0 && r->kind <= KIND_RANDOM);
+    config->mtp = r->part == 2 || (r->part == 0 && r->kind < KIND_FLASH);
     if (r->kind == KIND_RANDOM) config->name = "ds4 fixture random";
     return fixture_config_check(config, error);
 }
@@ -185,6 +193,7 @@ static enum ds4_status write_model(const struct request *r, struct fixture_plan 
         return err_set(error, DS4_ERR_FORMAT, "%s gives %u tokens, not %u", r->merges, plan->vocab.n_tokens,
                        plan->config.n_vocab);
     TRY(fixture_plan_tensors(plan, error));
+    if (r->kind == KIND_CHECKPOINT) return fixture_write_checkpoint(plan, r->path, error);
     return fixture_write(plan, r->path, r->n_threads, error);
 }
 
@@ -195,7 +204,7 @@ int cmd_fixture(int argc, char **argv)
     int code;
     if (!options_begin(&table, argc, argv, &v, sizeof v, &code)) return code;
     v.r.kind = -1;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < N_KINDS; i++)
         if (strcmp(v.kind, kind_names[i]) == 0) v.r.kind = i;
     struct fixture_plan plan = {0};
     enum ds4_status status =

@@ -97,6 +97,10 @@ void fixture_put_tokenizer(struct gguf_writer *writer, const struct fixture_voca
 enum ds4_status fixture_write(const struct fixture_plan *plan, const char *path, uint32_t n_threads,
                               struct ds4_error *error) DS4_MUST_CHECK;
 
+/* Writes the files of a checkpoint into a folder that exists (fixture_checkpoint.c). */
+enum ds4_status fixture_write_checkpoint(const struct fixture_plan *plan, const char *folder,
+                                         struct ds4_error *error) DS4_MUST_CHECK;
+
 /* ---- values ---- */
 /* Numbers of the experts with data, ascending; returns how many (experts has room for FIXTURE_EXPERTS_MAX). */
 uint32_t fixture_filled(const struct fixture_config *config, uint32_t layer, uint32_t *experts);
