@@ -1,0 +1,69 @@
+/* graph.h - the forward pass: rows in, streams and logits out. It reads like the specification (model spec 4) as calls
+ * of operations; it knows layers and weights, but no sessions: a row brings its position and where its state lies.
+ *
+ * Use: graph_forward over a batch of rows, then graph_logits for the rows that need them. The rows of one sequence are
+ * consecutive and ascending; their state before the first row must be in place. */
+#ifndef DS4_GRAPH_GRAPH_H
+#define DS4_GRAPH_GRAPH_H
+
+#include "model/state_layout.h"
+#include "model/weights.h"
+
+/* A batch as the host sees it. */
+struct graph_rows {
+    uint32_t n_rows, n_seqs, n_span_ids;
+    const int32_t *tokens, *pos;
+    const uint32_t *seq_i;
+    const struct op_seq *seqs;
+    const uint32_t *span_ids;
+};
+
+struct graph_config {
+    const struct hparams *h;
+    const struct model_weights *weights;
+    const struct state_layout *layout;
+    struct backend *backend;
+    uint32_t n_rows_max, n_seqs_max, n_span_ids_max;
+    bool round;      /* FP8/FP4 rounding of state */
+    uint8_t *tails, *spans; /* backend memory of all sessions' state */
+};
+
+/* What passes by, for calibration and tests: called after the values are there. data is host-readable. */
+enum graph_point { GRAPH_LAYER_OUT /* streams [n_rows][n_hc][n_embd] */, GRAPH_ATTN_IN /* u */, GRAPH_FFN_IN /* u */,
+                   GRAPH_EXPERT_MID /* m [n_rows][n_used][n_ff], ids beside */ };
+struct graph_probe {
+    enum graph_point point;
+    uint32_t layer_i, n_rows, n_cols;
+    const float *data;
+    const int32_t *ids; /* [n_rows][n_used] at the two expert points */
+    uint32_t n_used;
+};
+typedef void (*graph_probe_fn)(void *user, const struct graph_probe *probe);
+
+struct graph;
+enum ds4_status graph_create(const struct graph_config *config, struct graph **out,
+                             struct ds4_error *error) DS4_MUST_CHECK;
+void graph_destroy(struct graph *g);
+/* Bytes graph_create would allocate: for the plan. */
+uint64_t graph_scratch_bytes(const struct hparams *h, uint32_t n_rows_max, bool has_mtp);
+/* The shapes a backend must be ready for. */
+struct backend_limits graph_backend_limits(const struct hparams *h, uint32_t n_rows_max, uint32_t ctx_tokens);
+void graph_set_probe(struct graph *g, graph_probe_fn fn, void *user);
+
+/* Runs all layers; afterwards the streams of the rows are in the graph. */
+enum ds4_status graph_forward(struct graph *g, const struct graph_rows *rows, struct ds4_error *error) DS4_MUST_CHECK;
+/* Logits of chosen rows of the last forward: fills out[n][n_vocab] on the host. */
+enum ds4_status graph_logits(struct graph *g, const uint32_t *row_i, uint32_t n, float *out,
+                             struct ds4_error *error) DS4_MUST_CHECK;
+
+/* The draft block (model spec 4.9). Row r pairs streams [n_hc][n_embd] with the token that follows: rows->tokens. The
+ * streams come from the host (streams_host) or from rows row_i of the last forward of the trunk (streams_host NULL).
+ * Its output streams replace the draft streams; graph_mtp_logits reads them. */
+enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const float *streams_host,
+                          const uint32_t *row_i, struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status graph_mtp_logits(struct graph *g, const uint32_t *row_i, uint32_t n, float *out,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
+/* Copies the trunk's (or draft's) streams of a row to the host: out[n_hc][n_embd]. */
+void graph_read_streams(struct graph *g, bool draft, uint32_t row_i, float *out);
+
+#endif

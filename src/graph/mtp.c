@@ -1,0 +1,37 @@
+/* mtp.c - the draft block: streams of a position and the token that follows -> streams one token ahead.
+ * Source: model spec 4.9. X0[j] = RMS(embed(next); e_norm) e_proj^T + RMS(X[j]; h_norm) h_proj^T, then one layer. */
+#include "graph/internal.h"
+
+enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const float *streams_host,
+                          const uint32_t *row_i, struct ds4_error *error)
+{
+    const struct hparams *h = g->c.h;
+    const struct mtp_weights *w = &g->c.weights->mtp;
+    struct backend *b = g->c.backend;
+    uint32_t n_rows = rows->n_rows, n_streams = h->n_hc * h->n_embd;
+    ensure(g->buf.x_draft);
+    graph_set_batch(g, rows);
+    if (streams_host) {
+        b->ops->write(b, g->buf.x_draft, streams_host, (size_t)n_rows * n_streams * sizeof(float));
+    } else {
+        b->ops->write(b, g->buf.row_index, row_i, n_rows * sizeof *row_i);
+        RUN(g, gather, .n_out = n_rows, .n = n_streams, .index = g->buf.row_index, .x = g->buf.x, .y = g->buf.x_draft);
+    }
+    RUN(g, rms_norm, .n_rows = n_rows * h->n_hc, .n = h->n_embd, .eps = h->rms_eps, .x = g->buf.x_draft,
+        .weight = w->h_norm, .y = g->buf.x_draft);
+    RUN(g, matmul, .n_rows = n_rows * h->n_hc, .n_outputs = 1, .n_groups = 1, .x = g->buf.x_draft,
+        .out = {{.w = w->h_proj, .y = g->buf.x_projected}});
+    RUN(g, embed, .n_rows = n_rows, .n_hc = 1, .n_embd = h->n_embd, .tokens = g->buf.tokens,
+        .table = g->c.weights->embedding, .x = g->buf.u);
+    RUN(g, rms_norm, .n_rows = n_rows, .n = h->n_embd, .eps = h->rms_eps, .x = g->buf.u, .weight = w->e_norm,
+        .y = g->buf.u);
+    RUN(g, matmul, .n_rows = n_rows, .n_outputs = 1, .n_groups = 1, .x = g->buf.u,
+        .out = {{.w = w->e_proj, .y = g->buf.y}});
+    RUN(g, add_streams, .n_rows = n_rows, .n_hc = h->n_hc, .n_embd = h->n_embd, .e = g->buf.y,
+        .x = g->buf.x_projected);
+    graph_layer(g, &w->layer, h->n_layers, g->buf.x_projected);
+    float *swap = g->buf.x_draft; /* the output becomes the draft streams */
+    g->buf.x_draft = g->buf.x_projected;
+    g->buf.x_projected = swap;
+    return b->ops->finish(b, error);
+}
