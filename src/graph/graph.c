@@ -77,7 +77,7 @@ struct backend_limits graph_backend_limits(const struct hparams *h, uint32_t n_r
     uint32_t index_rows = ctx_tokens / 4 + 1, dense_rows = ctx_tokens / 128 + 1;
     uint32_t picked = h->index_top_k < index_rows ? h->index_top_k : index_rows;
     return (struct backend_limits){
-        .n_rows = n_rows_max * h->n_hc, /* the draft block normalises streams as rows */
+        .n_rows = n_rows_max,
         .n_in = max_u32(n_in, h->q_rank),
         .n_heads = h->n_heads,
         .dim = h->head_dim,

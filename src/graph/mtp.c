@@ -19,8 +19,11 @@ enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const 
     }
     RUN(g, rms_norm, .n_rows = n_rows * h->n_hc, .n = h->n_embd, .eps = h->rms_eps, .x = g->buf.x_draft,
         .weight = w->h_norm, .y = g->buf.x_draft);
-    RUN(g, matmul, .n_rows = n_rows * h->n_hc, .n_outputs = 1, .n_groups = 1, .x = g->buf.x_draft,
-        .out = {{.w = w->h_proj, .y = g->buf.x_projected}});
+    for (uint32_t j = 0; j < h->n_hc; j++) { /* n_hc slices of n_rows, so that a batch never exceeds its limit */
+        size_t at = (size_t)j * n_rows * h->n_embd;
+        RUN(g, matmul, .n_rows = n_rows, .n_outputs = 1, .n_groups = 1, .x = g->buf.x_draft + at,
+            .out = {{.w = w->h_proj, .y = g->buf.x_projected + at}});
+    }
     RUN(g, embed, .n_rows = n_rows, .n_hc = 1, .n_embd = h->n_embd, .tokens = g->buf.tokens,
         .table = g->c.weights->embedding, .x = g->buf.u);
     RUN(g, rms_norm, .n_rows = n_rows, .n = h->n_embd, .eps = h->rms_eps, .x = g->buf.u, .weight = w->e_norm,
