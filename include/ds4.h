@@ -98,6 +98,7 @@ struct ds4_engine_options {
     uint64_t memory_budget_bytes; /* refuse to plan above this; 0 = memory of the machine (or of its cgroup) */
     bool vocab_only;              /* metadata and tokenizer, no tensors, no sessions */
     bool ideal;                   /* no FP8/FP4 rounding of state (for comparison with oracles; state kept in F32) */
+    bool draft;                   /* keep the draft block's window up to date, so that ds4_session_draft works */
     bool check_tensors;           /* read every scale of every quantised tensor and refuse NaN/Inf */
     ds4_log_fn log;               /* optional */
     void *log_user;
@@ -290,6 +291,19 @@ const float *ds4_session_logits(const struct ds4_session *session);
  * Drafts are guesses; they never change results. *n = 0 when the model has no MTP block. */
 enum ds4_status ds4_session_draft(struct ds4_session *session, int32_t next, size_t max, int32_t *drafts, size_t *n,
                                   struct ds4_error *error) DS4_MUST_CHECK;
+
+/* What passes through the model, for calibration: called during forward passes, between operations. */
+enum ds4_probe_point { DS4_PROBE_LAYER_OUT, DS4_PROBE_ATTN_IN, DS4_PROBE_FFN_IN, DS4_PROBE_EXPERT_MID };
+struct ds4_probe {
+    enum ds4_probe_point point;
+    uint32_t layer_i, n_rows, n_cols;
+    const float *data;    /* [n_rows][n_cols]. LAYER_OUT: the residual streams; ATTN_IN, FFN_IN: the normed input of the
+                             sub-layer; EXPERT_MID: [n_rows][n_used][n_ff], after SwiGLU and routing weight */
+    const int32_t *ids;   /* [n_rows][n_used] chosen experts at FFN_IN and EXPERT_MID, else NULL */
+    uint32_t n_used;
+};
+typedef void (*ds4_probe_fn)(void *user, const struct ds4_probe *probe);
+void ds4_engine_set_probe(struct ds4_engine *engine, ds4_probe_fn fn, void *user); /* NULL = off */
 
 /* ---- state as bytes: spans (immutable once full) and a tip -------------------------------------------------- */
 

@@ -119,19 +119,19 @@ void graph_destroy(struct graph *g)
     mem_free(g);
 }
 
-void graph_set_probe(struct graph *g, graph_probe_fn fn, void *user)
+void graph_set_probe(struct graph *g, ds4_probe_fn fn, void *user)
 {
     g->probe = fn;
     g->probe_user = user;
 }
 
-void graph_probe_at(struct graph *g, enum graph_point point, uint32_t layer_i, const float *data, uint32_t n_cols,
+void graph_probe_at(struct graph *g, enum ds4_probe_point point, uint32_t layer_i, const float *data, uint32_t n_cols,
                     bool with_ids)
 {
     if (!g->probe) return;
     struct ds4_error ignored = {0};
     if (g->c.backend->ops->finish(g->c.backend, &ignored) != DS4_OK) return; /* the forward pass reports it again */
-    struct graph_probe probe = {.point = point, .layer_i = layer_i, .n_rows = g->batch.n_rows, .n_cols = n_cols,
+    struct ds4_probe probe = {.point = point, .layer_i = layer_i, .n_rows = g->batch.n_rows, .n_cols = n_cols,
                                 .data = data, .ids = with_ids ? g->buf.expert_ids : NULL, .n_used = g->c.h->n_used};
     g->probe(g->probe_user, &probe);
 }
@@ -164,7 +164,7 @@ enum ds4_status graph_forward(struct graph *g, const struct graph_rows *rows, st
         .table = g->c.weights->embedding, .x = g->buf.x);
     for (uint32_t l = 0; l < h->n_layers; l++) {
         graph_layer(g, &g->c.weights->layers[l], l, g->buf.x);
-        graph_probe_at(g, GRAPH_LAYER_OUT, l, g->buf.x, h->n_hc * h->n_embd, false);
+        graph_probe_at(g, DS4_PROBE_LAYER_OUT, l, g->buf.x, h->n_hc * h->n_embd, false);
     }
     return g->c.backend->ops->finish(g->c.backend, error);
 }

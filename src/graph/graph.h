@@ -28,18 +28,6 @@ struct graph_config {
     uint8_t *tails, *spans; /* backend memory of all sessions' state */
 };
 
-/* What passes by, for calibration and tests: called after the values are there. data is host-readable. */
-enum graph_point { GRAPH_LAYER_OUT /* streams [n_rows][n_hc][n_embd] */, GRAPH_ATTN_IN /* u */, GRAPH_FFN_IN /* u */,
-                   GRAPH_EXPERT_MID /* m [n_rows][n_used][n_ff], ids beside */ };
-struct graph_probe {
-    enum graph_point point;
-    uint32_t layer_i, n_rows, n_cols;
-    const float *data;
-    const int32_t *ids; /* [n_rows][n_used] at the two expert points */
-    uint32_t n_used;
-};
-typedef void (*graph_probe_fn)(void *user, const struct graph_probe *probe);
-
 struct graph;
 enum ds4_status graph_create(const struct graph_config *config, struct graph **out,
                              struct ds4_error *error) DS4_MUST_CHECK;
@@ -48,7 +36,7 @@ void graph_destroy(struct graph *g);
 uint64_t graph_scratch_bytes(const struct hparams *h, uint32_t n_rows_max, bool has_mtp);
 /* The shapes a backend must be ready for. */
 struct backend_limits graph_backend_limits(const struct hparams *h, uint32_t n_rows_max, uint32_t ctx_tokens);
-void graph_set_probe(struct graph *g, graph_probe_fn fn, void *user);
+void graph_set_probe(struct graph *g, ds4_probe_fn fn, void *user);
 
 /* Runs all layers; afterwards the streams of the rows are in the graph. */
 enum ds4_status graph_forward(struct graph *g, const struct graph_rows *rows, struct ds4_error *error) DS4_MUST_CHECK;

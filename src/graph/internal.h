@@ -39,7 +39,7 @@ struct graph {
     struct graph_buffers buf;
     uint8_t *memory;
     size_t memory_bytes;
-    graph_probe_fn probe;
+    ds4_probe_fn probe;
     void *probe_user;
     struct op_batch batch; /* of the forward under way */
     int32_t pos_max;       /* largest position in it */
@@ -55,7 +55,7 @@ void graph_set_batch(struct graph *g, const struct graph_rows *rows);
 /* Streams -> logits with the given head, GRAPH_HEAD_ROWS at a time. */
 enum ds4_status graph_head(struct graph *g, const float *x, const struct hc_weights *hc, const float *norm,
                            const uint32_t *row_i, uint32_t n, float *out, struct ds4_error *error) DS4_MUST_CHECK;
-void graph_probe_at(struct graph *g, enum graph_point point, uint32_t layer_i, const float *data, uint32_t n_cols,
+void graph_probe_at(struct graph *g, enum ds4_probe_point point, uint32_t layer_i, const float *data, uint32_t n_cols,
                     bool with_ids);
 
 /* RUN(g, rms_norm, .n_rows = ..., ...): calls an operation with a record built in place. */

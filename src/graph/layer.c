@@ -22,7 +22,7 @@ static void leave(struct graph *g, float *x)
 void graph_layer(struct graph *g, const struct layer_weights *w, uint32_t layer_i, float *x)
 {
     enter(g, &w->hc_attn, w->attn_norm, x);
-    graph_probe_at(g, GRAPH_ATTN_IN, layer_i, g->buf.u, g->c.h->n_embd, false);
+    graph_probe_at(g, DS4_PROBE_ATTN_IN, layer_i, g->buf.u, g->c.h->n_embd, false);
     graph_attention(g, w, &g->c.layout->layers[layer_i], g->buf.y);
     leave(g, x);
     enter(g, &w->hc_ffn, w->ffn_norm, x);

@@ -12,11 +12,11 @@ void graph_ffn(struct graph *g, const struct layer_weights *w, uint32_t layer_i,
     RUN(g, router, .n_rows = n_rows, .n_experts = h->n_experts, .n_used = h->n_used, .scale = h->expert_scale,
         .logits = g->buf.route, .bias = w->router_bias, .hash = w->hash, .tokens = g->buf.tokens,
         .ids = g->buf.expert_ids, .weights = g->buf.expert_w);
-    graph_probe_at(g, GRAPH_FFN_IN, layer_i, g->buf.u, h->n_embd, true);
+    graph_probe_at(g, DS4_PROBE_FFN_IN, layer_i, g->buf.u, h->n_embd, true);
     RUN(g, moe_gate_up, .n_rows = n_rows, .n_used = h->n_used, .limit = h->limit_routed[limit_i], .x = g->buf.u,
         .ids = g->buf.expert_ids, .weights = g->buf.expert_w, .gate = w->gate_exps, .up = w->up_exps,
         .m = g->buf.mid);
-    graph_probe_at(g, GRAPH_EXPERT_MID, layer_i, g->buf.mid, h->n_used * h->n_ff, true);
+    graph_probe_at(g, DS4_PROBE_EXPERT_MID, layer_i, g->buf.mid, h->n_used * h->n_ff, true);
     RUN(g, moe_down, .n_rows = n_rows, .n_used = h->n_used, .m = g->buf.mid, .ids = g->buf.expert_ids,
         .down = w->down_exps, .y = y);
     RUN(g, swiglu, .n = (size_t)n_rows * h->n_ff, .limit = h->limit_shared[limit_i], .a = g->buf.shared_a,

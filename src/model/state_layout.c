@@ -24,7 +24,7 @@ static uint64_t place_slots(uint64_t *tail_bytes, uint32_t n_slots, uint32_t wid
 static void place_layer(const struct hparams *h, uint32_t ratio, enum op_row_format format, uint32_t chunk_tokens,
                         struct state_layout *out, struct layer_state *layer)
 {
-    uint32_t kv_bytes = ops_kv_row_bytes(format, h->head_dim, h->n_rope);
+    uint32_t kv_bytes = kv_row_bytes(format, h->head_dim, h->n_rope);
     uint32_t ahead = chunk_tokens > h->window ? chunk_tokens : h->window;
     *layer = (struct layer_state){.ratio = ratio};
     layer->ring = (struct op_ring){.offset = out->tail_bytes, .row_bytes = kv_bytes, .n_slots = h->window + ahead,
@@ -38,7 +38,7 @@ static void place_layer(const struct hparams *h, uint32_t ratio, enum op_row_for
     if (ratio != 4) return;
     layer->index_width = 2 * h->index_dim;
     layer->index_slots_offset = place_slots(&out->tail_bytes, layer->n_slots, layer->index_width);
-    layer->index_rows = place_rows(&out->span_bytes, format, ops_index_row_bytes(format, h->index_dim), ratio);
+    layer->index_rows = place_rows(&out->span_bytes, format, index_row_bytes(format, h->index_dim), ratio);
 }
 
 void state_layout_make(const struct hparams *h, bool has_mtp, enum op_row_format format, uint32_t chunk_tokens,

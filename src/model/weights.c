@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 
+#include "base/bytes.h"
 #include "base/mem.h"
 #include "ops/rope_freq.h"
 #include "quant/quant.h"
@@ -231,7 +232,7 @@ static enum ds4_status load_hash(struct loader *ld, const int32_t **out)
     const struct hparams *h = ld->h;
     const struct gguf_tensor *t;
     TRY(find_shaped(ld, "ffn_gate_tid2eid", h->n_used, h->n_vocab, 1, &t));
-    bool wide = t->type == 27;
+    bool wide = t->type == QUANT_I64;
     if (t->type != QUANT_I32 && !wide)
         return err_set(ld->error, DS4_ERR_FORMAT, "tensor %.*s has type %u; expected I32", (int)t->name.len,
                        t->name.ptr, t->type);
@@ -343,13 +344,10 @@ static enum ds4_status load_frequencies(struct loader *ld)
     size_t bytes = h->n_rope / 2 * sizeof(float);
     if (h->n_rope / 2 > sizeof freq / sizeof freq[0])
         return err_set(ld->error, DS4_ERR_LIMIT, "rope dimension %u is too large", h->n_rope);
-    struct rope_scaling none = {.theta = h->rope_base, .n_rope = h->n_rope};
-    struct rope_scaling yarn = {.theta = h->rope_base_compressed, .n_rope = h->n_rope, .yarn = true,
-                                .factor = h->yarn_factor, .orig_ctx = h->yarn_orig_ctx,
-                                .beta_fast = h->yarn_beta_fast, .beta_slow = h->yarn_beta_slow};
-    rope_frequencies(&none, freq);
+    rope_frequencies((double)h->rope_base, h->n_rope, 1, 1, 1, 1, false, freq);
     ld->w->model.freq_plain = place(ld, freq, bytes);
-    rope_frequencies(&yarn, freq);
+    rope_frequencies((double)h->rope_base_compressed, h->n_rope, (double)h->yarn_factor, h->yarn_orig_ctx,
+                     (double)h->yarn_beta_fast, (double)h->yarn_beta_slow, true, freq);
     ld->w->model.freq_compressed = place(ld, freq, bytes);
     return ld->w->model.freq_plain && ld->w->model.freq_compressed ? DS4_OK : no_memory(ld, "rope frequencies");
 }

@@ -1,0 +1,183 @@
+/* eval.c - one forward pass over rows of one or several sessions. See session.h and ds4_eval in ds4.h.
+ *
+ * A failed pass never poisons a session: its tokens are appended only after the pass succeeded, and rows of state that
+ * were written for them lie past the session's end, where nothing looks. (Slots of rings that were overwritten are
+ * accounted for by n_high, which is raised first.) */
+#include "session/session.h"
+
+
+/* Makes the spans that tokens [n, n + add) write into present and private. */
+static enum ds4_status own_spans(struct ds4_session *s, size_t add, struct ds4_error *error)
+{
+    struct state_pool *pool = &s->host->pool;
+    uint32_t first = (uint32_t)(s->tokens.n / STATE_SPAN_TOKENS), end = session_spans_for(s->tokens.n + add);
+    if (first < s->n_spans && pool->span_refs[s->spans[first]] > 1) {
+        uint32_t copy = pool_take_span(pool);
+        if (copy == POOL_NONE) return err_set(error, DS4_ERR_LIMIT, "all %u spans of state are in use", pool->n_spans);
+        pool->backend->ops->write(pool->backend, pool_span(pool, copy), pool_span(pool, s->spans[first]),
+                                  (size_t)s->host->layout->span_bytes);
+        pool_drop_span(pool, s->spans[first]);
+        s->spans[first] = copy;
+    }
+    while (s->n_spans < end) {
+        uint32_t fresh = pool_take_span(pool);
+        if (fresh == POOL_NONE)
+            return err_set(error, DS4_ERR_LIMIT, "all %u spans of state are in use", pool->n_spans);
+        s->spans[s->n_spans++] = fresh;
+    }
+    return DS4_OK;
+}
+
+static enum ds4_status check_jobs(const struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
+                                  struct ds4_error *error)
+{
+    size_t n_rows = 0;
+    if (n_jobs == 0 || n_jobs > host->n_sessions_max)
+        return err_set(error, DS4_ERR_LIMIT, "a batch of %zu sessions; 1 to %u are possible", n_jobs,
+                       host->n_sessions_max);
+    for (size_t i = 0; i < n_jobs; i++) {
+        const struct ds4_job *job = &jobs[i];
+        for (size_t k = 0; k < i; k++)
+            if (jobs[k].session == job->session) return err_set(error, DS4_ERR_STATE, "one session twice in a batch");
+        if (job->n == 0) return err_set(error, DS4_ERR_STATE, "a job without tokens");
+        if (job->n > host->ctx_tokens - job->session->tokens.n)
+            return err_set(error, DS4_ERR_LIMIT, "%zu tokens after %zu exceed the context of %u", job->n,
+                           job->session->tokens.n, host->ctx_tokens);
+        if (job->n > host->chunk_tokens - n_rows)
+            return err_set(error, DS4_ERR_LIMIT, "a batch of more than %u rows", host->chunk_tokens);
+        n_rows += job->n;
+        for (size_t t = 0; t < job->n; t++)
+            if (job->tokens[t] < 0 || (uint32_t)job->tokens[t] >= host->h->n_vocab)
+                return err_set(error, DS4_ERR_LIMIT, "token id %d; the vocabulary has %u", job->tokens[t],
+                               host->h->n_vocab);
+    }
+    return DS4_OK;
+}
+
+/* Fills the host's arrays with the rows of all jobs. */
+static struct graph_rows gather_rows(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs)
+{
+    struct graph_rows rows = {.tokens = host->tokens, .pos = host->pos, .seq_i = host->seq_i, .seqs = host->seqs,
+                              .span_ids = host->span_ids};
+    for (size_t i = 0; i < n_jobs; i++) {
+        const struct ds4_session *s = jobs[i].session;
+        host->seqs[i] = (struct op_seq){.tail_i = s->tail_i, .span_first = rows.n_span_ids, .row_first = rows.n_rows,
+                                        .n_rows = (uint32_t)jobs[i].n};
+        memcpy(host->span_ids + rows.n_span_ids, s->spans, s->n_spans * sizeof *s->spans);
+        rows.n_span_ids += s->n_spans;
+        for (size_t t = 0; t < jobs[i].n; t++, rows.n_rows++) {
+            host->tokens[rows.n_rows] = jobs[i].tokens[t];
+            host->pos[rows.n_rows] = (int32_t)(s->tokens.n + t);
+            host->seq_i[rows.n_rows] = (uint32_t)i;
+        }
+    }
+    rows.n_seqs = (uint32_t)n_jobs;
+    return rows;
+}
+
+static enum ds4_status read_logits(struct session_host *host, const struct ds4_job *job, uint32_t row_first,
+                                   struct ds4_error *error)
+{
+    size_t n_vocab = host->h->n_vocab;
+    uint32_t last = row_first + (uint32_t)job->n - 1;
+    if (!job->logits) return graph_logits(host->graph, &last, 1, job->session->logits, error);
+    for (uint32_t t = 0; t < job->n; t++) host->row_i[t] = row_first + t;
+    TRY(graph_logits(host->graph, host->row_i, (uint32_t)job->n, job->logits, error));
+    memcpy(job->session->logits, job->logits + (job->n - 1) * n_vocab, n_vocab * sizeof(float));
+    return DS4_OK;
+}
+
+/* Feeds the draft block of one session: pair (streams of position i, token i+1) for every position whose follower is
+ * known. The pair of the last earlier token comes first, from the streams kept on the host. */
+static enum ds4_status feed_draft(struct session_host *host, const struct ds4_job *job, uint32_t row_first,
+                                  struct ds4_error *error)
+{
+    struct ds4_session *s = job->session;
+    struct op_seq seq = {.tail_i = s->tail_i, .n_rows = 1};
+    struct graph_rows rows = {.tokens = job->tokens, .pos = host->pos, .seq_i = host->seq_i, .seqs = &seq,
+                              .span_ids = host->span_ids, .n_rows = 1, .n_seqs = 1};
+    for (size_t t = 0; t < job->n; t++) host->seq_i[t] = 0;
+    if (s->tokens.n > 0) {
+        host->pos[0] = (int32_t)(s->tokens.n - 1);
+        TRY(graph_mtp(host->graph, &rows, s->streams, NULL, error));
+    }
+    if (job->n > 1) {
+        rows.n_rows = seq.n_rows = (uint32_t)job->n - 1;
+        rows.tokens = job->tokens + 1;
+        for (uint32_t t = 0; t < rows.n_rows; t++) {
+            host->pos[t] = (int32_t)(s->tokens.n + t);
+            host->row_i[t] = row_first + t;
+        }
+        TRY(graph_mtp(host->graph, &rows, NULL, host->row_i, error));
+    }
+    graph_read_streams(host->graph, false, row_first + (uint32_t)job->n - 1, s->streams);
+    return DS4_OK;
+}
+
+enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
+                             struct ds4_error *error)
+{
+    TRY(check_jobs(host, jobs, n_jobs, error));
+    for (size_t i = 0; i < n_jobs; i++) {
+        struct ds4_session *s = jobs[i].session;
+        TRY(own_spans(s, jobs[i].n, error));
+        if (s->tokens.n + jobs[i].n > s->n_high) s->n_high = s->tokens.n + jobs[i].n;
+        s->has_logits = false;
+    }
+    struct graph_rows rows = gather_rows(host, jobs, n_jobs);
+    TRY(graph_forward(host->graph, &rows, error));
+    uint32_t row_first = 0;
+    for (size_t i = 0; i < n_jobs; i++) {
+        TRY(read_logits(host, &jobs[i], row_first, error));
+        row_first += (uint32_t)jobs[i].n;
+    }
+    row_first = 0;
+    for (size_t i = 0; i < n_jobs; i++) {
+        struct ds4_session *s = jobs[i].session;
+        if (s->streams) TRY(feed_draft(host, &jobs[i], row_first, error));
+        row_first += (uint32_t)jobs[i].n;
+    }
+    for (size_t i = 0; i < n_jobs; i++) {
+        struct ds4_session *s = jobs[i].session;
+        memcpy(s->tokens.ids + s->tokens.n, jobs[i].tokens, jobs[i].n * sizeof *s->tokens.ids);
+        s->tokens.n += jobs[i].n;
+        s->has_logits = true;
+    }
+    return DS4_OK;
+}
+
+/* Index of the largest logit, ties to the lower id. */
+static int32_t largest(const float *logits, size_t n)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (logits[i] > logits[best]) best = i;
+    return (int32_t)best;
+}
+
+enum ds4_status ds4_session_draft(struct ds4_session *s, int32_t next, size_t max, int32_t *drafts, size_t *n,
+                                  struct ds4_error *error)
+{
+    struct session_host *host = s->host;
+    *n = 0;
+    if (!s->streams || s->tokens.n == 0 || max == 0) return DS4_OK;
+    if (next < 0 || (uint32_t)next >= host->h->n_vocab)
+        return err_set(error, DS4_ERR_LIMIT, "token id %d; the vocabulary has %u", next, host->h->n_vocab);
+    uint32_t room = host->layout->rewind_max > 1 ? host->layout->rewind_max - 1 : 0;
+    if (max > room) max = room; /* draft rows must not push committed ones out of the ring */
+    memcpy(host->draft_streams, s->streams, (size_t)host->h->n_hc * host->h->n_embd * sizeof(float));
+    struct op_seq seq = {.tail_i = s->tail_i, .n_rows = 1};
+    int32_t token = next, pos = (int32_t)s->tokens.n - 1;
+    uint32_t zero = 0;
+    if (s->tokens.n + max > s->n_high) s->n_high = s->tokens.n + max; /* rows of the ring that are about to go */
+    while (*n < max) {
+        struct graph_rows rows = {.tokens = &token, .pos = &pos, .seq_i = &zero, .seqs = &seq,
+                                  .span_ids = host->span_ids, .n_rows = 1, .n_seqs = 1};
+        TRY(graph_mtp(host->graph, &rows, host->draft_streams, NULL, error));
+        TRY(graph_mtp_logits(host->graph, &zero, 1, host->draft_logits, error));
+        graph_read_streams(host->graph, true, 0, host->draft_streams);
+        token = drafts[(*n)++] = largest(host->draft_logits, host->h->n_vocab);
+        pos++;
+    }
+    return DS4_OK;
+}

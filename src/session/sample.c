@@ -1,0 +1,211 @@
+/* sample.c - choosing a token from logits. The order of the steps is that of the common HTTP APIs:
+ * bias, penalties, mask, temperature, top-k, top-p, min-p, draw. All arithmetic that decides is in float32/double of
+ * one fixed order, so a seed repeats. */
+#include "session/sample.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+struct candidate {
+    float logit;
+    int32_t id;
+};
+
+struct ds4_sampler {
+    struct ds4_sampling p;
+    struct ds4_logit_bias *bias; /* owned copy */
+    uint32_t n_vocab;
+    struct rng rng;
+    uint32_t *counts;              /* [n_vocab] how often a token was emitted; NULL without penalties */
+    struct candidate *candidates;  /* [n_vocab] */
+};
+
+struct ds4_sampling ds4_sampling_default(void)
+{
+    return (struct ds4_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+}
+
+static enum ds4_status check(const struct ds4_sampling *p, uint32_t n_vocab, struct ds4_error *error)
+{
+    if (!(p->temperature <= 100)) return err_set(error, DS4_ERR_LIMIT, "temperature is %g; at most 100", (double)p->temperature);
+    if (!(p->top_p >= 0 && p->top_p <= 1)) return err_set(error, DS4_ERR_LIMIT, "top_p is %g; 0 to 1", (double)p->top_p);
+    if (!(p->min_p >= 0 && p->min_p <= 1)) return err_set(error, DS4_ERR_LIMIT, "min_p is %g; 0 to 1", (double)p->min_p);
+    if (p->top_k < 0) return err_set(error, DS4_ERR_LIMIT, "top_k is %d; 0 or more", p->top_k);
+    if (!(fabsf(p->presence_penalty) <= 100) || !(fabsf(p->frequency_penalty) <= 100))
+        return err_set(error, DS4_ERR_LIMIT, "a penalty of more than 100");
+    if (!(p->repetition_penalty > 0 && p->repetition_penalty <= 100))
+        return err_set(error, DS4_ERR_LIMIT, "repetition_penalty is %g; above 0, at most 100",
+                       (double)p->repetition_penalty);
+    for (size_t i = 0; i < p->n_bias; i++)
+        if (p->bias[i].id < 0 || (uint32_t)p->bias[i].id >= n_vocab || !isfinite(p->bias[i].bias))
+            return err_set(error, DS4_ERR_LIMIT, "logit bias for token %d; the vocabulary has %u", p->bias[i].id, n_vocab);
+    return DS4_OK;
+}
+
+enum ds4_status sampler_create(uint32_t n_vocab, const struct ds4_sampling *sampling, struct ds4_sampler **out,
+                               struct ds4_error *error)
+{
+    TRY(check(sampling, n_vocab, error));
+    struct ds4_sampler *s = mem_zalloc(1, sizeof *s);
+    if (!s) return err_set(error, DS4_ERR_NOMEM, "no memory for a sampler");
+    s->p = *sampling;
+    s->n_vocab = n_vocab;
+    s->rng.state = sampling->seed;
+    bool penalties = sampling->presence_penalty != 0 || sampling->frequency_penalty != 0 ||
+                     sampling->repetition_penalty != 1;
+    s->candidates = mem_alloc(n_vocab, sizeof *s->candidates);
+    s->bias = mem_alloc(sampling->n_bias, sizeof *s->bias);
+    s->counts = penalties ? mem_zalloc(n_vocab, sizeof *s->counts) : NULL;
+    if (!s->candidates || !s->bias || (penalties && !s->counts)) {
+        ds4_sampler_destroy(s);
+        return err_set(error, DS4_ERR_NOMEM, "no memory for a sampler over %u tokens", n_vocab);
+    }
+    if (sampling->n_bias) memcpy(s->bias, sampling->bias, sampling->n_bias * sizeof *s->bias);
+    *out = s;
+    return DS4_OK;
+}
+
+void ds4_sampler_destroy(struct ds4_sampler *s)
+{
+    if (!s) return;
+    mem_free(s->candidates);
+    mem_free(s->bias);
+    mem_free(s->counts);
+    mem_free(s);
+}
+
+void ds4_sampler_accept(struct ds4_sampler *s, int32_t id)
+{
+    if (s->counts && id >= 0 && (uint32_t)id < s->n_vocab && s->counts[id] < UINT32_MAX) s->counts[id]++;
+}
+
+static float penalised(const struct ds4_sampler *s, uint32_t id, float logit)
+{
+    uint32_t count = s->counts[id];
+    if (count == 0) return logit;
+    logit = logit > 0 ? logit / s->p.repetition_penalty : logit * s->p.repetition_penalty;
+    return logit - s->p.presence_penalty - s->p.frequency_penalty * (float)count;
+}
+
+/* Allowed tokens with their adjusted logits; false when a logit is not a number. */
+static bool collect(struct ds4_sampler *s, const float *logits, const uint32_t *mask, size_t *n)
+{
+    size_t count = 0;
+    for (uint32_t i = 0; i < s->n_vocab; i++) {
+        if (mask && !(mask[i / 32] >> (i % 32) & 1u)) continue;
+        if (isnan(logits[i])) return false;
+        float logit = s->counts ? penalised(s, i, logits[i]) : logits[i];
+        s->candidates[count++] = (struct candidate){logit, (int32_t)i};
+    }
+    for (size_t b = 0; b < s->p.n_bias; b++) { /* candidates are in id order: find by bisection */
+        size_t lo = 0, hi = count;
+        while (lo < hi) {
+            size_t mid = (lo + hi) / 2;
+            if (s->candidates[mid].id < s->bias[b].id) lo = mid + 1;
+            else hi = mid;
+        }
+        if (lo < count && s->candidates[lo].id == s->bias[b].id) s->candidates[lo].logit += s->bias[b].bias;
+    }
+    *n = count;
+    return true;
+}
+
+static int by_logit(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static struct candidate best_of(const struct candidate *c, size_t n)
+{
+    struct candidate best = c[0];
+    for (size_t i = 1; i < n; i++)
+        if (c[i].logit > best.logit) best = c[i];
+    return best;
+}
+
+/* Keeps, at the front, every candidate that a draw could reach: those within `range` of the best. */
+static size_t keep_near(struct candidate *c, size_t n, float best, float range)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++)
+        if (c[i].logit >= best - range) c[kept++] = c[i];
+    return kept;
+}
+
+static int32_t draw(struct ds4_sampler *s, size_t n)
+{
+    struct candidate *c = s->candidates;
+    float best = best_of(c, n).logit;
+    if (!isfinite(best)) return best_of(c, n).id;
+    double t = (double)s->p.temperature;
+    /* Below exp(-40) a token's chance is under 1e-17 each: it cannot move the sum of doubles. */
+    n = keep_near(c, n, best, 40.0f * s->p.temperature);
+    qsort(c, n, sizeof *c, by_logit);
+    if (s->p.top_k > 0 && (size_t)s->p.top_k < n) n = (size_t)s->p.top_k;
+    double total = 0;
+    for (size_t i = 0; i < n; i++) total += exp(((double)c[i].logit - (double)best) / t);
+    if (s->p.top_p < 1) {
+        double sum = 0, want = (double)s->p.top_p * total;
+        size_t kept = 0;
+        while (kept < n && (kept == 0 || sum < want)) sum += exp(((double)c[kept++].logit - (double)best) / t);
+        n = kept;
+        total = sum;
+    }
+    if (s->p.min_p > 0) {
+        double floor = (double)s->p.min_p, sum = 0; /* relative to the best, whose weight is 1 */
+        size_t kept = 0;
+        for (; kept < n; kept++) {
+            double w = exp(((double)c[kept].logit - (double)best) / t);
+            if (kept && w < floor) break;
+            sum += w;
+        }
+        n = kept;
+        total = sum;
+    }
+    double left = rng_double(&s->rng) * total;
+    for (size_t i = 0; i < n; i++) {
+        left -= exp(((double)c[i].logit - (double)best) / t);
+        if (left < 0) return c[i].id;
+    }
+    return c[n - 1].id;
+}
+
+enum ds4_status ds4_sampler_pick(struct ds4_sampler *s, const float *logits, const uint32_t *mask, bool force_greedy,
+                                 int32_t *id, struct ds4_error *error)
+{
+    size_t n;
+    if (!collect(s, logits, mask, &n))
+        return err_set(error, DS4_ERR_DEVICE, "the model's output holds values that are not numbers");
+    if (n == 0) return err_set(error, DS4_ERR_STATE, "no token is allowed here");
+    *id = s->p.temperature <= 0 || force_greedy ? best_of(s->candidates, n).id : draw(s, n);
+    return DS4_OK;
+}
+
+float ds4_logprob(const float *logits, size_t n_vocab, int32_t id)
+{
+    if (id < 0 || (size_t)id >= n_vocab) return -INFINITY;
+    double best = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n_vocab; i++)
+        if ((double)logits[i] > best) best = (double)logits[i];
+    for (size_t i = 0; i < n_vocab; i++) sum += exp((double)logits[i] - best);
+    return (float)((double)logits[id] - best - log(sum));
+}
+
+void ds4_top_logits(const float *logits, size_t n_vocab, size_t n, int32_t *ids)
+{
+    size_t held = 0;
+    for (size_t i = 0; i < n_vocab; i++) {
+        if (held == n && !(logits[i] > logits[ids[held - 1]])) continue;
+        size_t at = held < n ? held++ : held - 1;
+        while (at > 0 && logits[i] > logits[ids[at - 1]]) {
+            ids[at] = ids[at - 1];
+            at--;
+        }
+        ids[at] = (int32_t)i;
+    }
+}

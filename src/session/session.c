@@ -1,0 +1,186 @@
+/* session.c - life of a session, rewinding, synchronising with a token list. See session.h, ds4.h. */
+#include "session/session.h"
+
+#include "base/mem.h"
+
+uint32_t session_spans_for(size_t n_tokens)
+{
+    return (uint32_t)((n_tokens + STATE_SPAN_TOKENS - 1) / STATE_SPAN_TOKENS);
+}
+
+uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens)
+{
+    return (uint64_t)ctx_tokens * sizeof(int32_t) + session_spans_for(ctx_tokens) * sizeof(uint32_t) +
+           (uint64_t)h->n_vocab * sizeof(float) + sizeof(struct ds4_session);
+}
+
+enum ds4_status session_host_init(struct session_host *host, struct ds4_error *error)
+{
+    uint32_t spans_each = session_spans_for(host->ctx_tokens) + 1; /* one to copy a shared span that must be written */
+    TRY(pool_init(&host->pool, host->backend, host->layout, host->n_sessions_max, host->n_sessions_max * spans_each,
+                  error));
+    uint32_t chunk = host->chunk_tokens;
+    host->tokens = mem_alloc(chunk, sizeof *host->tokens);
+    host->pos = mem_alloc(chunk, sizeof *host->pos);
+    host->seq_i = mem_alloc(chunk, sizeof *host->seq_i);
+    host->row_i = mem_alloc(chunk, sizeof *host->row_i);
+    host->seqs = mem_alloc(host->n_sessions_max, sizeof *host->seqs);
+    host->span_ids = mem_alloc((size_t)host->n_sessions_max * spans_each, sizeof *host->span_ids);
+    if (host->draft) {
+        host->draft_streams = mem_alloc((size_t)host->h->n_hc * host->h->n_embd, sizeof(float));
+        host->draft_logits = mem_alloc(host->h->n_vocab, sizeof(float));
+    }
+    if (host->tokens && host->pos && host->seq_i && host->row_i && host->seqs && host->span_ids &&
+        (!host->draft || (host->draft_streams && host->draft_logits)))
+        return DS4_OK;
+    session_host_deinit(host);
+    return err_set(error, DS4_ERR_NOMEM, "no memory for a batch of %u rows", chunk);
+}
+
+void session_host_deinit(struct session_host *host)
+{
+    pool_deinit(&host->pool);
+    mem_free(host->tokens);
+    mem_free(host->pos);
+    mem_free(host->seq_i);
+    mem_free(host->row_i);
+    mem_free(host->seqs);
+    mem_free(host->span_ids);
+    mem_free(host->draft_streams);
+    mem_free(host->draft_logits);
+    host->draft_streams = host->draft_logits = NULL;
+    host->tokens = host->pos = NULL;
+    host->seq_i = host->row_i = host->span_ids = NULL;
+    host->seqs = NULL;
+}
+
+enum ds4_status session_create(struct session_host *host, struct ds4_session **out, struct ds4_error *error)
+{
+    struct ds4_session *s = mem_zalloc(1, sizeof *s);
+    if (!s) return err_set(error, DS4_ERR_NOMEM, "no memory for a session");
+    s->host = host;
+    s->tail_i = POOL_NONE;
+    s->tokens.ids = mem_alloc(host->ctx_tokens, sizeof *s->tokens.ids);
+    s->tokens.cap = host->ctx_tokens;
+    s->spans = mem_alloc(session_spans_for(host->ctx_tokens), sizeof *s->spans);
+    s->logits = mem_alloc(host->h->n_vocab, sizeof *s->logits);
+    size_t n_streams = (size_t)host->h->n_hc * host->h->n_embd;
+    s->streams = host->draft ? mem_alloc(n_streams, sizeof *s->streams) : NULL;
+    if (!s->tokens.ids || !s->spans || !s->logits || (host->draft && !s->streams)) {
+        ds4_session_destroy(s);
+        return err_set(error, DS4_ERR_NOMEM, "no memory for a session of %u tokens", host->ctx_tokens);
+    }
+    s->tail_i = pool_take_tail(&host->pool);
+    if (s->tail_i == POOL_NONE) {
+        ds4_session_destroy(s);
+        return err_set(error, DS4_ERR_LIMIT, "all %u sessions that memory was planned for are in use",
+                       host->n_sessions_max);
+    }
+    *out = s;
+    return DS4_OK;
+}
+
+void ds4_session_destroy(struct ds4_session *s)
+{
+    if (!s) return;
+    session_truncate(s, 0);
+    if (s->tail_i != POOL_NONE) pool_give_tail(&s->host->pool, s->tail_i);
+    ds4_tokens_free(&s->tokens);
+    mem_free(s->spans);
+    mem_free(s->logits);
+    mem_free(s->streams);
+    mem_free(s);
+}
+
+enum ds4_status ds4_session_fork(struct ds4_session *from, struct ds4_session **out, struct ds4_error *error)
+{
+    struct session_host *host = from->host;
+    struct ds4_session *s;
+    TRY(session_create(host, &s, error));
+    memcpy(s->tokens.ids, from->tokens.ids, from->tokens.n * sizeof *s->tokens.ids);
+    s->tokens.n = from->tokens.n;
+    for (uint32_t i = 0; i < from->n_spans; i++) {
+        s->spans[i] = from->spans[i];
+        pool_share_span(&host->pool, s->spans[i]);
+    }
+    s->n_spans = from->n_spans;
+    host->backend->ops->write(host->backend, pool_tail(&host->pool, s->tail_i), pool_tail(&host->pool, from->tail_i),
+                              (size_t)host->layout->tail_bytes);
+    s->n_high = from->n_high;
+    s->restored = from->restored;
+    s->has_logits = from->has_logits;
+    if (s->has_logits) memcpy(s->logits, from->logits, host->h->n_vocab * sizeof *s->logits);
+    if (s->streams) memcpy(s->streams, from->streams, (size_t)host->h->n_hc * host->h->n_embd * sizeof *s->streams);
+    *out = s;
+    return DS4_OK;
+}
+
+const int32_t *ds4_session_tokens(const struct ds4_session *s, size_t *n)
+{
+    if (n) *n = s->tokens.n;
+    return s->tokens.ids;
+}
+
+const float *ds4_session_logits(const struct ds4_session *s) { return s->has_logits ? s->logits : NULL; }
+
+size_t session_rewind_min(const struct ds4_session *s)
+{
+    size_t back = s->host->layout->rewind_max;
+    size_t oldest = s->n_high > back ? s->n_high - back : 0;
+    return oldest > s->restored ? oldest : s->restored;
+}
+
+size_t ds4_session_rewind_min(const struct ds4_session *s)
+{
+    size_t min = session_rewind_min(s);
+    return min < s->tokens.n ? min : s->tokens.n;
+}
+
+void session_truncate(struct ds4_session *s, size_t n)
+{
+    uint32_t keep = session_spans_for(n);
+    while (s->n_spans > keep) pool_drop_span(&s->host->pool, s->spans[--s->n_spans]);
+    if (n < s->tokens.n) s->has_logits = false;
+    s->tokens.n = n;
+    if (n == 0) s->n_high = s->restored = 0;
+}
+
+enum ds4_status ds4_session_rewind(struct ds4_session *s, size_t n, struct ds4_error *error)
+{
+    if (n > s->tokens.n || (n != 0 && n < session_rewind_min(s)))
+        return err_set(error, DS4_ERR_STATE, "cannot rewind to %zu: the session has %zu tokens and reaches back to %zu",
+                       n, s->tokens.n, session_rewind_min(s));
+    session_truncate(s, n);
+    return DS4_OK;
+}
+
+static size_t common_prefix(const struct ds4_session *s, const int32_t *tokens, size_t n)
+{
+    size_t max = s->tokens.n < n ? s->tokens.n : n, i = 0;
+    while (i < max && s->tokens.ids[i] == tokens[i]) i++;
+    return i;
+}
+
+enum ds4_status ds4_session_sync(struct ds4_session *s, const int32_t *tokens, size_t n, ds4_progress_fn progress,
+                                 void *user, size_t *reused, struct ds4_error *error)
+{
+    if (n == 0) return err_set(error, DS4_ERR_STATE, "an empty prompt cannot be evaluated");
+    if (n > s->host->ctx_tokens)
+        return err_set(error, DS4_ERR_LIMIT, "prompt of %zu tokens does not fit the context of %u", n,
+                       s->host->ctx_tokens);
+    size_t keep = common_prefix(s, tokens, n);
+    if (keep == n && !(s->tokens.n == n && s->has_logits)) keep = n - 1; /* logits need the last token once more */
+    if (keep < s->tokens.n && keep != 0 && keep < session_rewind_min(s)) keep = 0;
+    session_truncate(s, keep);
+    if (reused) *reused = keep;
+    for (size_t done = keep; done < n;) {
+        if (progress && !progress(user, "prefill", done - keep, n - keep))
+            return err_set(error, DS4_ERR_CANCELLED, "cancelled after %zu of %zu tokens", done, n);
+        size_t now = n - done < s->host->chunk_tokens ? n - done : s->host->chunk_tokens;
+        struct ds4_job job = {.session = s, .tokens = tokens + done, .n = now};
+        TRY(session_eval(s->host, &job, 1, error));
+        done += now;
+    }
+    if (progress) (void)progress(user, "prefill", n - keep, n - keep);
+    return DS4_OK;
+}

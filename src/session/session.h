@@ -1,0 +1,61 @@
+/* session.h - one timeline of tokens and its state; evaluation of batches over several of them.
+ *
+ * A session is a list of evaluated tokens, a tail and a list of spans (model/state_layout.h), and the logits after the
+ * last token. All of it belongs to the worker thread.
+ *
+ * Why rewinding works: rings and compressor slots keep `rewind_max` positions more than a step needs, and compressed
+ * rows past the new end are simply not visible. Positions before `keep_from` may already be overwritten. */
+#ifndef DS4_SESSION_SESSION_H
+#define DS4_SESSION_SESSION_H
+
+#include "graph/graph.h"
+#include "session/pool.h"
+
+/* What all sessions of an engine share. Owned by the engine. */
+struct session_host {
+    const struct hparams *h;
+    const struct state_layout *layout;
+    struct graph *graph;
+    struct backend *backend;
+    struct state_pool pool;
+    uint32_t ctx_tokens, chunk_tokens, n_sessions_max;
+    bool draft;
+    uint8_t digest[16];          /* identity of state: goes into tips */
+    size_t tip_bytes_max;
+    /* Batch under construction, host side: [chunk_tokens] and [n_sessions_max] entries. */
+    int32_t *tokens, *pos;
+    uint32_t *seq_i, *row_i, *span_ids;
+    struct op_seq *seqs;
+    float *draft_streams, *draft_logits; /* [n_hc][n_embd] and [n_vocab]; NULL without drafting */
+};
+
+struct ds4_session {
+    struct session_host *host;
+    struct ds4_tokens tokens;    /* evaluated */
+    uint32_t tail_i;
+    uint32_t *spans;             /* [ceil(ctx / span_tokens)] pool indexes */
+    uint32_t n_spans;
+    size_t n_high;               /* most tokens ever held since the tail was filled */
+    size_t restored;             /* tokens at the last restore: the tail holds nothing older than it needs */
+    float *logits;               /* [n_vocab] */
+    bool has_logits;
+    float *streams;              /* [n_hc][n_embd] of the last token, for drafting; NULL when off */
+};
+
+enum ds4_status session_host_init(struct session_host *host, struct ds4_error *error) DS4_MUST_CHECK;
+void session_host_deinit(struct session_host *host);
+/* Bytes on the host side of one session (token list, logits, tables), for the plan. */
+uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens);
+uint32_t session_spans_for(size_t n_tokens);
+
+enum ds4_status session_create(struct session_host *host, struct ds4_session **out,
+                               struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
+                             struct ds4_error *error) DS4_MUST_CHECK;
+/* Bytes of a tip of n tokens. */
+size_t session_tip_bytes(const struct session_host *host, size_t n_tokens);
+size_t session_rewind_min(const struct ds4_session *s);
+/* Drops what the session holds beyond n tokens. n must be allowed by session_rewind_min or 0. */
+void session_truncate(struct ds4_session *s, size_t n);
+
+#endif

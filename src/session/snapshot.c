@@ -1,0 +1,188 @@
+/* snapshot.c - the tip of a session as bytes, and a whole session from tokens, spans and a tip.
+ *
+ * Tip, little-endian; each part follows the one before without padding:
+ *   OFFSET  SIZE  DESCRIPTION
+ *   0       4     magic "DS4T"
+ *   4       4     version of the state layout
+ *   8       16    digest of everything that makes state valid (model, quantisation, tokenizer, layout, numeric mode)
+ *   24      8     number of tokens n
+ *   32      4     flags: bit 0 logits present, bit 1 streams present (drafting)
+ *   36      4     zero
+ *   40      ...   per layer: raw rows of positions max(0, n - window) .. n - 1, ascending; then, if it compresses, for
+ *                 each compressor (attention, then index) the k and then the g rows of the positions a next window
+ *                 still needs: ratio 4: from 4 (n/4) - 4, ratio 128: from 128 (n/128), up to n - 1
+ *   ...     4 n_vocab        logits, if flagged
+ *   ...     4 n_hc n_embd    streams, if flagged
+ * The caller keeps the bytes whole (checksums are the store's business); every length and field is checked here all
+ * the same, before the session is touched: restore is all or nothing. */
+#include "session/session.h"
+
+#include "base/bytes.h"
+#include "base/mem.h"
+
+#define TIP_HEADER_BYTES 40u
+#define TIP_MAGIC "DS4T"
+enum { TIP_LOGITS = 1, TIP_STREAMS = 2 };
+
+/* First position whose compressor slot is still needed after n tokens. */
+static size_t first_slot(uint32_t ratio, size_t n)
+{
+    size_t window = n / ratio * ratio;
+    return ratio == 4 && window >= 4 ? window - 4 : window;
+}
+
+/* One direction of travel between a tail and tip bytes. */
+struct travel {
+    uint8_t *tail;
+    uint8_t *bytes;   /* NULL: only count */
+    size_t at;
+    bool save;
+};
+
+static void move_row(struct travel *t, uint64_t tail_offset, size_t n)
+{
+    if (t->bytes) {
+        uint8_t *inside = t->tail + tail_offset, *outside = t->bytes + t->at;
+        if (t->save) memcpy(outside, inside, n);
+        else memcpy(inside, outside, n);
+    }
+    t->at += n;
+}
+
+static void move_slots(struct travel *t, uint64_t offset, uint32_t n_slots, uint32_t width, size_t from, size_t to)
+{
+    size_t row = (size_t)width * sizeof(float);
+    for (int half = 0; half < 2; half++)
+        for (size_t pos = from; pos < to; pos++)
+            move_row(t, offset + ((uint64_t)half * n_slots + pos % n_slots) * row, row);
+}
+
+static void move_layers(struct travel *t, const struct session_host *host, size_t n)
+{
+    size_t from = n > host->h->window ? n - host->h->window : 0;
+    for (uint32_t l = 0; l < host->layout->n_layers; l++) {
+        const struct layer_state *state = &host->layout->layers[l];
+        for (size_t pos = from; pos < n; pos++)
+            move_row(t, state->ring.offset + (uint64_t)(pos % state->ring.n_slots) * state->ring.row_bytes,
+                     state->ring.row_bytes);
+        if (state->ratio == 0) continue;
+        size_t slot = first_slot(state->ratio, n);
+        move_slots(t, state->slots_offset, state->n_slots, state->width, slot, n);
+        if (state->ratio == 4)
+            move_slots(t, state->index_slots_offset, state->n_slots, state->index_width, slot, n);
+    }
+}
+
+static size_t logits_bytes(const struct session_host *host) { return host->h->n_vocab * sizeof(float); }
+static size_t streams_bytes(const struct session_host *host)
+{
+    return (size_t)host->h->n_hc * host->h->n_embd * sizeof(float);
+}
+
+static size_t tip_bytes(const struct session_host *host, size_t n_tokens, uint32_t flags)
+{
+    struct travel count = {0};
+    move_layers(&count, host, n_tokens);
+    return TIP_HEADER_BYTES + count.at + (flags & TIP_LOGITS ? logits_bytes(host) : 0) +
+           (flags & TIP_STREAMS ? streams_bytes(host) : 0);
+}
+
+size_t session_tip_bytes(const struct session_host *host, size_t n_tokens)
+{
+    return tip_bytes(host, n_tokens, TIP_LOGITS | (host->draft ? TIP_STREAMS : 0u));
+}
+
+size_t ds4_session_spans(const struct ds4_session *s) { return s->n_spans; }
+
+const uint8_t *ds4_session_span(const struct ds4_session *s, size_t i)
+{
+    return i < s->n_spans ? pool_span(&s->host->pool, s->spans[i]) : NULL;
+}
+
+enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, size_t cap, size_t *len,
+                                     struct ds4_error *error)
+{
+    const struct session_host *host = s->host;
+    uint32_t flags = (s->has_logits ? TIP_LOGITS : 0u) | (s->streams && s->tokens.n ? TIP_STREAMS : 0u);
+    size_t need = tip_bytes(host, s->tokens.n, flags);
+    if (cap < need) return err_set(error, DS4_ERR_LIMIT, "a tip takes %zu bytes; there are %zu", need, cap);
+    memcpy(buf, TIP_MAGIC, 4);
+    store_u32(buf + 4, STATE_LAYOUT_VERSION);
+    memcpy(buf + 8, host->digest, 16);
+    store_u64(buf + 24, s->tokens.n);
+    store_u32(buf + 32, flags);
+    store_u32(buf + 36, 0);
+    struct travel t = {.tail = pool_tail(&host->pool, s->tail_i), .bytes = buf, .at = TIP_HEADER_BYTES, .save = true};
+    move_layers(&t, host, s->tokens.n);
+    if (flags & TIP_LOGITS) memcpy(buf + t.at, s->logits, logits_bytes(host)), t.at += logits_bytes(host);
+    if (flags & TIP_STREAMS) memcpy(buf + t.at, s->streams, streams_bytes(host)), t.at += streams_bytes(host);
+    *len = t.at;
+    return DS4_OK;
+}
+
+static enum ds4_status check_tip(const struct session_host *host, size_t n_tokens, const uint8_t *tip, size_t tip_len,
+                                 struct ds4_error *error)
+{
+    if (tip_len < TIP_HEADER_BYTES || memcmp(tip, TIP_MAGIC, 4) != 0)
+        return err_set(error, DS4_ERR_FORMAT, "not a tip of a session (%zu bytes)", tip_len);
+    if (load_u32(tip + 4) != STATE_LAYOUT_VERSION)
+        return err_set(error, DS4_ERR_UNSUPPORTED, "state layout %u; this engine has %u", load_u32(tip + 4),
+                       STATE_LAYOUT_VERSION);
+    if (memcmp(tip + 8, host->digest, 16) != 0)
+        return err_set(error, DS4_ERR_UNSUPPORTED, "the state belongs to another model, quantisation or numeric mode");
+    uint32_t flags = load_u32(tip + 32);
+    if (load_u64(tip + 24) != n_tokens || (flags & ~3u) || load_u32(tip + 36) != 0)
+        return err_set(error, DS4_ERR_FORMAT, "the tip is of %llu tokens, the list has %zu",
+                       (unsigned long long)load_u64(tip + 24), n_tokens);
+    if (tip_len != tip_bytes(host, n_tokens, flags))
+        return err_set(error, DS4_ERR_FORMAT, "the tip has %zu bytes; expected %zu", tip_len,
+                       tip_bytes(host, n_tokens, flags));
+    return DS4_OK;
+}
+
+static enum ds4_status check_restore(const struct session_host *host, const int32_t *tokens, size_t n_tokens,
+                                     size_t n_spans, struct ds4_error *error)
+{
+    if (n_tokens > host->ctx_tokens)
+        return err_set(error, DS4_ERR_LIMIT, "state of %zu tokens does not fit the context of %u", n_tokens,
+                       host->ctx_tokens);
+    if (n_spans != session_spans_for(n_tokens))
+        return err_set(error, DS4_ERR_FORMAT, "%zu spans for %zu tokens; expected %u", n_spans, n_tokens,
+                       session_spans_for(n_tokens));
+    for (size_t i = 0; i < n_tokens; i++)
+        if (tokens[i] < 0 || (uint32_t)tokens[i] >= host->h->n_vocab)
+            return err_set(error, DS4_ERR_FORMAT, "token %zu has id %d; the vocabulary has %u", i, tokens[i],
+                           host->h->n_vocab);
+    return DS4_OK;
+}
+
+enum ds4_status ds4_session_restore(struct ds4_session *s, const int32_t *tokens, size_t n_tokens,
+                                    const uint8_t *const *spans, size_t n_spans, const uint8_t *tip, size_t tip_len,
+                                    struct ds4_error *error)
+{
+    struct session_host *host = s->host;
+    struct state_pool *pool = &host->pool;
+    TRY(check_restore(host, tokens, n_tokens, n_spans, error));
+    TRY(check_tip(host, n_tokens, tip, tip_len, error));
+    uint32_t held = 0;
+    for (uint32_t i = 0; i < s->n_spans; i++) held += pool->span_refs[s->spans[i]] == 1;
+    if (n_spans > (size_t)pool->n_free_spans + held)
+        return err_set(error, DS4_ERR_LIMIT, "%zu spans of state do not fit beside the other sessions", n_spans);
+    session_truncate(s, 0); /* from here on nothing fails */
+    for (size_t i = 0; i < n_spans; i++) {
+        s->spans[i] = pool_take_span(pool);
+        s->n_spans++;
+        pool->backend->ops->write(pool->backend, pool_span(pool, s->spans[i]), spans[i],
+                                  (size_t)host->layout->span_bytes);
+    }
+    struct travel t = {.tail = pool_tail(pool, s->tail_i), .bytes = (uint8_t *)(uintptr_t)tip,
+                       .at = TIP_HEADER_BYTES, .save = false};
+    move_layers(&t, host, n_tokens);
+    uint32_t flags = load_u32(tip + 32);
+    if (flags & TIP_LOGITS) memcpy(s->logits, tip + t.at, logits_bytes(host)), t.at += logits_bytes(host);
+    if ((flags & TIP_STREAMS) && s->streams) memcpy(s->streams, tip + t.at, streams_bytes(host));
+    s->has_logits = flags & TIP_LOGITS;
+    memcpy(s->tokens.ids, tokens, n_tokens * sizeof *tokens);
+    s->tokens.n = s->n_high = s->restored = n_tokens;
+    return DS4_OK;
+}
