@@ -97,7 +97,7 @@ enum ds4_status graph_create(const struct graph_config *config, struct graph **o
     if (!g) return err_set(error, DS4_ERR_NOMEM, "no memory for the graph");
     g->c = *config;
     struct layout l = {0};
-    lay_out(config->h, config->n_rows_max, config->n_seqs_max, config->n_span_ids_max, config->weights->has_mtp, &l,
+    lay_out(config->h, config->n_rows_max, config->n_seqs_max, config->n_span_ids_max, config->draft, &l,
             &g->buf);
     g->memory_bytes = (size_t)l.used;
     g->memory = config->backend->ops->alloc(config->backend, g->memory_bytes);
@@ -106,7 +106,7 @@ enum ds4_status graph_create(const struct graph_config *config, struct graph **o
         return err_set(error, DS4_ERR_NOMEM, "no memory for %llu bytes of scratch", (unsigned long long)l.used);
     }
     l = (struct layout){.base = g->memory};
-    lay_out(config->h, config->n_rows_max, config->n_seqs_max, config->n_span_ids_max, config->weights->has_mtp, &l,
+    lay_out(config->h, config->n_rows_max, config->n_seqs_max, config->n_span_ids_max, config->draft, &l,
             &g->buf);
     *out = g;
     return DS4_OK;

@@ -25,6 +25,7 @@ struct graph_config {
     struct backend *backend;
     uint32_t n_rows_max, n_seqs_max, n_span_ids_max;
     bool round;      /* FP8/FP4 rounding of state */
+    bool draft;      /* buffers for the draft block */
     uint8_t *tails, *spans; /* backend memory of all sessions' state */
 };
 

@@ -22,6 +22,9 @@ struct session_host {
     bool draft;
     uint8_t digest[16];          /* identity of state: goes into tips */
     size_t tip_bytes_max;
+    /* Says whether the model file is still what was opened; asked before state is saved or restored. */
+    enum ds4_status (*check_model)(void *user, struct ds4_error *error);
+    void *check_user;
     /* Batch under construction, host side: [chunk_tokens] and [n_sessions_max] entries. */
     int32_t *tokens, *pos;
     uint32_t *seq_i, *row_i, *span_ids;
@@ -52,8 +55,8 @@ enum ds4_status session_create(struct session_host *host, struct ds4_session **o
                                struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
                              struct ds4_error *error) DS4_MUST_CHECK;
-/* Bytes of a tip of n tokens. */
-size_t session_tip_bytes(const struct session_host *host, size_t n_tokens);
+/* Most bytes that a tip takes. */
+size_t session_tip_bytes_max(const struct session_host *host);
 size_t session_rewind_min(const struct ds4_session *s);
 /* Drops what the session holds beyond n tokens. n must be allowed by session_rewind_min or 0. */
 void session_truncate(struct ds4_session *s, size_t n);

@@ -87,9 +87,11 @@ static size_t tip_bytes(const struct session_host *host, size_t n_tokens, uint32
            (flags & TIP_STREAMS ? streams_bytes(host) : 0);
 }
 
-size_t session_tip_bytes(const struct session_host *host, size_t n_tokens)
+size_t session_tip_bytes_max(const struct session_host *host)
 {
-    return tip_bytes(host, n_tokens, TIP_LOGITS | (host->draft ? TIP_STREAMS : 0u));
+    size_t full = host->h->window + 127; /* a full ring and as many slots as a window of 128 may hold open */
+    while (full % 128 != 127) full++;
+    return tip_bytes(host, full, TIP_LOGITS | (host->draft ? TIP_STREAMS : 0u));
 }
 
 size_t ds4_session_spans(const struct ds4_session *s) { return s->n_spans; }
@@ -103,6 +105,7 @@ enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, 
                                      struct ds4_error *error)
 {
     const struct session_host *host = s->host;
+    if (host->check_model) TRY(host->check_model(host->check_user, error));
     uint32_t flags = (s->has_logits ? TIP_LOGITS : 0u) | (s->streams && s->tokens.n ? TIP_STREAMS : 0u);
     size_t need = tip_bytes(host, s->tokens.n, flags);
     if (cap < need) return err_set(error, DS4_ERR_LIMIT, "a tip takes %zu bytes; there are %zu", need, cap);
@@ -162,6 +165,7 @@ enum ds4_status ds4_session_restore(struct ds4_session *s, const int32_t *tokens
 {
     struct session_host *host = s->host;
     struct state_pool *pool = &host->pool;
+    if (host->check_model) TRY(host->check_model(host->check_user, error));
     TRY(check_restore(host, tokens, n_tokens, n_spans, error));
     TRY(check_tip(host, n_tokens, tip, tip_len, error));
     uint32_t held = 0;

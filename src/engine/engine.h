@@ -1,0 +1,47 @@
+/* engine.h - the struct behind ds4_engine: a loaded model and everything that sessions share. */
+#ifndef DS4_ENGINE_ENGINE_H
+#define DS4_ENGINE_ENGINE_H
+
+#include "session/session.h"
+#include "text/vocab.h"
+
+#define ENGINE_CTX_DEFAULT 32768u
+#define ENGINE_CHUNK_DEFAULT 512u
+#define ENGINE_CHUNK_MAX 8192u
+#define ENGINE_SESSIONS_MAX 1024u
+
+/* Options with every default filled in. */
+struct engine_settings {
+    const struct backend_ops *backend_ops;
+    enum op_row_format row_format;
+    bool round, draft;
+    uint32_t ctx_tokens, chunk_tokens, n_sessions, n_threads;
+};
+
+struct ds4_engine {
+    struct gguf_file *file, *mtp_file;
+    struct vocab *vocab;
+    struct hparams h;
+    struct engine_settings settings;
+    struct thread_pool *pool;
+    struct backend *backend;
+    struct weights *weights;
+    struct state_layout layout;
+    struct graph *graph;
+    struct session_host host;
+    struct ds4_model_info info;
+    struct ds4_state_layout public_layout;
+    char model_path[512], quantisation[64];
+};
+
+/* Fills settings from options and the model's numbers. has_mtp: the file has a draft block. */
+enum ds4_status engine_settle(const struct ds4_engine_options *options, const struct hparams *h, bool has_mtp,
+                              struct engine_settings *out, struct ds4_error *error) DS4_MUST_CHECK;
+/* The ledger for these settings. */
+void engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
+                 const struct engine_settings *settings, const struct state_layout *layout, uint64_t budget_bytes,
+                 struct ds4_plan *out);
+/* Identity of the model's bytes as far as it can be had without reading them all. */
+enum ds4_status engine_digest(const struct ds4_engine *e, uint8_t digest[16], struct ds4_error *error) DS4_MUST_CHECK;
+
+#endif
