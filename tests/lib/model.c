@@ -1,0 +1,70 @@
+/* model.c - see model.h. */
+#include "model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/rng.h"
+#include "tools/fixture.h"
+
+#define ARGS_MAX 64
+
+static void generate(const char *path, const char *args)
+{
+    static char words[1024];
+    char *argv[ARGS_MAX] = {(char[]){"fixture"}};
+    int argc = 1;
+    (void)snprintf(words, sizeof words, "%s", args);
+    for (char *word = words, *next; word && argc < ARGS_MAX - 2; word = next) {
+        next = strchr(word, ' ');
+        if (next) *next++ = 0;
+        argv[argc++] = word;
+    }
+    argv[argc++] = (char[]){"-o"};
+    argv[argc++] = (char *)(uintptr_t)path;
+    if (cmd_fixture(argc, argv) == 0) return;
+    (void)fprintf(stderr, "cannot make the test model %s\n", path);
+    abort();
+}
+
+const char *model_file(const char *name, const char *args)
+{
+    static char path[256];
+    char partial[300];
+    (void)mkdir("build", 0755);
+    (void)mkdir("build/fixtures", 0755);
+    (void)snprintf(path, sizeof path, "build/fixtures/%s.gguf", name);
+    if (access(path, R_OK) == 0) return path;
+    (void)snprintf(partial, sizeof partial, "build/fixtures/%s.%d.gguf", name, (int)getpid());
+    generate(partial, args);
+    if (rename(partial, path) != 0) abort();
+    return path;
+}
+
+const char *model_tiny(void) { return model_file("tiny", "tiny"); }
+
+const char *model_odd(void)
+{
+    return model_file("odd", "random --seed 7 --layers 7 --ratios 0,4,128,4,128,4,4 --dim 288 --heads 12 --head-dim 128 "
+                             "--q-rank 96 --o-groups 3 --o-rank 48 --window 48 --index-heads 5 --index-topk 11 "
+                             "--experts 300 --used 7 --inner 288 --hash-layers 2 --vocab 1031 --type F16");
+}
+
+struct ds4_engine *model_open(const char *path, struct ds4_engine_options options)
+{
+    struct ds4_engine *engine = NULL;
+    struct ds4_error error = {0};
+    options.model_path = path;
+    if (ds4_engine_open(&options, &engine, &error) == DS4_OK) return engine;
+    (void)fprintf(stderr, "cannot open %s: %s\n", path, error.message);
+    abort();
+}
+
+int32_t model_token(size_t i, uint32_t n_vocab)
+{
+    struct rng r = {fnv1a("tokens") + i * 0x9E3779B97F4A7C15u};
+    return (int32_t)(rng_next(&r) % n_vocab);
+}
