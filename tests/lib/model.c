@@ -1,5 +1,5 @@
 /* model.c - see model.h. */
-#include "model.h"
+#include "lib/model.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,11 +1,11 @@
 /* test_session.c - what a session promises: the same bits for any chunking, batch company, number of threads, and
  * after rewinding, forking and restoring. Zero tolerance; the reference is one token at a time. */
-#include "test.h"
+#include "lib/test.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "model.h"
+#include "lib/model.h"
 
 #define N_TOKENS 300u
 
