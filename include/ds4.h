@@ -226,7 +226,7 @@ enum ds4_event_kind {
 struct ds4_event {
     enum ds4_event_kind kind;
     uint32_t call_i;
-    struct ds4_span text;   /* borrows until the next call on the parser */
+    struct ds4_span text;   /* borrows until the callback returns */
 };
 typedef void (*ds4_event_fn)(void *user, const struct ds4_event *event);
 

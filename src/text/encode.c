@@ -49,27 +49,33 @@ static int32_t added_at(const struct vocab *v, struct ds4_span text)
     return best;
 }
 
+size_t text_find_added(const struct vocab *v, struct ds4_span text, size_t from, int32_t *id)
+{
+    for (size_t at = from; at < text.len; at++) {
+        unsigned char byte = (unsigned char)text.ptr[at];
+        if (v->added_first[byte] == v->added_first[byte + 1]) continue;
+        *id = added_at(v, span_skip(text, at));
+        if (*id >= 0) return at;
+    }
+    *id = -1;
+    return text.len;
+}
+
 static enum ds4_status encode_special(const struct vocab *v, struct ds4_span text, struct ds4_tokens *out,
                                       struct ds4_error *error)
 {
-    size_t plain = 0, at = 0;
-    while (at < text.len) {
-        int32_t id = -1;
-        unsigned char byte = (unsigned char)text.ptr[at];
-        if (v->added_first[byte] != v->added_first[byte + 1]) id = added_at(v, span_skip(text, at));
-        if (id < 0) {
-            at++;
-            continue;
-        }
-        TRY(encode_plain(v, span_make(text.ptr + plain, at - plain), out, error));
+    size_t from = 0;
+    for (;;) {
+        int32_t id;
+        size_t at = text_find_added(v, text, from, &id);
+        TRY(encode_plain(v, span_make(text.ptr + from, at - from), out, error));
+        if (id < 0) return DS4_OK;
         if (ds4_tokens_append(out, &id, 1) != DS4_OK) return err_set(error, DS4_ERR_NOMEM, "no memory for tokens");
-        at += vocab_bytes(v, (uint32_t)id).len;
-        plain = at;
+        from = at + vocab_bytes(v, (uint32_t)id).len;
     }
-    return encode_plain(v, span_skip(text, plain), out, error);
 }
 
-static void replace_invalid(struct buf *out, struct ds4_span text)
+void text_put_repaired(struct buf *out, struct ds4_span text)
 {
     size_t from = 0, taken;
     for (size_t at = 0; at < text.len; at += taken) {
@@ -87,7 +93,7 @@ enum ds4_status text_encode(const struct vocab *v, struct ds4_span text, bool sp
     struct buf repaired = {0};
     if (text.len == 0) return DS4_OK;
     if (!utf8_valid(text)) {
-        replace_invalid(&repaired, text);
+        text_put_repaired(&repaired, text);
         text = buf_span(&repaired);
     }
     enum ds4_status status = buf_status(&repaired, error);
