@@ -80,6 +80,8 @@ enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct
     int number = errno;
     file_close(*fd);
     *fd = -1;
+    bool other_kind = number == EINVAL || number == EISDIR;
+    if (!other_kind && (mode == FILE_CREATE_NEW || mode == FILE_CREATE_TRUNCATE)) (void)ops->unlink(path);
     if (number == EINVAL) return err_set(error, DS4_ERR_IO, "cannot %s %s: not a regular file", verbs[mode], path);
     return err_os(error, number, "cannot %s %s", verbs[mode], path);
 }
