@@ -6,6 +6,7 @@
 const struct op_backend_entry op_backends[] = {
     {"ref", backend_ref_create},
     {"cpu", backend_cpu_create},
+    {"cpu", backend_cpu_create},
 };
 const size_t n_op_backends = sizeof op_backends / sizeof *op_backends;
 

@@ -9,8 +9,8 @@
 #include "ops/ops.def"
 #undef OP
 
-/* Error that a product with a matrix of this format may have, relative to the norm of the result: activations may be
- * rounded to what suits the format. */
+/* Error that a product with a matrix of this format may have, relative to the norm of the result: 1e-5 for float
+ * formats, 1e-3 for others, where activations may be rounded to suit the format, and 1e-2 for 2-bit formats. */
 double op_format_tolerance(uint32_t type);
 
 #endif

@@ -16,7 +16,7 @@ static struct backend_limits limits_of(const struct op_shape *s)
     uint32_t n_groups = max_u32(s->n_groups, 1), n_visible = 0;
     if (s->ratio) n_visible = (s->start + 64 * max_u32(s->n_seqs, 1) + s->n_rows) / s->ratio + 1;
     struct backend_limits limits = {.n_rows = s->n_rows, .n_heads = s->n_heads, .n_experts = s->n_stack,
-                                    .n_used = s->n_used, .n_ff = s->n_out};
+                                    .n_used = s->n_used, .n_ff = max_u32(s->n_in, s->n_out)};
     limits.n_in = max_u32(s->n_in * n_groups, s->n_hc * s->n_embd);
     limits.n_attn_rows = s->window + (s->top_k ? s->top_k : n_visible);
     limits.n_index_rows = n_visible;

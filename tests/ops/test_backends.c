@@ -1,12 +1,12 @@
-/* test_backends.c - every backend of the list against the reference, for every operation of ops.def and many shapes:
- * one row and many, odd sizes, all weight formats, several sessions at different positions, rings that wrap, values that
- * are zero, huge, tiny or tied, the real shapes of V4 Flash. And for every backend: a row's result has the same bits
- * alone, in any batch and with any number of threads.
+/* test_backends.c - every backend of the list against the reference, for every operation of ops.def, in many shapes:
+ * one row and many, odd sizes, all weight formats, several sessions at different positions, rings that wrap, values
+ * that are zero, huge, tiny or tied, the real shapes of V4 Flash. And for every backend: a row's result has the same
+ * bits alone, in any batch and with any number of threads.
  *
  * Tolerances, relative to the norm of a row of the result: 5e-6 for float32 arithmetic, 1e-5 where exponentials are
- * involved, 2e-5 for attention; products with weights 1e-3, with 2-bit weights 1e-2; none for copies, sums of two
- * numbers, stored rows and index queries. Rows that are rounded after arithmetic may differ by a step in 2% of the
- * values. A backend is added by its line in tests/lib/op_backends.c. */
+ * involved, 2e-5 for attention; products with weights as op_format_tolerance says, three times that for the product of
+ * two; none for copies, sums of two numbers, stored rows and index queries. Rows that are rounded after arithmetic may
+ * differ by a step in 2% of the values. A backend is added by its line in tests/lib/op_backends.c. */
 #include <stdio.h>
 
 #include "lib/op_cases.h"
@@ -263,21 +263,35 @@ static bool fits(const struct op_shape *s)
     return s->n_in == 0 || quant_row_bytes(quant_format(s->type), s->n_in, &bytes);
 }
 
-static void compare_case(size_t case_i, double *worst)
+/* Largest error relative to its tolerance, of an operation and of all its runs with one weight format. */
+struct margins {
+    double all, by_type[N_TYPES];
+};
+
+static void note_margin(struct margins *margins, uint32_t type, double worst)
+{
+    if (worst > margins->all) margins->all = worst;
+    for (size_t i = 0; i < N_TYPES; i++)
+        if (weight_types[i] == type && worst > margins->by_type[i]) margins->by_type[i] = worst;
+}
+
+static void compare_case(size_t case_i, struct margins *margins)
 {
     char name[64], what[96];
     struct op_shape shape;
     for (size_t i = 0; variant(case_i, i, &shape, name, sizeof name); i++) {
         if (!fits(&shape)) continue;
         struct op_run ref, run;
+        double worst = 0;
         op_run_case(&ref, &op_backends[0], 2, name, cases[case_i].fn, &shape, NULL, 0);
-        op_compare(&ref, &ref, name, worst); /* shows that what it gives is finite and well chosen */
+        op_compare(&ref, &ref, name, &worst); /* shows that what it gives is finite and well chosen */
         for (size_t b = 1; b < n_op_backends; b++) {
             (void)snprintf(what, sizeof what, "%s on %s", name, op_backends[b].name);
             op_run_case(&run, &op_backends[b], 2, name, cases[case_i].fn, &shape, NULL, 0);
-            op_compare(&run, &ref, what, worst);
+            op_compare(&run, &ref, what, &worst);
             op_run_free(&run);
         }
+        note_margin(margins, shape.type, worst);
         op_run_free(&ref);
     }
 }
@@ -285,15 +299,18 @@ static void compare_case(size_t case_i, double *worst)
 TEST(every_backend_agrees_with_the_reference_on_every_operation_and_shape)
 {
     for (size_t op = 0; op < N_OPS; op++) {
-        double worst = 0;
+        struct margins margins = {0};
         size_t n_cases = 0;
         for (size_t i = 0; i < N_CASES; i++) {
             if (strcmp(cases[i].op, op_names[op]) != 0) continue;
-            compare_case(i, &worst);
+            compare_case(i, &margins);
             n_cases++;
         }
         if (n_cases == 0) fail_msg("no case for operation %s", op_names[op]);
-        print_message("%-12s %2zu cases, largest error %.3f of its tolerance\n", op_names[op], n_cases, worst);
+        print_message("%-12s %2zu cases, largest error %.3f of its tolerance\n", op_names[op], n_cases, margins.all);
+        for (size_t i = 0; i < N_TYPES; i++)
+            if (margins.by_type[i] > 0)
+                print_message("    %-8s %.3f\n", quant_format(weight_types[i])->name, margins.by_type[i]);
     }
 }
 
