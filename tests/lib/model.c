@@ -12,7 +12,7 @@
 
 #define ARGS_MAX 64
 
-static void generate(const char *path, const char *args)
+void model_generate(const char *path, const char *args)
 {
     static char words[1024];
     char *argv[ARGS_MAX] = {(char[]){"fixture"}};
@@ -39,7 +39,7 @@ const char *model_file(const char *name, const char *args)
     (void)snprintf(path, sizeof path, "build/fixtures/%s.gguf", name);
     if (access(path, R_OK) == 0) return path;
     (void)snprintf(partial, sizeof partial, "build/fixtures/%s.%d.gguf", name, (int)getpid());
-    generate(partial, args);
+    model_generate(partial, args);
     if (rename(partial, path) != 0) abort();
     return path;
 }
@@ -48,9 +48,9 @@ const char *model_tiny(void) { return model_file("tiny", "tiny"); }
 
 const char *model_odd(void)
 {
-    return model_file("odd", "random --seed 7 --layers 7 --ratios 0,4,128,4,128,4,4 --dim 288 --heads 12 --head-dim 128 "
-                             "--q-rank 96 --o-groups 3 --o-rank 48 --window 48 --index-heads 5 --index-topk 11 "
-                             "--experts 300 --used 7 --inner 288 --hash-layers 2 --vocab 1031 --type F16");
+    return model_file("odd", "random --seed 7 --layers 5 --ratios 0,4,128,4,4 --dim 96 --heads 12 --head-dim 128 "
+                             "--q-rank 96 --o-groups 3 --o-rank 32 --window 48 --index-heads 5 --index-topk 11 "
+                             "--experts 300 --used 7 --inner 288 --hash-layers 2 --vocab 1031 --type Q8_0");
 }
 
 struct ds4_engine *model_open(const char *path, struct ds4_engine_options options)

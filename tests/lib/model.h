@@ -7,6 +7,8 @@
 /* Path of build/fixtures/NAME.gguf, made with `ds4 fixture ARGS... -o PATH` when it is not there (args: one string,
  * words separated by single spaces). Aborts the test program when that fails. */
 const char *model_file(const char *name, const char *args);
+/* `ds4 fixture ARGS... -o PATH`; aborts the test program when that fails. */
+void model_generate(const char *path, const char *args);
 /* The random-weight model of the test vectors. */
 const char *model_tiny(void);
 /* An odd one: nothing of it is a multiple of what Flash has. */
