@@ -88,7 +88,7 @@ void engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file,
     add_item(out, sums.dense_bytes + draft.dense_bytes, false, "weights: everything else");
     add_item(out, sums.vector_bytes + draft.vector_bytes, true, "weights: vectors and tables in F32");
     add_item(out, gguf_header_bytes(file) * 4, true, "vocabulary and directory of the file");
-    add_item(out, n * layout->tail_bytes, true, "state: rings of %u session%s", settings->n_sessions, n == 1 ? "" : "s");
+    add_item(out, n * layout->tail_bytes, true, "state: rings of %u session(s)", settings->n_sessions);
     add_item(out, n * spans * layout->span_bytes, true, "state: rows of %u tokens each", settings->ctx_tokens);
     add_item(out, n * session_host_bytes(h, settings->ctx_tokens), true, "state: tokens and logits");
     add_item(out, graph_scratch_bytes(h, settings->chunk_tokens, settings->draft), true, "scratch: %u rows a batch",

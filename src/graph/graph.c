@@ -16,7 +16,10 @@ static void *take(struct layout *l, uint64_t count, uint64_t size)
     return l->base ? l->base + at : NULL;
 }
 
-static float *take_floats(struct layout *l, uint64_t rows, uint64_t cols) { return take(l, rows * cols, sizeof(float)); }
+static float *take_floats(struct layout *l, uint64_t rows, uint64_t cols)
+{
+    return take(l, rows * cols, sizeof(float));
+}
 
 static void lay_out(const struct hparams *h, uint32_t n_rows, uint32_t n_seqs, uint32_t n_span_ids, bool has_mtp,
                     struct layout *l, struct graph_buffers *b)

@@ -473,7 +473,8 @@ const struct model_weights *weights_model(const struct weights *w) { return &w->
 void weights_free(struct weights *w)
 {
     if (!w) return;
-    for (uint32_t i = 0; i < w->n_blocks; i++) w->backend->ops->release(w->backend, w->blocks[i].ptr, w->blocks[i].bytes);
+    for (uint32_t i = 0; i < w->n_blocks; i++)
+        w->backend->ops->release(w->backend, w->blocks[i].ptr, w->blocks[i].bytes);
     mem_free(w->blocks);
     mem_free(w);
 }

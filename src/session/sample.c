@@ -31,9 +31,12 @@ struct ds4_sampling ds4_sampling_default(void)
 
 static enum ds4_status check(const struct ds4_sampling *p, uint32_t n_vocab, struct ds4_error *error)
 {
-    if (!(p->temperature <= 100)) return err_set(error, DS4_ERR_LIMIT, "temperature is %g; at most 100", (double)p->temperature);
-    if (!(p->top_p >= 0 && p->top_p <= 1)) return err_set(error, DS4_ERR_LIMIT, "top_p is %g; 0 to 1", (double)p->top_p);
-    if (!(p->min_p >= 0 && p->min_p <= 1)) return err_set(error, DS4_ERR_LIMIT, "min_p is %g; 0 to 1", (double)p->min_p);
+    if (!(p->temperature <= 100))
+        return err_set(error, DS4_ERR_LIMIT, "temperature is %g; at most 100", (double)p->temperature);
+    if (!(p->top_p >= 0 && p->top_p <= 1))
+        return err_set(error, DS4_ERR_LIMIT, "top_p is %g; 0 to 1", (double)p->top_p);
+    if (!(p->min_p >= 0 && p->min_p <= 1))
+        return err_set(error, DS4_ERR_LIMIT, "min_p is %g; 0 to 1", (double)p->min_p);
     if (p->top_k < 0) return err_set(error, DS4_ERR_LIMIT, "top_k is %d; 0 or more", p->top_k);
     if (!(fabsf(p->presence_penalty) <= 100) || !(fabsf(p->frequency_penalty) <= 100))
         return err_set(error, DS4_ERR_LIMIT, "a penalty of more than 100");
@@ -42,7 +45,8 @@ static enum ds4_status check(const struct ds4_sampling *p, uint32_t n_vocab, str
                        (double)p->repetition_penalty);
     for (size_t i = 0; i < p->n_bias; i++)
         if (p->bias[i].id < 0 || (uint32_t)p->bias[i].id >= n_vocab || !isfinite(p->bias[i].bias))
-            return err_set(error, DS4_ERR_LIMIT, "logit bias for token %d; the vocabulary has %u", p->bias[i].id, n_vocab);
+            return err_set(error, DS4_ERR_LIMIT, "logit bias for token %d; the vocabulary has %u", p->bias[i].id,
+                           n_vocab);
     return DS4_OK;
 }
 

@@ -31,7 +31,10 @@ static int drop_vectors(void **state)
     return 0;
 }
 
-static size_t vector_len(const char *key) { return json_array_size(json_object_get(json_object_get(vectors, key), "data")); }
+static size_t vector_len(const char *key)
+{
+    return json_array_size(json_object_get(json_object_get(vectors, key), "data"));
+}
 
 static double vector_at(const char *key, size_t i)
 {
@@ -200,10 +203,12 @@ TEST(drafting_does_not_change_results)
     ds4_engine_close(e);
 }
 
-/* ---- every format anywhere, every spelling ------------------------------------------------------------------------ */
+/* ---- every format anywhere, every spelling -------------------------------------------------------------------- */
 
-#define SMALL "random --seed 3 --layers 3 --ratios 0,4,128 --dim 256 --heads 4 --head-dim 128 --q-rank 256 --o-groups 2 " \
-              "--o-rank 128 --window 16 --index-heads 2 --index-topk 4 --experts 6 --used 2 --inner 256 --hash-layers 1 --vocab 400 "
+#define SMALL \
+    "random --seed 3 --layers 3 --ratios 0,4,128 --dim 256 --heads 4 --head-dim 128 --q-rank 256 --o-groups 2 " \
+    "--o-rank 128 --window 16 --index-heads 2 --index-topk 4 --experts 6 --used 2 --inner 256 --hash-layers 1 " \
+    "--vocab 400 "
 
 static float *logits_of(const char *path, const char *backend, size_t n, size_t *n_vocab)
 {
@@ -260,7 +265,7 @@ TEST(other_spellings_and_split_files_load_the_same_model)
     free(plain);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------------------ */
+/* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 struct edit {
     const char *drop_key, *set_u32_key, *drop_tensor, *reshape_tensor;

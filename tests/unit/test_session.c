@@ -19,8 +19,9 @@ struct world {
 
 static struct ds4_engine *open_with(const struct world *w, uint32_t chunk, uint32_t threads, uint32_t sessions)
 {
-    return model_open(w->path, (struct ds4_engine_options){.ctx_tokens = 1024, .chunk_tokens = chunk, .n_threads = threads,
-                                                           .n_sessions_max = sessions});
+    struct ds4_engine_options options = {.ctx_tokens = 1024, .chunk_tokens = chunk, .n_threads = threads,
+                                         .n_sessions_max = sessions};
+    return model_open(w->path, options);
 }
 
 static struct ds4_session *new_session(struct ds4_engine *e)
@@ -88,16 +89,14 @@ static void check_chunks(const struct world *w)
     }
 }
 
-static void logits_do_not_depend_on_chunks_or_threads(void **state)
+TEST(logits_do_not_depend_on_chunks_or_threads)
 {
-    (void)state;
     check_chunks(&tiny);
     check_chunks(&odd);
 }
 
-static void logits_do_not_depend_on_the_company_in_a_batch(void **state)
+TEST(logits_do_not_depend_on_the_company_in_a_batch)
 {
-    (void)state;
     struct ds4_engine *e = open_with(&tiny, 64, 2, 3);
     struct ds4_session *s[3];
     size_t at[3] = {0}, step[3] = {1, 5, 17};
@@ -173,16 +172,14 @@ static void check_restore(const struct world *w)
     ds4_engine_close(e);
 }
 
-static void a_restored_session_goes_on_bit_for_bit_at_every_position(void **state)
+TEST(a_restored_session_goes_on_bit_for_bit_at_every_position)
 {
-    (void)state;
     check_restore(&tiny);
     check_restore(&odd);
 }
 
-static void a_rewound_session_goes_on_bit_for_bit(void **state)
+TEST(a_rewound_session_goes_on_bit_for_bit)
 {
-    (void)state;
     struct ds4_engine *e = open_with(&odd, 64, 2, 1);
     struct ds4_session *s = new_session(e);
     struct ds4_error error = {0};
@@ -207,9 +204,8 @@ static void a_rewound_session_goes_on_bit_for_bit(void **state)
     ds4_engine_close(e);
 }
 
-static void a_fork_shares_history_and_goes_its_own_way(void **state)
+TEST(a_fork_shares_history_and_goes_its_own_way)
 {
-    (void)state;
     struct ds4_engine *e = open_with(&tiny, 64, 2, 2);
     struct ds4_session *s = new_session(e), *fork = NULL;
     struct ds4_error error = {0};
@@ -219,7 +215,8 @@ static void a_fork_shares_history_and_goes_its_own_way(void **state)
     int32_t wrong[6] = {1, 2, 3, 4, 5, 6};
     struct ds4_job job = {.session = fork, .tokens = wrong, .n = 6};
     if (ds4_eval(e, &job, 1, &error) != DS4_OK) fail_msg("%s", error.message);
-    assert_ptr_not_equal(ds4_session_span(s, ds4_session_spans(s) - 1), ds4_session_span(fork, ds4_session_spans(fork) - 1));
+    size_t last = ds4_session_spans(s) - 1;
+    assert_ptr_not_equal(ds4_session_span(s, last), ds4_session_span(fork, last));
     eval_and_compare(&tiny, e, s, 270, 290);
     if (ds4_session_rewind(fork, 270, &error) != DS4_OK) fail_msg("%s", error.message);
     eval_and_compare(&tiny, e, fork, 270, 300);
@@ -228,9 +225,8 @@ static void a_fork_shares_history_and_goes_its_own_way(void **state)
     ds4_engine_close(e);
 }
 
-static void a_refused_restore_leaves_the_session_as_it_was(void **state)
+TEST(a_refused_restore_leaves_the_session_as_it_was)
 {
-    (void)state;
     struct ds4_engine *e = open_with(&tiny, 64, 2, 2), *ideal;
     struct ds4_session *s = new_session(e), *other = new_session(e);
     eval_and_compare(&tiny, e, s, 0, 40);
@@ -264,9 +260,8 @@ static void a_refused_restore_leaves_the_session_as_it_was(void **state)
     ds4_engine_close(e);
 }
 
-static void a_sync_keeps_the_common_prefix(void **state)
+TEST(a_sync_keeps_the_common_prefix)
 {
-    (void)state;
     struct ds4_engine *e = open_with(&tiny, 37, 2, 1);
     struct ds4_session *s = new_session(e);
     struct ds4_error error = {0};
@@ -283,7 +278,7 @@ static void a_sync_keeps_the_common_prefix(void **state)
     assert_int_equal(ds4_session_sync(s, list, 215, NULL, NULL, &reused, &error), DS4_OK);
     assert_int_equal(reused, 210);
     list[210] ^= 1;
-    assert_int_equal(ds4_session_sync(s, list, 210, NULL, NULL, &reused, &error), DS4_OK); /* shorter than what is held */
+    assert_int_equal(ds4_session_sync(s, list, 210, NULL, NULL, &reused, &error), DS4_OK); /* fewer than are held */
     assert_int_equal(reused, 209);
     assert_memory_equal(ds4_session_logits(s), tiny.expected + 209 * tiny.n_vocab, tiny.n_vocab * sizeof(float));
     list[3] ^= 1; /* too far back: from the start */
@@ -294,9 +289,8 @@ static void a_sync_keeps_the_common_prefix(void **state)
     ds4_engine_close(e);
 }
 
-static void bad_requests_change_nothing(void **state)
+TEST(bad_requests_change_nothing)
 {
-    (void)state;
     struct ds4_engine *e = open_with(&tiny, 32, 1, 2);
     struct ds4_session *s = new_session(e), *other = new_session(e), *third = NULL;
     struct ds4_error error = {0};
@@ -322,14 +316,14 @@ static void bad_requests_change_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(logits_do_not_depend_on_chunks_or_threads),
-        cmocka_unit_test(logits_do_not_depend_on_the_company_in_a_batch),
-        cmocka_unit_test(a_restored_session_goes_on_bit_for_bit_at_every_position),
-        cmocka_unit_test(a_rewound_session_goes_on_bit_for_bit),
-        cmocka_unit_test(a_fork_shares_history_and_goes_its_own_way),
-        cmocka_unit_test(a_refused_restore_leaves_the_session_as_it_was),
-        cmocka_unit_test(a_sync_keeps_the_common_prefix),
-        cmocka_unit_test(bad_requests_change_nothing),
+        T(logits_do_not_depend_on_chunks_or_threads),
+        T(logits_do_not_depend_on_the_company_in_a_batch),
+        T(a_restored_session_goes_on_bit_for_bit_at_every_position),
+        T(a_rewound_session_goes_on_bit_for_bit),
+        T(a_fork_shares_history_and_goes_its_own_way),
+        T(a_refused_restore_leaves_the_session_as_it_was),
+        T(a_sync_keeps_the_common_prefix),
+        T(bad_requests_change_nothing),
     };
     return cmocka_run_group_tests_name("session", tests, set_up, NULL);
 }
