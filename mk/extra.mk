@@ -2,6 +2,18 @@
 tidy:
 	@python3 scripts/tidy.py
 
+# Every header stands on its own.
+HEADERS := $(wildcard include/*.h src/*/*.h src/*/*/*.h)
+ifeq ($(ARCH),x86_64)
+HEADER_FLAGS := $(call variant_flags,_avx2.c)
+else
+HEADERS := $(filter-out %avx2.h %avx512.h,$(HEADERS))
+endif
+headers:
+	@for header in $(HEADERS); do \
+		echo "#include \"$${header#*/}\"" | $(CC) $(CPPFLAGS) $(CFLAGS) $(HEADER_FLAGS) -Wno-unused \
+			-MF /dev/null -fsyntax-only -x c - || exit 1; done
+
 compdb:
 	@$(MAKE) -B -n all | python3 scripts/compdb.py > compile_commands.json
 
@@ -37,4 +49,4 @@ install: ds4
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 ds4 $(DESTDIR)$(PREFIX)/bin/ds4
 
-.PHONY: tidy compdb bench measure fuzz fuzzers install
+.PHONY: tidy headers compdb bench measure fuzz fuzzers install

@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "gguf/gguf.h"
 #include "lib/alloc_fail.h"
-#include "lib/fixture_file.h"
+#include "lib/model.h"
 #include "lib/io_fail.h"
 #include "text/encode.h"
 #include "text/vocab.h"
@@ -24,15 +24,22 @@ static enum ds4_status open_and_close(void *path, struct ds4_error *error)
 
 TEST(opening_a_model_file_survives_every_failed_allocation)
 {
-    char *path = (char *)(uintptr_t)fixture_file(FIXTURE_SMALL);
+    char *path = (char *)(uintptr_t)model_small();
     assert_in_range(alloc_fail_loop("gguf_open", open_and_close, path, 1), 2, 10000);
+}
+
+/* Three shards; *first is the path of the first. */
+static void write_split_model(char *first, size_t cap)
+{
+    (void)snprintf(first, cap, "%s/split.gguf", test_dir());
+    model_generate(first, MODEL_SMALL_ARGS " --split 3");
+    (void)snprintf(first, cap, "%s/split-00001-of-00003.gguf", test_dir());
 }
 
 TEST(opening_a_split_model_survives_every_failed_allocation)
 {
-    char *path = (char *)(uintptr_t)fixture_file(FIXTURE_SMALL " --split 3");
     char shard[200];
-    (void)snprintf(shard, sizeof shard, "%.*s-00001-of-00003.gguf", (int)(strlen(path) - 5), path);
+    write_split_model(shard, sizeof shard);
     assert_in_range(alloc_fail_loop("gguf_open, split", open_and_close, shard, 1), 4, 10000);
 }
 
@@ -63,7 +70,7 @@ TEST(a_vocabulary_survives_every_failed_allocation)
     struct gguf_file *file;
     struct vocab *vocab;
     struct ds4_error error = {0};
-    assert_ok(gguf_open(fixture_file(FIXTURE_SMALL), &file, &error), error);
+    assert_ok(gguf_open(model_small(), &file, &error), error);
     assert_in_range(alloc_fail_loop("vocabulary", make_vocab, file, 1), 2, 10000);
     assert_ok(vocab_create_gguf(file, &vocab, &error), error);
     assert_in_range(alloc_fail_loop("text", encode_and_decode, vocab, 1), 2, 10000);
@@ -139,9 +146,8 @@ TEST(writing_a_model_file_survives_every_failed_call)
 
 TEST(opening_a_model_file_survives_every_failed_call)
 {
-    char *path = (char *)(uintptr_t)fixture_file(FIXTURE_SMALL " --split 3");
     char shard[200];
-    (void)snprintf(shard, sizeof shard, "%.*s-00001-of-00003.gguf", (int)(strlen(path) - 5), path);
+    write_split_model(shard, sizeof shard);
     assert_in_range(io_fail_loop("gguf_open, split", open_and_close, shard, NULL), 4, 1000);
 }
 

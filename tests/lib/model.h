@@ -4,15 +4,21 @@
 
 #include "ds4.h"
 
-/* Path of build/fixtures/NAME.gguf, made with `ds4 fixture ARGS... -o PATH` when it is not there (args: one string,
- * words separated by single spaces). Aborts the test program when that fails. */
-const char *model_file(const char *name, const char *args);
-/* `ds4 fixture ARGS... -o PATH`; aborts the test program when that fails. */
+/* Writes path as `ds4 fixture ARGS... -o PATH` does (args: one string, words separated by single spaces). Aborts the
+ * test program when that fails. */
 void model_generate(const char *path, const char *args);
+/* Path of build/fixtures/NAME.gguf, written when it is not there or older than the program. */
+const char *model_file(const char *name, const char *args);
 /* The random-weight model of the test vectors. */
 const char *model_tiny(void);
 /* An odd one: nothing of it is a multiple of what Flash has. */
 const char *model_odd(void);
+/* All kinds of layers in 2 MB: made, opened and run in a moment. */
+const char *model_small(void);
+#define MODEL_SMALL_ARGS \
+    "random --layers 4 --ratios 0,4,128,4 --dim 64 --heads 2 --head-dim 128 --q-rank 32 --o-groups 1 --o-rank 32 " \
+    "--window 16 --index-heads 2 --index-dim 128 --index-topk 8 --experts 4 --used 2 --inner 32 --hash-layers 1 " \
+    "--vocab 512 --hc 2 --context 4096"
 
 /* Opens with the given options (model_path is filled in) and fails the test on an error. */
 struct ds4_engine *model_open(const char *path, struct ds4_engine_options options);
