@@ -180,6 +180,19 @@ enum ds4_status file_unlink(const char *path, struct ds4_error *error)
     return DS4_OK;
 }
 
+enum ds4_status file_private_dir(const char *path, struct ds4_error *error)
+{
+    struct stat st;
+    if (mkdir(path, 0700) != 0 && errno != EEXIST) return err_os(error, errno, "cannot create the directory %s", path);
+    if (lstat(path, &st) != 0) return err_os(error, errno, "cannot examine %s", path);
+    if (!S_ISDIR(st.st_mode)) return err_set(error, DS4_ERR_IO, "%s is not a directory", path);
+    if (st.st_uid != geteuid()) return err_set(error, DS4_ERR_IO, "the directory %s belongs to another user", path);
+    if ((st.st_mode & 077) != 0)
+        return err_set(error, DS4_ERR_IO, "the directory %s is open to others (mode %03o): chmod 700 it", path,
+                       (unsigned)(st.st_mode & 0777));
+    return DS4_OK;
+}
+
 /* Appends what fd gives until its end. */
 static enum ds4_status read_to_end(int fd, const char *path, size_t limit, struct buf *b, struct ds4_error *error)
 {

@@ -53,6 +53,8 @@ enum ds4_status file_resize(int fd, const char *path, uint64_t size, struct ds4_
 enum ds4_status file_sync(int fd, const char *path, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_rename(const char *from, const char *to, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_unlink(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
+/* Makes sure path is a directory of this user that nobody else can enter (0700); creates its last part if absent. */
+enum ds4_status file_private_dir(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
 /* Reads a whole file, pipes included (or standard input for "-"), of at most limit bytes. Appends to *out; on failure
  * *out is as before. */
 enum ds4_status file_read_all(const char *path, size_t limit, struct ds4_text *out,

@@ -1,0 +1,95 @@
+/* conversation.c - turns of a conversation. See conversation.h. */
+#include "chat/conversation.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+enum ds4_status conversation_init(struct conversation *c, struct ds4_engine *engine,
+                                  const struct conversation_options *options, struct screen *screen,
+                                  struct term_progress *progress, struct ds4_error *error)
+{
+    *c = (struct conversation){.engine = engine, .options = *options, .screen = screen, .progress = progress};
+    return ds4_session_create(engine, &c->session, error);
+}
+
+void conversation_deinit(struct conversation *c)
+{
+    ds4_session_destroy(c->session);
+    transcript_deinit(&c->transcript);
+}
+
+static enum ds4_status check_room(const struct conversation *c, size_t n_tokens, struct ds4_error *error)
+{
+    uint32_t ctx_tokens = ds4_engine_info(c->engine)->ctx_tokens;
+    if (n_tokens == 0) return err_set(error, DS4_ERR_STATE, "the prompt is empty");
+    if (n_tokens < ctx_tokens) return DS4_OK;
+    return err_set(error, DS4_ERR_LIMIT, "the prompt takes %zu tokens and the context holds %u: shorten it, forget "
+                   "earlier turns with /reset, or start with a larger --ctx", n_tokens, ctx_tokens);
+}
+
+static enum ds4_status generate(struct conversation *c, const struct ds4_tokens *prompt,
+                                const struct ds4_parser_options *parser, struct ds4_error *error)
+{
+    struct ds4_sampling sampling = c->options.sampling;
+    TRY(check_room(c, prompt->n, error));
+    if (sampling.seed == 0 && getentropy(&sampling.seed, sizeof sampling.seed) != 0) sampling.seed = 1;
+    struct answer_request request = {
+        .engine = c->engine, .session = c->session, .prompt = prompt, .sampling = &sampling, .parser = *parser,
+        .n_max = c->options.n_max, .keep_repeating = c->options.keep_repeating, .cancel = c->cancel,
+        .quit = &c->screen->failed, .event = screen_event, .event_user = c->screen,
+        .progress = c->progress ? term_progress : NULL, .progress_user = c->progress,
+    };
+    screen_begin(c->screen);
+    enum ds4_status status = answer_generate(&request, &c->last, error);
+    screen_end(c->screen);
+    if (status == DS4_OK && c->screen->failed) return err_set(error, DS4_ERR_IO, "%s", c->screen->out.error.message);
+    /* After a failure nothing of the state is trusted: the next turn computes it again. */
+    if (status != DS4_OK) (void)!ds4_session_rewind(c->session, 0, NULL);
+    return status;
+}
+
+enum ds4_status conversation_turn(struct conversation *c, struct ds4_span text, struct ds4_error *error)
+{
+    struct ds4_tokens prompt = {0};
+    struct ds4_parser_options parser = {.in_thinking = c->options.think != DS4_THINK_NONE};
+    enum ds4_status status = transcript_add(&c->transcript, DS4_ROLE_USER, text, SPAN(""), error);
+    if (status != DS4_OK) return status;
+    TRY_GOTO(transcript_render(&c->transcript, c->engine, c->options.think, &prompt, error), out);
+    TRY_GOTO(generate(c, &prompt, &parser, error), out);
+    bool nothing = c->screen->text.text.len == 0 && c->last.stop == ANSWER_CANCELLED;
+    if (nothing) transcript_pop(&c->transcript);
+    else status = transcript_add(&c->transcript, DS4_ROLE_ASSISTANT, buf_span(&c->screen->text),
+                                 buf_span(&c->screen->reasoning), error);
+out:
+    if (status != DS4_OK) transcript_pop(&c->transcript);
+    ds4_tokens_free(&prompt);
+    return status;
+}
+
+enum ds4_status conversation_raw(struct conversation *c, struct ds4_span text, struct ds4_error *error)
+{
+    struct ds4_tokens prompt = {0};
+    struct ds4_parser_options parser = {.show_markers = true};
+    enum ds4_status status = ds4_tokenize(c->engine, text, true, &prompt, error);
+    if (status == DS4_OK) status = generate(c, &prompt, &parser, error);
+    ds4_tokens_free(&prompt);
+    return status;
+}
+
+void conversation_report(const struct conversation *c)
+{
+    static const char *const reasons[] = {
+        [ANSWER_END] = "", [ANSWER_LENGTH] = "; stopped: as many tokens as asked for with -n",
+        [ANSWER_CONTEXT] = "; stopped: the context is full (--ctx)", [ANSWER_CANCELLED] = "; stopped by you",
+        [ANSWER_REPEATS] = "; stopped: it was going round in circles (--keep-repeating lets it)",
+        [ANSWER_OUTPUT] = "; stopped: nobody reads the output",
+    };
+    const struct answer_result *r = &c->last;
+    size_t n_computed = r->n_prompt > r->n_reused ? r->n_prompt - r->n_reused : 0, n_tokens;
+    (void)ds4_session_tokens(c->session, &n_tokens);
+    const char *dim = term_is(STDERR_FILENO) ? "\x1b[2m" : "", *plain = dim[0] ? "\x1b[0m" : "";
+    (void)fprintf(stderr, "%s[prompt %zu tokens, %zu computed at %.1f/s; answer %zu tokens at %.1f/s; context %zu of %u"
+                  "%s]%s\n", dim, r->n_prompt, n_computed, r->prefill_s > 0 ? (double)n_computed / r->prefill_s : 0,
+                  r->n_generated, r->decode_s > 0 ? (double)r->n_generated / r->decode_s : 0, n_tokens,
+                  ds4_engine_info(c->engine)->ctx_tokens, reasons[r->stop], plain);
+}
