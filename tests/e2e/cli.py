@@ -16,7 +16,7 @@ import fcntl
 import termios
 import time
 
-DS4 = os.path.abspath(os.environ.get("DS4", "ds4"))
+DS4 = os.path.abspath(os.environ.get("DS4", "build/cc/ds4"))
 FAKE = os.path.join(os.path.dirname(DS4), "ds4-fake")
 TIMEOUT_S = 30
 
@@ -42,8 +42,10 @@ class Terminal:
         if self.pid == 0:
             if stdout_path:
                 os.dup2(os.open(stdout_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 1)
-            env = dict(os.environ, TERM="xterm")
-            os.execve(binary, [binary, *args], env)
+            try:
+                os.execve(binary, [binary, *args], dict(os.environ, TERM="xterm"))
+            finally:
+                os._exit(127)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
 
     def read_some(self, timeout_s):
