@@ -44,10 +44,10 @@ static void put_number(const struct gguf_value *value, uint64_t i, struct sink *
         if (gguf_item_f64(value, i, &real) != DS4_OK) sink_put_text(out, "null");
         else if (type == GGUF_F32) sink_put_json_f32(out, (float)real);
         else sink_printf(out, "%.17g", real);
+    } else if (type == GGUF_BOOL) {
+        sink_put_text(out, value->bytes[i] ? "true" : "false");
     } else if (gguf_item_i64(value, i, &n) != DS4_OK) {
         sink_put_text(out, "null");
-    } else if (type == GGUF_BOOL) {
-        sink_put_text(out, n ? "true" : "false");
     } else {
         sink_printf(out, "%lld", (long long)n);
     }
