@@ -25,6 +25,10 @@ def main():
         assert len(rows) == n_rows and all(len(row) == width for row in rows)
         out += [f"const uint8_t {name}[{n_rows}][{width}] __attribute__((aligned(64))) = {{",
                 wrapped("{" + ", ".join(row) + "}" for row in rows), "};", ""]
+        if name == "quant_grid_iq2_xxs":
+            columns = "\n".join("    {\n" + wrapped(row[j] for row in rows) + "\n    }," for j in range(width))
+            out += [f"const float {name}_columns[{width}][{n_rows}] __attribute__((aligned(64))) = {{", columns,
+                    "};", ""]
     signs = [k | (bin(k).count("1") & 1) << 7 for k in range(128)]
     out += ["const uint8_t quant_signs[128] __attribute__((aligned(64))) = {", wrapped(map(str, signs)), "};"]
     (ROOT / "src/quant/grids_table.c").write_text("\n".join(out) + "\n")

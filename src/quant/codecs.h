@@ -25,6 +25,10 @@ void encode_f32(const float *values, const float *importance, uint8_t *blocks, s
 void encode_f16(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
 void encode_bf16(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
 void encode_q8_0(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
+void encode_q2_k(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
+void encode_q4_k(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
+void encode_q6_k(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
+void encode_iq2_xxs(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
 void encode_mxfp4(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
 
 #endif

@@ -9,6 +9,7 @@
  * published files do. Source: GGUF block formats. */
 #include "base/f16.h"
 #include "quant/codecs.h"
+#include "quant/encode.h"
 
 #define BLOCK 32
 
@@ -35,10 +36,13 @@ void encode_q8_0(const float *values, const float *importance, uint8_t *blocks, 
 {
     (void)importance;
     for (size_t at = 0; at < n_elems; at += BLOCK, blocks += 34) {
-        float max = 0;
-        for (size_t i = 0; i < BLOCK; i++) max = fmaxf(max, fabsf(values[at + i]));
-        float d = max / 127, inverse = d > 0 ? 1 / d : 0;
-        if (!(inverse < INFINITY)) inverse = 0; /* a scale so small that its inverse overflows decodes to zero anyway */
+        float max, w_unit;
+        if (!encode_units(values + at, NULL, BLOCK, &max, &w_unit)) {
+            encode_hopeless(max, blocks, 34, 0);
+            continue;
+        }
+        float d = max / 127, inverse = 1 / d;
+        if (!(inverse < INFINITY)) inverse = 0; /* a scale so small decodes to zero anyway */
         store_u16(blocks, f16_from_f32(d));
         for (size_t i = 0; i < BLOCK; i++) blocks[2 + i] = (uint8_t)(int8_t)roundf(values[at + i] * inverse);
     }
