@@ -14,7 +14,7 @@
 #ifdef DS4_SMALL_LIMITS
 enum { SHORT_BYTES = 3 };
 #else
-enum { SHORT_BYTES = 48 }; /* above it the quadratic search costs more than the heap (measured on words and on base64) */
+enum { SHORT_BYTES = 48 }; /* longer pieces are cheaper by heap (measured on words and on base64) */
 #endif
 
 static enum ds4_status byte_missing(const struct vocab *v, unsigned char byte, struct ds4_error *error)

@@ -18,10 +18,12 @@ static enum ds4_status check_header(struct compact *c, struct ds4_span merges, u
     *n_base = load_u32(merges.ptr + 12);
     if (n_merges > VOCAB_MERGES_MAX || *n_base != n_merges + FIRST_MERGE_ID || n_tokens < *n_base ||
         n_tokens > VOCAB_TOKENS_MAX)
-        return err_set(error, DS4_ERR_FORMAT, "compact vocabulary: %u merges, %u base tokens and %u tokens do not fit together",
+        return err_set(error, DS4_ERR_FORMAT,
+            "compact vocabulary: %u merges, %u base tokens and %u tokens do not fit together",
                        n_merges, *n_base, n_tokens);
     if (merges.len != HEADER_BYTES + (uint64_t)n_merges * MERGE_BYTES)
-        return err_set(error, DS4_ERR_FORMAT, "compact vocabulary: %zu bytes do not hold %u merges", merges.len, n_merges);
+        return err_set(error, DS4_ERR_FORMAT, "compact vocabulary: %zu bytes do not hold %u merges", merges.len,
+            n_merges);
     c->n_tokens = n_tokens;
     c->n_merges = n_merges;
     return DS4_OK;
@@ -118,7 +120,8 @@ static enum ds4_status read_added(struct compact *c, struct ds4_span table, uint
         expected = id + 1 == FIRST_BYTE_ID ? n_base : id + 1;
     }
     if (expected != c->n_tokens)
-        return err_set(error, DS4_ERR_FORMAT, "added tokens: the table ends before id %u of %zu", expected, c->n_tokens);
+        return err_set(error, DS4_ERR_FORMAT, "added tokens: the table ends before id %u of %zu", expected,
+            c->n_tokens);
     return DS4_OK;
 }
 
@@ -132,7 +135,8 @@ enum ds4_status compact_init(struct compact *c, struct ds4_span merges, struct d
     c->tokens = mem_zalloc(c->n_tokens, sizeof *c->tokens);
     c->types = mem_zalloc(c->n_tokens, sizeof *c->types);
     c->merges = mem_zalloc(c->n_merges, sizeof *c->merges);
-    if (!c->tokens || !c->types || !c->merges) return err_set(error, DS4_ERR_NOMEM, "no memory for %zu tokens", c->n_tokens);
+    if (!c->tokens || !c->types || !c->merges) return err_set(error, DS4_ERR_NOMEM, "no memory for %zu tokens",
+        c->n_tokens);
     TRY(measure(c, merges, &total, error));
     c->pool = mem_alloc(total + added_table.len, 1);
     if (!c->pool) return err_set(error, DS4_ERR_NOMEM, "no memory for %zu tokens", c->n_tokens);

@@ -102,7 +102,8 @@ static void add_range(struct dsml *d, size_t start, size_t end)
 static const struct entity {
     struct ds4_span name;
     char means;
-} entities[] = {{{"&amp;", 5}, '&'}, {{"&lt;", 4}, '<'}, {{"&gt;", 4}, '>'}, {{"&quot;", 6}, '"'}, {{"&apos;", 6}, '\''}};
+} entities[] = {{{"&amp;", 5}, '&'}, {{"&lt;", 4}, '<'}, {{"&gt;", 4}, '>'}, {{"&quot;", 6}, '"'}, {{"&apos;", 6},
+    '\''}};
 enum { N_ENTITIES = sizeof entities / sizeof entities[0] };
 
 static void put_unescaped(struct ds4_span text, struct buf *out)
@@ -285,7 +286,8 @@ static void put_json_chars(struct dsml *d, struct ds4_span text)
 }
 
 /* Whether `held` is, or may become, the closing tag or an escape; *means = what a whole escape stands for. */
-static enum dsml_match match_string(struct dsml *d, struct ds4_span held, struct ds4_span *means, char text[TAG_TEXT_MAX])
+static enum dsml_match match_string(struct dsml *d, struct ds4_span held, struct ds4_span *means,
+    char text[TAG_TEXT_MAX])
 {
     struct ds4_span name = SPAN("parameter");
     *means = span_make("", 0);
@@ -396,8 +398,8 @@ static void json_byte(struct dsml *d, char byte)
     buf_put_byte(byte == '<' ? &d->held : &d->value, (unsigned char)byte);
 }
 
-/* The value of a parameter that does not say what it is: white space, then a parameter makes it an object, anything else
- * a string that began with that white space. */
+/* The value of a parameter that does not say what it is: white space, then a parameter makes it an object, anything
+ * else a string that began with that white space. */
 static enum dsml_result unknown_byte(struct dsml *d, char byte)
 {
     char text[TAG_TEXT_MAX];

@@ -7,10 +7,10 @@
  *   <|DSML|parameter name="KEY" string="false">{"json": 1}</|DSML|parameter>
  *   </|DSML|invoke>
  *   </|DSML|tool_calls>
- * The scanner takes the bytes behind the opener one at a time, so its result cannot depend on how they were split. It is
- * tolerant: five dialects of the tags, any white space between elements, a missing `string` attribute (a string, or an
- * object when the value begins with a parameter), JSON that is none (a string). Arguments come out as the text of a JSON
- * object in growing fragments. A name that comes twice stays twice in that text; readers of JSON take the last. */
+ * The scanner takes the bytes behind the opener one at a time, so its result cannot depend on how they were split. It
+ * is tolerant: five dialects of the tags, any white space between elements, a missing `string` attribute (a string, or
+ * an object when the value begins with a parameter), JSON that is none (a string). Arguments come out as the text of a
+ * JSON object in growing fragments. A name that comes twice stays twice in that text; readers of JSON take the last. */
 #ifndef DS4_TEXT_DSML_H
 #define DS4_TEXT_DSML_H
 
@@ -73,7 +73,8 @@ void dsml_begin(struct dsml *d, int dialect, struct dsml_sink sink, bool entitie
 void dsml_deinit(struct dsml *d);
 /* Takes the next byte of valid UTF-8. After DONE or BROKEN only dsml_deinit follows. */
 enum dsml_result dsml_byte(struct dsml *d, char byte);
-/* True where the text is free: inside a string value or a string of a JSON value, and not in what looks like its end. */
+/* True where the text is free: inside a string value or a string of a JSON value, and not in what looks like its end.
+ * */
 bool dsml_in_free_text(const struct dsml *d);
 
 #endif

@@ -14,7 +14,8 @@ static enum ds4_status encode_plain(const struct vocab *v, struct ds4_span text,
     struct ds4_span piece;
     while (pretok_next(&cut, &piece)) {
         enum ds4_status status = bpe_piece(v, piece, out, error);
-        if (status != DS4_OK) return err_set(error, status, "no memory for the tokens of a text of %zu bytes", text.len);
+        if (status != DS4_OK) return err_set(error, status, "no memory for the tokens of a text of %zu bytes",
+            text.len);
     }
     return DS4_OK;
 }

@@ -1,9 +1,9 @@
 /* pretok.c - the three regular expressions of the pre-tokeniser as one pass by hand. See pretok.h.
  *
- * Stages 1 and 2 only cut the text into *regions*: three numbers at most, a CJK run, or what lies between. Stage 3 works
- * inside a region and must not look across its end. No scan for that end is needed: a character belongs to the region
- * exactly if its class, with the CJK bit flipped inside a CJK region, is one of the six low codes; so the end of the
- * region, a number and the end of the text all read as "nothing that any alternative accepts".
+ * Stages 1 and 2 only cut the text into *regions*: three numbers at most, a CJK run, or what lies between. Stage 3
+ * works inside a region and must not look across its end. No scan for that end is needed: a character belongs to the
+ * region exactly if its class, with the CJK bit flipped inside a CJK region, is one of the six low codes; so the end of
+ * the region, a number and the end of the text all read as "nothing that any alternative accepts".
  *
  * Source: the published tokenizer description of DeepSeek V3 and V4 (field pre_tokenizer). */
 #include "text/pretok.h"

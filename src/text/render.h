@@ -1,6 +1,6 @@
-/* render.h - a conversation as the text and tokens that the model continues. The chat format is DeepSeek V4's: there are
- * no separators but the role tokens, one user turn holds all user texts and tool results between two answers, tools are
- * described once behind the system text, and tool calls are written in DSML. */
+/* render.h - a conversation as the text and tokens that the model continues. The chat format is DeepSeek V4's: there
+ * are no separators but the role tokens, one user turn holds all user texts and tool results between two answers, tools
+ * are described once behind the system text, and tool calls are written in DSML. */
 #ifndef DS4_TEXT_RENDER_H
 #define DS4_TEXT_RENDER_H
 

@@ -1,8 +1,8 @@
 /* segments.h - the writer of a rendered conversation: template and content in order of the text.
  *
- * Control tokens come from template segments only. All else is gathered into runs of ordinary text, template and content
- * together, and a run is encoded as one, because a piece of the pre-tokeniser may span the border between them. Errors
- * are sticky: put freely, finish once. */
+ * Control tokens come from template segments only. All else is gathered into runs of ordinary text, template and
+ * content together, and a run is encoded as one, because a piece of the pre-tokeniser may span the border between them.
+ * Errors are sticky: put freely, finish once. */
 #ifndef DS4_TEXT_SEGMENTS_H
 #define DS4_TEXT_SEGMENTS_H
 

@@ -8,8 +8,8 @@
  *  3. inside a block: dsml.c.
  * White space before a possible opener, and what may become one, is held back: it belongs to the block if one follows.
  * A block that proves malformed is given back as it was written. If no call had begun in it, text behind the point of
- * failure is read anew, so that prose which mentions a tag does not hide a real block; after a begun call nothing more is
- * recognised.
+ * failure is read anew, so that prose which mentions a tag does not hide a real block; after a begun call nothing more
+ * is recognised.
  *
  * Control tokens: the end of sequence stops; think markers at the beginning of the visible text are dropped or, the
  * opening one, obeyed; inside a block and when markers are shown every token counts as its literal text; else tokens of
@@ -240,7 +240,8 @@ static void read_bytes(struct ds4_parser *p, struct ds4_span bytes)
             read_text(p, span_make(p->tail, taken));
             p->tail_len = 0;
         } else if (utf8_complete_len(span_make(p->tail, p->tail_len)) != 0) {
-            /* No further byte can complete it. The last byte may begin a character if it did not belong to the first. */
+            /* No further byte can complete it. The last byte may begin a character if it did not belong to the first.
+             * */
             read_text(p, SPAN("\xEF\xBF\xBD"));
             i -= p->tail_len - taken;
             p->tail_len = 0;

@@ -137,12 +137,14 @@ static enum ds4_status add_merge(struct builder *b, uint32_t rank)
     int32_t right = vocab_lookup(v, span_make(joined + left_len, right_len));
     int32_t result = vocab_lookup(v, span_make(joined, left_len + right_len));
     if (left < 0 || right < 0 || result < 0)
-        return err_set(b->error, DS4_ERR_FORMAT, "merge %u (\"%.*s\"): its %s is not a token", rank, shown(text), text.ptr,
+        return err_set(b->error, DS4_ERR_FORMAT, "merge %u (\"%.*s\"): its %s is not a token", rank, shown(text),
+            text.ptr,
                        left < 0 ? "left half" : right < 0 ? "right half" : "result");
     uint64_t key = vocab_pair_key((uint32_t)left, (uint32_t)right), i = vocab_pair_hash(key);
     for (; v->pair_slots[i & v->pair_mask] != VOCAB_EMPTY; i++) {
         if (v->pair_slots[i & v->pair_mask] >> 24 == key)
-            return err_set(b->error, DS4_ERR_FORMAT, "merge %u (\"%.*s\") repeats merge %u", rank, shown(text), text.ptr,
+            return err_set(b->error, DS4_ERR_FORMAT, "merge %u (\"%.*s\") repeats merge %u", rank, shown(text),
+                text.ptr,
                            (uint32_t)(v->pair_slots[i & v->pair_mask] & 0xFFFFFF));
     }
     v->pair_slots[i & v->pair_mask] = key << 24 | rank;

@@ -41,7 +41,8 @@ void vocab_destroy(struct vocab *vocab);
 
 uint32_t vocab_n_tokens(const struct vocab *vocab);
 uint32_t vocab_n_merges(const struct vocab *vocab);
-/* Bytes of a token: what a base token stands for, the literal text of an added one (borrows). Empty when out of range. */
+/* Bytes of a token: what a base token stands for, the literal text of an added one (borrows). Empty when out of range.
+ * */
 struct ds4_span vocab_token(const struct vocab *vocab, int32_t id);
 /* True for added tokens: the ones that plain text never becomes. */
 bool vocab_is_control(const struct vocab *vocab, int32_t id);

@@ -88,7 +88,8 @@ static enum ds4_status check_size(const struct gguf_file *file, size_t n_tokens,
     if (status != DS4_OK && status != DS4_ERR_STATE) return status;
     const struct gguf_tensor *embedding = gguf_tensor_find(file, SPAN("token_embd.weight"));
     if (embedding && embedding->dims[1] != n_tokens)
-        return err_set(error, DS4_ERR_FORMAT, "token_embd.weight has %llu rows, but tokenizer.ggml.tokens has %zu items",
+        return err_set(error, DS4_ERR_FORMAT,
+            "token_embd.weight has %llu rows, but tokenizer.ggml.tokens has %zu items",
                        (unsigned long long)embedding->dims[1], n_tokens);
     return DS4_OK;
 }

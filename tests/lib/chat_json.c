@@ -1,5 +1,5 @@
 /* chat_json.c - see chat_json.h. */
-#include "chat_json.h"
+#include "lib/chat_json.h"
 
 #include <stdlib.h>
 

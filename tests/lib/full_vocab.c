@@ -1,15 +1,13 @@
-/* full_vocab.c - reads the golden vocabulary. Decompression is left to the xz program, run without a shell, so that no
- * library is linked for tests alone. See full_vocab.h. */
-#include "full_vocab.h"
+/* full_vocab.c - reads the golden vocabulary. See full_vocab.h. */
+#include "lib/full_vocab.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "base/buf.h"
 #include "base/bytes.h"
-#include "base/file.h"
+#include "base/mem.h"
+#include "lib/golden.h"
 
 static _Noreturn void give_up(const char *what)
 {
@@ -17,49 +15,17 @@ static _Noreturn void give_up(const char *what)
     abort();
 }
 
-struct ds4_text read_golden(const char *path)
-{
-    struct ds4_error error = {0};
-    struct buf b = {0};
-    if (file_read_all(path, 64u << 20, &b.text, &error) != DS4_OK) give_up(error.message);
-    buf_put_byte(&b, 0);
-    if (b.failed) give_up("no memory");
-    b.text.len--;
-    return b.text;
-}
-
-static struct ds4_text unxz(const char *path)
-{
-    int ends[2];
-    if (pipe(ends) != 0) give_up("pipe");
-    pid_t child = fork();
-    if (child < 0) give_up("fork");
-    if (child == 0) {
-        if (dup2(ends[1], STDOUT_FILENO) < 0) _exit(126);
-        (void)close(ends[0]);
-        (void)close(ends[1]);
-        (void)execlp("xz", "xz", "-dc", path, (char *)NULL);
-        _exit(127);
-    }
-    (void)close(ends[1]);
-    struct buf b = {0};
-    char block[8192];
-    for (ssize_t n; (n = read(ends[0], block, sizeof block)) > 0;) buf_put(&b, block, (size_t)n);
-    (void)close(ends[0]);
-    int result = 0;
-    if (waitpid(child, &result, 0) != child || result != 0 || b.failed) give_up("xz -dc failed");
-    return b.text;
-}
-
 void full_compact(struct compact *c)
 {
     struct ds4_error error = {0};
-    struct ds4_text merges = unxz("tests/golden/text/ds4_merges.bin.xz");
-    struct ds4_text added = read_golden("tests/golden/text/added_tokens.tsv");
-    if (compact_init(c, span_make(merges.ptr, merges.len), span_make(added.ptr, added.len), &error) != DS4_OK)
-        give_up(error.message);
-    ds4_text_free(&merges);
-    ds4_text_free(&added);
+    struct ds4_span merges, added;
+    char *merges_bytes = golden_read("tests/golden/text/ds4_merges.bin.xz", &merges.len);
+    char *added_bytes = golden_read("tests/golden/text/added_tokens.tsv", &added.len);
+    merges.ptr = merges_bytes;
+    added.ptr = added_bytes;
+    if (compact_init(c, merges, added, &error) != DS4_OK) give_up(error.message);
+    mem_free(merges_bytes);
+    mem_free(added_bytes);
 }
 
 static struct vocab *the_vocab;

@@ -9,8 +9,6 @@ void full_compact(struct compact *c);
 /* The vocabulary itself; one for the whole program, never destroyed by the caller. */
 const struct vocab *full_vocab(void);
 void full_vocab_release(void);
-/* A whole file as bytes with a NUL behind; release with ds4_text_free. Aborts when it cannot be read. */
-struct ds4_text read_golden(const char *path);
 /* Hex digits to bytes. */
 struct ds4_text from_hex(const char *hex);
 /* SHA-256 of bytes as 64 hex digits and a NUL: the vectors are pinned by it. */

@@ -1,16 +1,13 @@
 /* test_text_render.c - conversations to text and ids: the worked examples, the reference encoder's own tests, and the
  * promises that hold for every conversation. Origin of the data: tests/golden/text/README. */
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
 
-#include <cmocka.h>
-
-#include "../lib/chat_json.h"
-#include "../lib/full_vocab.h"
 #include "base/buf.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "lib/chat_json.h"
+#include "lib/full_vocab.h"
+#include "lib/test.h"
 #include "text/markers.h"
 #include "text/render.h"
 
@@ -41,7 +38,8 @@ static void assert_text(struct ds4_span got, struct ds4_span want, const char *w
     while (i < got.len && i < want.len && got.ptr[i] == want.ptr[i]) i++;
     if (got.len == want.len && i == got.len) return;
     size_t from = i > 40 ? i - 40 : 0;
-    fail_msg("%s: differs at byte %zu: got \"%.*s\", wanted \"%.*s\"", what, i, (int)(got.len - from > 120 ? 120 : got.len - from),
+    fail_msg("%s: differs at byte %zu: got \"%.*s\", wanted \"%.*s\"", what, i, (int)(got.len - from > 120
+        ? 120 : got.len - from),
              got.ptr + from, (int)(want.len - from > 120 ? 120 : want.len - from), want.ptr + from);
 }
 
@@ -50,7 +48,8 @@ static void assert_ids(const struct ds4_tokens *got, const json_t *want, const c
     size_t n = json_array_size(want);
     for (size_t i = 0; i < n && i < got->n; i++) {
         if (got->ids[i] != json_integer_value(json_array_get(want, i)))
-            fail_msg("%s: id %zu is %d, wanted %lld", what, i, got->ids[i], json_integer_value(json_array_get(want, i)));
+            fail_msg("%s: id %zu is %d, wanted %lld", what, i, got->ids[i], json_integer_value(json_array_get(want,
+                i)));
     }
     if (got->n != n) fail_msg("%s: %zu ids, wanted %zu", what, got->n, n);
 }
@@ -79,7 +78,8 @@ static void renderer_gives_the_text_and_ids_of_all_worked_examples(void **state)
         arena_init(&a, 0);
         chat_from_json(&a, json_object_get(request, "messages"), no_tools ? NULL : json_object_get(request, "tools"),
                        json_object_get(format, "schema"), &chat);
-        chat.think = strcmp(think, "none") == 0 ? DS4_THINK_NONE : strcmp(think, "max") == 0 ? DS4_THINK_MAX : DS4_THINK_HIGH;
+        chat.think = strcmp(think, "none") == 0 ? DS4_THINK_NONE : strcmp(think, "max") == 0
+            ? DS4_THINK_MAX : DS4_THINK_HIGH;
         struct rendered r = render(&chat);
         assert_text(text_of(&r), json_span(json_object_get(e, "rendered")), title);
         assert_ids(&r.ids, json_object_get(e, "ids"), title);
@@ -123,8 +123,9 @@ static void renderer_agrees_with_the_reference_encoders_own_tests(void **state)
     json_decref(all);
 }
 
-/* The third one hangs the tools on a developer message, which has no place in our chats: here the block, as we render it
- * elsewhere, is put into that message's text. The bytes must agree; the ids cannot, because content is never control. */
+/* The third one hangs the tools on a developer message, which has no place in our chats: here the block, as we render
+ * it elsewhere, is put into that message's text. The bytes must agree; the ids cannot, because content is never
+ * control. */
 static void renderer_gives_the_text_of_the_reference_test_with_a_developer(void **state)
 {
     (void)state;
@@ -224,7 +225,8 @@ static void no_control_id_ever_comes_from_content(void **state)
     rendered_free(&r);
     for (int32_t id = 0; id < 129280; id++) {
         /* All specials but the placeholders, and a few of these. */
-        if (!vocab_is_control(full_vocab(), id) || (id >= 128003 && id < 128800) || (id > 128850 && id < 129260)) continue;
+        if (!vocab_is_control(full_vocab(), id) || (id >= 128003 && id < 128800) || (id > 128850 &&
+            id < 129260)) continue;
         for (int place = 0; place < N_PLACES; place++) {
             r = render_poisoned(vocab_token(full_vocab(), id), place);
             assert_int_equal(control_ids(&r, dirty, 64), n);
@@ -278,7 +280,8 @@ static void values_that_contain_the_closing_tag_are_escaped(void **state)
 {
     (void)state;
     struct rendered r = render_call(SPAN("a&b\"<>"),
-                                    SPAN("{\"s\":\"1</" MARK_DSML "parameter>2\",\"j\":[\"</" MARK_DSML "parameter>\"]}"),
+                                    SPAN("{\"s\":\"1</" MARK_DSML "parameter>2\",\"j\":[\"</"
+                                        MARK_DSML "parameter>\"]}"),
                                     SPAN(""));
     assert_text(between(text_of(&r), SPAN(CALLS_OPEN), SPAN(CALLS_CLOSE)),
                 SPAN("<" MARK_DSML "invoke name=\"a&amp;b&quot;&lt;&gt;\">\n"
@@ -389,7 +392,8 @@ static void tasks_put_their_token_where_the_answer_begins(void **state)
         size_t n_parts;
     } tasks[] = {
         {"query", MARK_BOS MARK_USER "u<" MARK_BAR "query" MARK_BAR ">a" MARK_EOS, 1},
-        {"read_url", MARK_BOS MARK_USER "u<" MARK_BAR "extracted_url" MARK_BAR ">http://x<" MARK_BAR "read_url" MARK_BAR ">a" MARK_EOS, 2},
+        {"read_url", MARK_BOS MARK_USER "u<" MARK_BAR "extracted_url" MARK_BAR ">http://x<" MARK_BAR "read_url"
+            MARK_BAR ">a" MARK_EOS, 2},
         {"action", MARK_BOS MARK_USER "u" MARK_ASSISTANT MARK_THINK "<" MARK_BAR "action" MARK_BAR ">a" MARK_EOS, 1},
     };
     for (size_t i = 0; i < 3; i++) {
@@ -405,7 +409,8 @@ static void tasks_put_their_token_where_the_answer_begins(void **state)
                                   {.role = DS4_ROLE_ASSISTANT, .parts = &t[2], .n_parts = 1, .task = SPAN("title")}};
     struct ds4_chat chat = {.messages = title, .n_messages = 2, .close_last = true};
     struct rendered r = render(&chat);
-    assert_text(text_of(&r), SPAN(MARK_BOS MARK_USER "u" MARK_ASSISTANT MARK_THINK_END "a" MARK_EOS "<" MARK_BAR "title" MARK_BAR ">"),
+    assert_text(text_of(&r), SPAN(MARK_BOS MARK_USER "u" MARK_ASSISTANT MARK_THINK_END "a" MARK_EOS "<"
+        MARK_BAR "title" MARK_BAR ">"),
                 "title");
     rendered_free(&r);
 }
@@ -436,7 +441,8 @@ static void what_cannot_be_rendered_is_refused_with_its_place(void **state)
 /* A random conversation of whole rounds; with calls when asked. */
 static void random_chat(struct rng *rng, struct arena *a, bool tools, struct ds4_chat *chat)
 {
-    static const char *const texts[] = {"a", "Hello there.", "", "x\n\ny", "```c\nint i;\n```\n", "\xE4\xBD\xA0\xE5\xA5\xBD", " end ", "12345"};
+    static const char *const texts[] = {"a", "Hello there.", "", "x\n\ny", "```c\nint i;\n```\n",
+        "\xE4\xBD\xA0\xE5\xA5\xBD", " end ", "12345"};
     size_t n_rounds = 1 + rng_below(rng, 4), n = 0;
     struct ds4_message *m = arena_alloc(a, n_rounds * 5, sizeof *m);
     struct ds4_span *parts = arena_alloc(a, n_rounds * 5, sizeof *parts);
@@ -511,7 +517,8 @@ static void rendering_survives_each_failing_allocation(void **state)
 {
     (void)state;
     struct ds4_span text = SPAN("t"), tool = SPAN("{\"a\":[{\"b\":1}]}");
-    struct ds4_span sampled = SPAN(CALLS_OPEN "<" MARK_DSML "invoke name=\"f\"><" MARK_DSML "parameter name=\"k\">v</" MARK_DSML
+    struct ds4_span sampled = SPAN(CALLS_OPEN "<" MARK_DSML "invoke name=\"f\"><" MARK_DSML "parameter name=\"k\">v</"
+        MARK_DSML
                                    "parameter></" MARK_DSML "invoke>" CALLS_CLOSE);
     struct ds4_tool_call call = {SPAN("1"), SPAN("f"), SPAN("{\"k\":[1]}"), {NULL, 0}}, again = call;
     again.sampled = sampled;

@@ -1,17 +1,14 @@
 /* test_text_tokenizer.c - the published vocabulary: its hashes, all vectors in both modes, decoding, speed of loading.
  * Vectors were computed with the reference tokenizer (Hugging Face tokenizers 0.23.2); see tests/golden/text/README. */
 #include <jansson.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
-
-#include <cmocka.h>
 
 #include "base/buf.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/utf8.h"
-#include "../lib/full_vocab.h"
+#include "lib/full_vocab.h"
+#include "lib/test.h"
 #include "text/encode.h"
 
 static void assert_ids(const struct ds4_tokens *got, const json_t *want, const char *mode, json_int_t vector)
@@ -205,7 +202,8 @@ static void encoding_survives_each_failing_allocation(void **state)
 {
     (void)state;
     const struct vocab *v = full_vocab();
-    struct ds4_span text = SPAN("word \xFF aaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbcccccc <think>");
+    struct ds4_span text = SPAN("word \xFF aaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+                                "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbcccccc <think>");
     for (int nth = 0;; nth++) {
         int left = nth;
         struct ds4_tokens ids = {0};

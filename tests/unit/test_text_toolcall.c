@@ -1,17 +1,15 @@
 /* test_text_toolcall.c - emitted tokens to events: thinking, visible text, calls in every dialect, malformed and
  * unterminated blocks, characters cut by tokens. Every case is fed whole, byte by byte and cut at every place, with the
- * same result. Texts are written with ASCII bars and turned into the real ones: | is U+FF5C in front of and behind DSML. */
-#include <setjmp.h>
-#include <stdarg.h>
+ * same result. Texts are written with ASCII bars and turned into the real ones: | is U+FF5C in front of and behind
+ * DSML. */
 #include <stdlib.h>
 
-#include <cmocka.h>
-
-#include "../lib/full_vocab.h"
 #include "base/buf.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/utf8.h"
+#include "lib/full_vocab.h"
+#include "lib/test.h"
 #include "text/encode.h"
 #include "text/json_style.h"
 #include "text/markers.h"
@@ -110,7 +108,8 @@ static struct log parse_cut(struct ds4_span text, const struct ds4_parser_option
 static void assert_log(const struct log *log, struct ds4_span want, const char *how, size_t cut)
 {
     if (span_eq(buf_span(&log->text), want)) return;
-    fail_msg("%s %zu: got\n  %.*s\nwanted\n  %.*s", how, cut, (int)log->text.text.len, log->text.text.ptr, (int)want.len,
+    fail_msg("%s %zu: got\n  %.*s\nwanted\n  %.*s", how, cut, (int)log->text.text.len, log->text.text.ptr,
+        (int)want.len,
              want.ptr);
 }
 
@@ -163,8 +162,10 @@ static void without_active_tools_a_block_is_text(void **state)
 static void a_canonical_block_gives_calls_and_its_exact_bytes(void **state)
 {
     (void)state;
-    check("Go.\n\n" CALL(PARAM("name=\"k\" string=\"true\"", "v") PARAM("name=\"n\" string=\"false\"", "{\"a\":[1,2]}")),
-          "TGo.^" DONE("\n\n" CALL(PARAM("name=\"k\" string=\"true\"", "v") PARAM("name=\"n\" string=\"false\"", "{\"a\":[1,2]}")),
+    check("Go.\n\n" CALL(PARAM("name=\"k\" string=\"true\"", "v") PARAM("name=\"n\" string=\"false\"",
+        "{\"a\":[1,2]}")),
+          "TGo.^" DONE("\n\n" CALL(PARAM("name=\"k\" string=\"true\"", "v") PARAM("name=\"n\" string=\"false\"",
+              "{\"a\":[1,2]}")),
                        "{\"k\": \"v\", \"n\": {\"a\": [1, 2]}}"),
           &with_tools);
     check(CALL(""), DONE(CALL(""), "{}"), &with_tools);
@@ -195,8 +196,9 @@ static void every_dialect_is_read(void **state)
     for (size_t i = 0; i < 5; i++) {
         struct buf in = {0}, want = {0};
         const char *p = dialects[i].prefix, *b = dialects[i].block;
-        buf_printf(&in, "\n\n<%s%s>\n<%sinvoke name=\"f\">\n<%sparameter name=\"k\" string=\"true\">v</p> </%sinvoke></%sparameter>\n"
-                        "</%sinvoke>\n</%s%s>", p, b, p, p, p, p, p, p, b);
+        buf_printf(&in,
+                   "\n\n<%s%s>\n<%sinvoke name=\"f\">\n<%sparameter name=\"k\" string=\"true\">v</p> </%sinvoke>"
+                   "</%sparameter>\n</%sinvoke>\n</%s%s>", p, b, p, p, p, p, p, p, b);
         buf_printf(&want, "TText^B0f^A{\"k\": \"v</p> </%sinvoke>\"}^E0{\"k\": \"v</p> </%sinvoke>\"}^D%.*s", p, p,
                    (int)in.text.len, in.text.ptr);
         buf_put_byte(&want, 0);
@@ -229,7 +231,8 @@ static void strings_keep_every_byte_but_the_escaped_closing_tag(void **state)
                "{\"k\": \"1</|DSML|parameter>2&lt;/|DSML|x<</|DSML|\"}"),
           &with_tools);
     check(CALL(PARAM("name=\"k\" string=\"true\"", "\x01\x7F\xE4\xBD\xA0")),
-          DONE(CALL(PARAM("name=\"k\" string=\"true\"", "\x01\x7F\xE4\xBD\xA0")), "{\"k\": \"\\u0001\x7F\xE4\xBD\xA0\"}"),
+          DONE(CALL(PARAM("name=\"k\" string=\"true\"", "\x01\x7F\xE4\xBD\xA0")),
+              "{\"k\": \"\\u0001\x7F\xE4\xBD\xA0\"}"),
           &with_tools);
 }
 
@@ -244,7 +247,8 @@ static void all_entities_are_unescaped_only_when_asked(void **state)
 static void attributes_are_unescaped_and_may_come_in_any_order(void **state)
 {
     (void)state;
-#define ATTRIBUTES "<|DSML|tool_calls><|DSML|invoke  name = \"a&amp;&quot;b>\" ><|DSML|parameter\nstring=\"true\" name=\"&lt;k\">v" \
+#define ATTRIBUTES "<|DSML|tool_calls><|DSML|invoke  name = \"a&amp;&quot;b>\" >" \
+                   "<|DSML|parameter\nstring=\"true\" name=\"&lt;k\">v" \
                    "</|DSML|parameter></|DSML|invoke></|DSML|tool_calls>"
     check(ATTRIBUTES, "B0a&\"b>^A{\"<k\": \"v\"}^E0{\"<k\": \"v\"}^D" ATTRIBUTES, &with_tools);
 }
@@ -252,9 +256,11 @@ static void attributes_are_unescaped_and_may_come_in_any_order(void **state)
 static void json_that_is_none_becomes_a_string(void **state)
 {
     (void)state;
-    check(CALL(PARAM("name=\"k\" string=\"false\"", " [1, ")), DONE(CALL(PARAM("name=\"k\" string=\"false\"", " [1, ")), "{\"k\": \" [1, \"}"),
+    check(CALL(PARAM("name=\"k\" string=\"false\"", " [1, ")), DONE(CALL(PARAM("name=\"k\" string=\"false\"",
+        " [1, ")), "{\"k\": \" [1, \"}"),
           &with_tools);
-    check(CALL(PARAM("name=\"k\" string=\"false\"", "")), DONE(CALL(PARAM("name=\"k\" string=\"false\"", "")), "{\"k\": \"\"}"),
+    check(CALL(PARAM("name=\"k\" string=\"false\"", "")), DONE(CALL(PARAM("name=\"k\" string=\"false\"", "")),
+        "{\"k\": \"\"}"),
           &with_tools);
     check(CALL(PARAM("name=\"k\" string=\"false\"", "\n\"\\u003c/x>\" ")),
           DONE(CALL(PARAM("name=\"k\" string=\"false\"", "\n\"\\u003c/x>\" ")), "{\"k\": \"</x>\"}"), &with_tools);
@@ -265,7 +271,8 @@ static void a_missing_string_attribute_means_a_string_or_an_object(void **state)
     (void)state;
     check(CALL(PARAM("name=\"k\"", " 12 ")), DONE(CALL(PARAM("name=\"k\"", " 12 ")), "{\"k\": \" 12 \"}"), &with_tools);
     check(CALL(PARAM("name=\"k\"", "")), DONE(CALL(PARAM("name=\"k\"", "")), "{\"k\": \"\"}"), &with_tools);
-#define NESTED CALL(PARAM("name=\"o\"", "\n" PARAM("name=\"a\" string=\"true\"", "1") PARAM("name=\"b\"", PARAM("name=\"c\"", "<|DSML|par") ) "\n") \
+#define NESTED CALL(PARAM("name=\"o\"", "\n" PARAM("name=\"a\" string=\"true\"", "1") PARAM("name=\"b\"", \
+    PARAM("name=\"c\"", "<|DSML|par") ) "\n") \
                     PARAM("name=\"z\" string=\"false\"", "0"))
     check(NESTED, DONE(NESTED, "{\"o\": {\"a\": \"1\", \"b\": {\"c\": \"<|DSML|par\"}}, \"z\": 0}"), &with_tools);
 }
@@ -284,8 +291,10 @@ static void malformed_blocks_come_back_as_they_were(void **state)
     check("<|DSML|tool_calls></|DSML|tool_calls>", "X<|DSML|tool_calls>^T</|DSML|tool_calls>", &with_tools);
     check("<|DSML|tool_calls><|DSML|invoke>x", "X<|DSML|tool_calls>^T<|DSML|invoke>x", &with_tools);
     check("<|DSML|tool_calls><|DSML|invoke name=f>x", "X<|DSML|tool_calls>^T<|DSML|invoke name=f>x", &with_tools);
-    check("<|DSML|tool_calls><|DSML|invoke name=\"f\" name>x", "X<|DSML|tool_calls>^T<|DSML|invoke name=\"f\" name>x", &with_tools);
-    check("<|DSML|tool_calls><|DSML|invoke name=\"f\">oops", "B0f^A{^X<|DSML|tool_calls><|DSML|invoke name=\"f\">^Toops", &with_tools);
+    check("<|DSML|tool_calls><|DSML|invoke name=\"f\" name>x", "X<|DSML|tool_calls>^T<|DSML|invoke name=\"f\" name>x",
+        &with_tools);
+    check("<|DSML|tool_calls><|DSML|invoke name=\"f\">oops",
+        "B0f^A{^X<|DSML|tool_calls><|DSML|invoke name=\"f\">^Toops", &with_tools);
 }
 
 static void a_mentioned_tag_does_not_hide_a_real_block(void **state)
@@ -306,7 +315,8 @@ static void after_a_begun_call_nothing_more_is_recognised(void **state)
 static void unterminated_blocks_come_back_whole(void **state)
 {
     (void)state;
-    struct ds4_text whole = real(SPAN("Go\n\n" CALL(PARAM("name=\"k\" string=\"true\"", "v&lt;") PARAM("name=\"n\"", " <"))));
+    struct ds4_text whole = real(SPAN("Go\n\n" CALL(PARAM("name=\"k\" string=\"true\"", "v&lt;") PARAM("name=\"n\"",
+        " <"))));
     for (size_t len = 0; len < whole.len; len++) {
         struct log log = parse_cut(span_make(whole.ptr, len), &with_tools, false, 0, 0);
         /* Nothing is lost: what is shown is what was written (cut characters excepted), and no block is done. */
@@ -375,7 +385,8 @@ static void blocks_in_reasoning_are_never_calls(void **state)
 {
     (void)state;
     check_special("I could write " CALL("") "</think>Done." EOS, "RI could write " CALL("") "^TDone.^S", &thinking);
-    check_special("plan " CALL("") "</think>\n\n" CALL("") EOS, "Rplan " CALL("") "^" DONE("\n\n" CALL(""), "{}") "^S", &thinking);
+    check_special("plan " CALL("") "</think>\n\n" CALL("") EOS, "Rplan " CALL("") "^" DONE("\n\n" CALL(""), "{}") "^S",
+        &thinking);
 }
 
 static void think_markers_around_the_visible_text_are_handled(void **state)
@@ -440,7 +451,7 @@ static void cut_characters_are_held_and_bad_ones_replaced_at_once(void **state)
     log_free(&log);
 }
 
-/* ---- where sampling is greedy ------------------------------------------------------------------------------------- */
+/* ---- where sampling is greedy ---------------------------------------------------------------------------------- */
 
 static void syntax_is_told_from_free_text(void **state)
 {
@@ -471,22 +482,25 @@ static void syntax_is_told_from_free_text(void **state)
         struct ds4_text piece = real(span_from(steps[i].piece));
         feed_piece(p, span_make(piece.ptr, piece.len), true, &log);
         if (ds4_parser_in_call(p) != steps[i].call || ds4_parser_in_syntax(p) != steps[i].syntax)
-            fail_msg("after \"%s\": in call %d, in syntax %d", steps[i].piece, ds4_parser_in_call(p), ds4_parser_in_syntax(p));
+            fail_msg("after \"%s\": in call %d, in syntax %d", steps[i].piece, ds4_parser_in_call(p),
+                ds4_parser_in_syntax(p));
         ds4_text_free(&piece);
     }
     ds4_parser_destroy(p);
     log_free(&log);
 }
 
-/* ---- properties over random markup --------------------------------------------------------------------------------- */
+/* ---- properties over random markup ----------------------------------------------------------------------------- */
 
 static void random_markup(struct rng *rng, struct buf *out)
 {
     static const char *const atoms[] = {"<|DSML|tool_calls>", "\n", "<|DSML|invoke name=\"f\">", "</|DSML|invoke>",
                                         "</|DSML|tool_calls>", "<|DSML|parameter name=\"k\" string=\"true\">",
                                         "<|DSML|parameter name=\"k\" string=\"false\">", "<|DSML|parameter name=\"k\">",
-                                        "</|DSML|parameter>", "{\"a\": 1}", "text", " ", "<", "&lt;", "&lt;/|DSML|parameter>", "\"",
-                                        "<tool_calls>", "<invoke name=\"g\">", "</invoke>", "</tool_calls>", "|", "\xE4\xBD\xA0", "\\"};
+                                        "</|DSML|parameter>", "{\"a\": 1}", "text", " ", "<", "&lt;",
+                                            "&lt;/|DSML|parameter>", "\"",
+                                        "<tool_calls>", "<invoke name=\"g\">", "</invoke>", "</tool_calls>", "|",
+                                            "\xE4\xBD\xA0", "\\"};
     size_t n = rng_below(rng, 16);
     buf_clear(out);
     /* Half of them begin well, half of these with a value, and half end well, so that deep states are reached. */
@@ -537,7 +551,8 @@ static bool fail_at(void *user, uint64_t number)
 static void parsing_survives_each_failing_allocation(void **state)
 {
     (void)state;
-    struct ds4_text text = real(SPAN("Go\n\n" CALL(PARAM("name=\"k\" string=\"true\"", "v&lt;") PARAM("name=\"n\" string=\"false\"", "[1]") PARAM("name=\"n\"", " <"))));
+    struct ds4_text text = real(SPAN("Go\n\n" CALL(PARAM("name=\"k\" string=\"true\"",
+        "v&lt;") PARAM("name=\"n\" string=\"false\"", "[1]") PARAM("name=\"n\"", " <"))));
     struct ds4_tokens ids = {0};
     assert_int_equal(text_encode(full_vocab(), span_make(text.ptr, text.len), true, &ids, NULL), DS4_OK);
     int64_t live = mem_live();
