@@ -352,15 +352,15 @@ static void string_byte(struct dsml *d, char byte)
 static void end_json(struct dsml *d)
 {
     struct ds4_span raw = buf_span(&d->value);
-    struct json_doc doc;
+    struct jtext_doc doc;
     struct buf json = {0};
-    enum ds4_status status = json_parse(&doc, raw, NULL);
+    enum ds4_status status = jtext_parse(&doc, raw, NULL);
     if (status == DS4_OK)
-        json_put_styled(&doc, 0, &json);
+        jtext_put_styled(&doc, 0, &json);
     else
         buf_put_json_string(&json, raw);
     if (status == DS4_ERR_NOMEM) d->failed = true;
-    json_deinit(&doc);
+    jtext_deinit(&doc);
     put_args_buf(d, &json);
     end_value(d);
 }

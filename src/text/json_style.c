@@ -12,10 +12,10 @@
 enum expect { WANT_VALUE, WANT_VALUE_OR_END, WANT_KEY, WANT_KEY_OR_END, WANT_COMMA_OR_END, WANT_NOTHING };
 
 struct reader {
-    struct json_doc *doc;
+    struct jtext_doc *doc;
     size_t at;
-    uint32_t open;   /* the innermost open container, or JSON_NONE */
-    uint32_t member; /* the member whose value comes next, or JSON_NONE */
+    uint32_t open;   /* the innermost open container, or JTEXT_NONE */
+    uint32_t member; /* the member whose value comes next, or JTEXT_NONE */
     enum expect expect;
     struct ds4_error *error;
 };
@@ -31,26 +31,26 @@ static enum ds4_status wrong(struct reader *r, const char *expected)
 
 static enum ds4_status new_value(struct reader *r, uint32_t *out)
 {
-    struct json_doc *doc = r->doc;
+    struct jtext_doc *doc = r->doc;
     if (doc->n_values == doc->cap_values) {
-        if (doc->n_values >= JSON_VALUES_MAX)
-            return err_set(r->error, DS4_ERR_LIMIT, "JSON of more than %u values", JSON_VALUES_MAX);
+        if (doc->n_values >= JTEXT_VALUES_MAX)
+            return err_set(r->error, DS4_ERR_LIMIT, "JSON of more than %u values", JTEXT_VALUES_MAX);
         uint32_t cap = doc->cap_values ? doc->cap_values * 2 : 32;
-        struct json_value *grown = mem_realloc(doc->values, cap, sizeof *grown);
+        struct jtext_value *grown = mem_realloc(doc->values, cap, sizeof *grown);
         if (!grown) return err_set(r->error, DS4_ERR_NOMEM, "no memory for JSON of %zu bytes", doc->text.len);
         doc->values = grown;
         doc->cap_values = cap;
     }
     *out = doc->n_values++;
-    doc->values[*out] = (struct json_value){JSON_LITERAL, r->open, JSON_NONE, JSON_NONE, JSON_NONE, 0, 0, 0, 0};
+    doc->values[*out] = (struct jtext_value){JTEXT_LITERAL, r->open, JTEXT_NONE, JTEXT_NONE, JTEXT_NONE, 0, 0, 0, 0};
     return DS4_OK;
 }
 
-static void link_last(struct json_doc *doc, uint32_t parent, uint32_t value)
+static void link_last(struct jtext_doc *doc, uint32_t parent, uint32_t value)
 {
-    if (parent == JSON_NONE) return;
-    struct json_value *p = &doc->values[parent];
-    if (p->last == JSON_NONE)
+    if (parent == JTEXT_NONE) return;
+    struct jtext_value *p = &doc->values[parent];
+    if (p->last == JTEXT_NONE)
         p->first = value;
     else
         doc->values[p->last].next = value;
@@ -163,16 +163,16 @@ static uint64_t member_hash(uint32_t parent, struct ds4_span key)
 
 static enum ds4_status grow_members(struct reader *r)
 {
-    struct json_doc *doc = r->doc;
+    struct jtext_doc *doc = r->doc;
     uint32_t cap = doc->cap_members ? doc->cap_members * 2 : 64;
     uint32_t *grown = mem_alloc(cap, sizeof *grown);
     if (!grown) return err_set(r->error, DS4_ERR_NOMEM, "no memory for JSON of %zu bytes", doc->text.len);
     memset(grown, 0xFF, cap * sizeof *grown);
     for (uint32_t i = 0; i < doc->cap_members; i++) {
         uint32_t value = doc->members[i];
-        if (value == JSON_NONE) continue;
-        uint64_t slot = member_hash(doc->values[value].parent, json_key(doc, value));
-        while (grown[slot & (cap - 1)] != JSON_NONE) slot++;
+        if (value == JTEXT_NONE) continue;
+        uint64_t slot = member_hash(doc->values[value].parent, jtext_key(doc, value));
+        while (grown[slot & (cap - 1)] != JTEXT_NONE) slot++;
         grown[slot & (cap - 1)] = value;
     }
     mem_free(doc->members);
@@ -182,17 +182,17 @@ static enum ds4_status grow_members(struct reader *r)
 }
 
 /* Forgets the value of a member; its children leave the table of members, where they would pass for those to come. */
-static void empty_member(struct json_doc *doc, uint32_t member)
+static void empty_member(struct jtext_doc *doc, uint32_t member)
 {
-    for (uint32_t child = doc->values[member].first; child != JSON_NONE; child = doc->values[child].next)
-        doc->values[child].parent = JSON_NONE;
-    doc->values[member].first = doc->values[member].last = JSON_NONE;
+    for (uint32_t child = doc->values[member].first; child != JTEXT_NONE; child = doc->values[child].next)
+        doc->values[child].parent = JTEXT_NONE;
+    doc->values[member].first = doc->values[member].last = JTEXT_NONE;
 }
 
 /* Sets r->member to the earlier member of this name, emptied, or to a new one. */
 static enum ds4_status take_member(struct reader *r, struct ds4_span inside)
 {
-    struct json_doc *doc = r->doc;
+    struct jtext_doc *doc = r->doc;
     size_t start = doc->keys.text.len;
     put_decoded(inside, &doc->keys);
     TRY(buf_status(&doc->keys, r->error));
@@ -200,9 +200,9 @@ static enum ds4_status take_member(struct reader *r, struct ds4_span inside)
     struct ds4_span key = span_skip(buf_span(&doc->keys), start);
     if (2 * doc->n_members >= doc->cap_members) TRY(grow_members(r));
     uint64_t slot = member_hash(r->open, key);
-    for (; doc->members[slot & (doc->cap_members - 1)] != JSON_NONE; slot++) {
+    for (; doc->members[slot & (doc->cap_members - 1)] != JTEXT_NONE; slot++) {
         uint32_t earlier = doc->members[slot & (doc->cap_members - 1)];
-        if (doc->values[earlier].parent != r->open || !span_eq(json_key(doc, earlier), key)) continue;
+        if (doc->values[earlier].parent != r->open || !span_eq(jtext_key(doc, earlier), key)) continue;
         empty_member(doc, earlier);
         doc->keys.text.len = start;
         r->member = earlier;
@@ -230,13 +230,13 @@ static enum ds4_status read_key(struct reader *r)
     return DS4_OK;
 }
 
-static enum ds4_status read_scalar(struct reader *r, struct json_value *v)
+static enum ds4_status read_scalar(struct reader *r, struct jtext_value *v)
 {
     static const struct ds4_span words[] = {{"true", 4}, {"false", 5}, {"null", 4}};
     struct ds4_span rest = span_skip(r->doc->text, r->at), inside;
     if (peek(r, r->at) == '"') {
         TRY(scan_string(r, &inside));
-        v->kind = JSON_STRING;
+        v->kind = JTEXT_STRING;
         v->start = (size_t)(inside.ptr - r->doc->text.ptr);
         v->len = inside.len;
         return DS4_OK;
@@ -244,13 +244,13 @@ static enum ds4_status read_scalar(struct reader *r, struct json_value *v)
     v->start = r->at;
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         if (!span_starts(rest, words[i])) continue;
-        v->kind = JSON_LITERAL;
+        v->kind = JTEXT_LITERAL;
         v->len = words[i].len;
         r->at += v->len;
         return DS4_OK;
     }
     TRY(scan_number(r));
-    v->kind = JSON_NUMBER;
+    v->kind = JTEXT_NUMBER;
     v->len = r->at - v->start;
     return DS4_OK;
 }
@@ -258,20 +258,20 @@ static enum ds4_status read_scalar(struct reader *r, struct json_value *v)
 static enum ds4_status read_value(struct reader *r)
 {
     uint32_t value = r->member;
-    if (value == JSON_NONE) {
+    if (value == JTEXT_NONE) {
         TRY(new_value(r, &value));
         link_last(r->doc, r->open, value);
     }
-    r->member = JSON_NONE;
+    r->member = JTEXT_NONE;
     char c = peek(r, r->at);
     if (c == '{' || c == '[') {
-        r->doc->values[value].kind = c == '{' ? JSON_OBJECT : JSON_ARRAY;
+        r->doc->values[value].kind = c == '{' ? JTEXT_OBJECT : JTEXT_ARRAY;
         r->open = value;
         r->expect = c == '{' ? WANT_KEY_OR_END : WANT_VALUE_OR_END;
         r->at++;
         return DS4_OK;
     }
-    r->expect = r->open == JSON_NONE ? WANT_NOTHING : WANT_COMMA_OR_END;
+    r->expect = r->open == JTEXT_NONE ? WANT_NOTHING : WANT_COMMA_OR_END;
     return read_scalar(r, &r->doc->values[value]);
 }
 
@@ -279,13 +279,13 @@ static void close_container(struct reader *r)
 {
     r->at++;
     r->open = r->doc->values[r->open].parent;
-    r->expect = r->open == JSON_NONE ? WANT_NOTHING : WANT_COMMA_OR_END;
+    r->expect = r->open == JTEXT_NONE ? WANT_NOTHING : WANT_COMMA_OR_END;
 }
 
 static enum ds4_status read_step(struct reader *r)
 {
     char c = peek(r, r->at);
-    bool in_object = r->open != JSON_NONE && r->doc->values[r->open].kind == JSON_OBJECT;
+    bool in_object = r->open != JTEXT_NONE && r->doc->values[r->open].kind == JTEXT_OBJECT;
     bool may_end = r->expect == WANT_KEY_OR_END || r->expect == WANT_VALUE_OR_END || r->expect == WANT_COMMA_OR_END;
     if (may_end && c == (in_object ? '}' : ']')) {
         close_container(r);
@@ -307,10 +307,10 @@ static enum ds4_status read_step(struct reader *r)
     }
 }
 
-enum ds4_status json_parse(struct json_doc *doc, struct ds4_span text, struct ds4_error *error)
+enum ds4_status jtext_parse(struct jtext_doc *doc, struct ds4_span text, struct ds4_error *error)
 {
-    *doc = (struct json_doc){.text = text};
-    struct reader r = {doc, 0, JSON_NONE, JSON_NONE, WANT_VALUE, error};
+    *doc = (struct jtext_doc){.text = text};
+    struct reader r = {doc, 0, JTEXT_NONE, JTEXT_NONE, WANT_VALUE, error};
     for (;;) {
         while (is_space(peek(&r, r.at))) r.at++;
         if (r.at >= text.len) break;
@@ -319,37 +319,37 @@ enum ds4_status json_parse(struct json_doc *doc, struct ds4_span text, struct ds
     return r.expect == WANT_NOTHING ? DS4_OK : wrong(&r, "more");
 }
 
-void json_deinit(struct json_doc *doc)
+void jtext_deinit(struct jtext_doc *doc)
 {
     mem_free(doc->values);
     mem_free(doc->members);
     buf_deinit(&doc->keys);
-    *doc = (struct json_doc){0};
+    *doc = (struct jtext_doc){0};
 }
 
-struct ds4_span json_key(const struct json_doc *doc, uint32_t value)
+struct ds4_span jtext_key(const struct jtext_doc *doc, uint32_t value)
 {
     return span_make(buf_span(&doc->keys).ptr + doc->values[value].key, doc->values[value].key_len);
 }
 
-void json_put_decoded(const struct json_doc *doc, uint32_t value, struct buf *out)
+void jtext_put_decoded(const struct jtext_doc *doc, uint32_t value, struct buf *out)
 {
     put_decoded(span_make(doc->text.ptr + doc->values[value].start, doc->values[value].len), out);
 }
 
-static void put_opening(const struct json_doc *doc, uint32_t value, struct buf *scratch, struct buf *out)
+static void put_opening(const struct jtext_doc *doc, uint32_t value, struct buf *scratch, struct buf *out)
 {
-    const struct json_value *v = &doc->values[value];
+    const struct jtext_value *v = &doc->values[value];
     switch (v->kind) {
-    case JSON_ARRAY:
+    case JTEXT_ARRAY:
         buf_put_byte(out, '[');
         break;
-    case JSON_OBJECT:
+    case JTEXT_OBJECT:
         buf_put_byte(out, '{');
         break;
-    case JSON_STRING:
+    case JTEXT_STRING:
         buf_clear(scratch);
-        json_put_decoded(doc, value, scratch);
+        jtext_put_decoded(doc, value, scratch);
         if (scratch->failed) out->failed = true;
         buf_put_json_string(out, buf_span(scratch));
         break;
@@ -358,26 +358,26 @@ static void put_opening(const struct json_doc *doc, uint32_t value, struct buf *
     }
 }
 
-void json_put_styled(const struct json_doc *doc, uint32_t root, struct buf *out)
+void jtext_put_styled(const struct jtext_doc *doc, uint32_t root, struct buf *out)
 {
     struct buf scratch = {0};
     uint32_t at = root;
-    const struct json_value *values = doc->values;
+    const struct jtext_value *values = doc->values;
     for (;;) {
-        if (at != root && values[values[at].parent].kind == JSON_OBJECT) {
-            buf_put_json_string(out, json_key(doc, at));
+        if (at != root && values[values[at].parent].kind == JTEXT_OBJECT) {
+            buf_put_json_string(out, jtext_key(doc, at));
             buf_put(out, ": ", 2);
         }
         put_opening(doc, at, &scratch, out);
-        if (values[at].first != JSON_NONE) {
+        if (values[at].first != JTEXT_NONE) {
             at = values[at].first;
             continue;
         }
-        if (values[at].kind == JSON_ARRAY || values[at].kind == JSON_OBJECT)
-            buf_put_byte(out, values[at].kind == JSON_ARRAY ? ']' : '}');
-        while (at != root && values[at].next == JSON_NONE) {
+        if (values[at].kind == JTEXT_ARRAY || values[at].kind == JTEXT_OBJECT)
+            buf_put_byte(out, values[at].kind == JTEXT_ARRAY ? ']' : '}');
+        while (at != root && values[at].next == JTEXT_NONE) {
             at = values[at].parent;
-            buf_put_byte(out, values[at].kind == JSON_ARRAY ? ']' : '}');
+            buf_put_byte(out, values[at].kind == JTEXT_ARRAY ? ']' : '}');
         }
         if (at == root) break;
         buf_put(out, ", ", 2);

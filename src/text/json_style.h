@@ -10,38 +10,38 @@
 #include "base/buf.h"
 
 #ifdef DS4_SMALL_LIMITS
-#define JSON_VALUES_MAX (1u << 12)
+#define JTEXT_VALUES_MAX (1u << 12)
 #else
-#define JSON_VALUES_MAX (1u << 20) /* 44 bytes each while a text is read; tools of agents have a few thousand */
+#define JTEXT_VALUES_MAX (1u << 20) /* 44 bytes each while a text is read; tools of agents have a few thousand */
 #endif
 
-enum json_kind { JSON_LITERAL /* true, false, null */, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
-#define JSON_NONE UINT32_MAX
+enum jtext_kind { JTEXT_LITERAL /* true, false, null */, JTEXT_NUMBER, JTEXT_STRING, JTEXT_ARRAY, JTEXT_OBJECT };
+#define JTEXT_NONE UINT32_MAX
 
-struct json_value {
-    enum json_kind kind;
-    uint32_t parent, next, first, last; /* values, or JSON_NONE */
+struct jtext_value {
+    enum jtext_kind kind;
+    uint32_t parent, next, first, last; /* values, or JTEXT_NONE */
     size_t start, len;                  /* literal, number, or what stands between a string's quotes, in the text */
     uint32_t key, key_len;              /* of a member: decoded, in keys */
 };
 
 /* A parsed text. values[0] is the root. */
-struct json_doc {
+struct jtext_doc {
     struct ds4_span text; /* borrowed */
-    struct json_value *values;
+    struct jtext_value *values;
     uint32_t n_values, cap_values;
     struct buf keys;
     uint32_t *members;    /* hash table of members by (parent, key) */
     uint32_t n_members, cap_members;
 };
 
-/* Fills *doc (borrows text). FORMAT names the offset. json_deinit releases, also after an error. */
-enum ds4_status json_parse(struct json_doc *doc, struct ds4_span text, struct ds4_error *error) DS4_MUST_CHECK;
-void json_deinit(struct json_doc *doc);
-struct ds4_span json_key(const struct json_doc *doc, uint32_t value); /* decoded; borrows */
+/* Fills *doc (borrows text). FORMAT names the offset. jtext_deinit releases, also after an error. */
+enum ds4_status jtext_parse(struct jtext_doc *doc, struct ds4_span text, struct ds4_error *error) DS4_MUST_CHECK;
+void jtext_deinit(struct jtext_doc *doc);
+struct ds4_span jtext_key(const struct jtext_doc *doc, uint32_t value); /* decoded; borrows */
 /* Appends what a string value means. */
-void json_put_decoded(const struct json_doc *doc, uint32_t value, struct buf *out);
+void jtext_put_decoded(const struct jtext_doc *doc, uint32_t value, struct buf *out);
 /* Appends a value with all below it in the style above. */
-void json_put_styled(const struct json_doc *doc, uint32_t value, struct buf *out);
+void jtext_put_styled(const struct jtext_doc *doc, uint32_t value, struct buf *out);
 
 #endif

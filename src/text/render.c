@@ -107,14 +107,14 @@ static void put_effort(struct renderer *r)
 /* Appends client JSON in the trained style, as content. */
 static enum ds4_status put_json(struct renderer *r, struct ds4_span text, const char *what, size_t number)
 {
-    struct json_doc doc;
+    struct jtext_doc doc;
     struct buf json = {0};
     struct ds4_error why = {0};
-    enum ds4_status status = json_parse(&doc, text, &why);
-    if (status == DS4_OK && doc.values[0].kind != JSON_OBJECT)
+    enum ds4_status status = jtext_parse(&doc, text, &why);
+    if (status == DS4_OK && doc.values[0].kind != JTEXT_OBJECT)
         status = err_set(&why, DS4_ERR_FORMAT, "not a JSON object");
     if (status == DS4_OK) {
-        json_put_styled(&doc, 0, &json);
+        jtext_put_styled(&doc, 0, &json);
         status = buf_status(&json, &why);
     }
     if (status == DS4_OK)
@@ -122,7 +122,7 @@ static enum ds4_status put_json(struct renderer *r, struct ds4_span text, const 
     else
         (void)err_set(r->error, status, "%s %zu: %s", what, number, why.message);
     buf_deinit(&json);
-    json_deinit(&doc);
+    jtext_deinit(&doc);
     return status;
 }
 
@@ -344,25 +344,25 @@ static void put_parameter(struct renderer *r, struct ds4_span key, struct ds4_sp
 /* The members of an arguments object as parameters; STATE when the text is no object. */
 static enum ds4_status put_members(struct renderer *r, struct ds4_span arguments)
 {
-    struct json_doc doc;
+    struct jtext_doc doc;
     struct buf value = {0};
-    enum ds4_status status = json_parse(&doc, arguments, NULL);
-    if (status != DS4_ERR_NOMEM && (status != DS4_OK || doc.values[0].kind != JSON_OBJECT)) status = DS4_ERR_STATE;
-    if (status == DS4_OK && doc.values[0].first == JSON_NONE) TEMPLATE(r, "\n");
-    for (uint32_t i = status == DS4_OK ? doc.values[0].first : JSON_NONE; i != JSON_NONE && status == DS4_OK;
+    enum ds4_status status = jtext_parse(&doc, arguments, NULL);
+    if (status != DS4_ERR_NOMEM && (status != DS4_OK || doc.values[0].kind != JTEXT_OBJECT)) status = DS4_ERR_STATE;
+    if (status == DS4_OK && doc.values[0].first == JTEXT_NONE) TEMPLATE(r, "\n");
+    for (uint32_t i = status == DS4_OK ? doc.values[0].first : JTEXT_NONE; i != JTEXT_NONE && status == DS4_OK;
          i = doc.values[i].next) {
-        bool string = doc.values[i].kind == JSON_STRING;
+        bool string = doc.values[i].kind == JTEXT_STRING;
         buf_clear(&value);
         if (string)
-            json_put_decoded(&doc, i, &value);
+            jtext_put_decoded(&doc, i, &value);
         else
-            json_put_styled(&doc, i, &value);
+            jtext_put_styled(&doc, i, &value);
         status = buf_status(&value, r->error);
-        if (status == DS4_OK) put_parameter(r, json_key(&doc, i), buf_span(&value), string);
+        if (status == DS4_OK) put_parameter(r, jtext_key(&doc, i), buf_span(&value), string);
     }
     if (status == DS4_ERR_NOMEM) (void)err_set(r->error, status, "no memory for the arguments of a tool call");
     buf_deinit(&value);
-    json_deinit(&doc);
+    jtext_deinit(&doc);
     return status;
 }
 

@@ -528,9 +528,9 @@ static void events_do_not_depend_on_the_cuts_and_lose_nothing(void **state)
         if (!done && !span_eq(buf_span(&whole.visible), bytes)) fail_msg("round %d: text was lost", round);
         if (done && !span_starts(bytes, buf_span(&whole.visible))) fail_msg("round %d: text was changed", round);
         if (whole.args.text.len > 0 && done) {
-            struct json_doc doc; /* the arguments of the last call are JSON */
-            assert_int_equal(json_parse(&doc, buf_span(&whole.args), NULL), DS4_OK);
-            json_deinit(&doc);
+            struct jtext_doc doc; /* the arguments of the last call are JSON */
+            assert_int_equal(jtext_parse(&doc, buf_span(&whole.args), NULL), DS4_OK);
+            jtext_deinit(&doc);
             n_calls++;
         }
         log_free(&whole);
