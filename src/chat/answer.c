@@ -54,11 +54,26 @@ static enum ds4_status decode(const struct answer_request *q, struct ds4_sampler
     }
 }
 
+static enum ds4_status sync_to(const struct answer_request *q, size_t n, size_t *n_reused, struct ds4_error *error)
+{
+    return ds4_session_sync(q->session, q->prompt->ids, n, q->progress, q->progress_user, n_reused, error);
+}
+
 static enum ds4_status prefill(const struct answer_request *q, struct answer_result *result, struct ds4_error *error)
 {
     uint64_t start_ns = clock_ns();
-    enum ds4_status status = ds4_session_sync(q->session, q->prompt->ids, q->prompt->n, q->progress, q->progress_user,
-                                              &result->n_reused, error);
+    size_t n = q->prompt->n, before_last;
+    enum ds4_status status = DS4_OK;
+    if (q->anchor && n > 1) {
+        status = sync_to(q, n - 1, &result->n_reused, error);
+        if (status == DS4_OK) {
+            ds4_session_destroy(*q->anchor);
+            if (ds4_session_fork(q->session, q->anchor, NULL) != DS4_OK) *q->anchor = NULL;
+            status = sync_to(q, n, &before_last, error);
+        }
+    } else {
+        status = sync_to(q, n, &result->n_reused, error);
+    }
     result->prefill_s = clock_seconds_since(start_ns);
     return status;
 }

@@ -24,6 +24,10 @@ enum answer_stop {
 struct answer_request {
     struct ds4_engine *engine;
     struct ds4_session *session;
+    /* Optional: becomes a second session that stands before the last token of the prompt. The next prompt may differ
+     * from there on (reasoning is dropped, the turn opens otherwise), which is further back than a session can be
+     * rewound. Set to NULL when there is no room for it; the old one is destroyed. */
+    struct ds4_session **anchor;
     const struct ds4_tokens *prompt;
     const struct ds4_sampling *sampling;
     struct ds4_parser_options parser;

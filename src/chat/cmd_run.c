@@ -58,8 +58,13 @@ static const struct option rows[] = {
 static const struct options table = {
     .command = "run", .summary = "answer a prompt, or chat in the terminal", OPTIONS_ROWS(rows),
     .notes = "Answers go to standard output, everything else to standard error. Thinking is shown, dimmed, on a\n"
-             "terminal only. Exit code 1 when the answer could not be given: failure, or output that nobody reads.",
+             "terminal only. Exit code 1 when the answer could not be given or nobody reads it.",
 };
+
+static bool is_chat(const struct run *flags)
+{
+    return !flags->prompt && !flags->prompt_file && term_is(STDIN_FILENO);
+}
 
 static enum ds4_status check_flags(const struct run *flags, struct ds4_error *error)
 {
@@ -69,7 +74,7 @@ static enum ds4_status check_flags(const struct run *flags, struct ds4_error *er
     if (flags->raw && (flags->system || flags->think))
         return err_set(error, DS4_ERR_FORMAT, "--raw: the transcript itself says what the system text is and whether "
                        "to think");
-    if (flags->raw && !flags->prompt && !flags->prompt_file && term_is(STDIN_FILENO))
+    if (flags->raw && is_chat(flags))
         return err_set(error, DS4_ERR_FORMAT, "--raw needs a transcript: -p, --prompt-file or standard input");
     return DS4_OK;
 }
@@ -125,7 +130,7 @@ static enum ds4_status converse(struct run *flags, struct ds4_engine *engine, st
     char state_dir[STATE_DIR_BYTES];
     enum ds4_status status;
     uint32_t ctx_tokens = ds4_engine_info(engine)->ctx_tokens;
-    bool chat = !flags->prompt && !flags->prompt_file && term_is(STDIN_FILENO);
+    bool chat = is_chat(flags);
     if (options.think == DS4_THINK_MAX && ctx_tokens < MAX_EFFORT_CTX_TOKENS)
         (void)fprintf(stderr, "note: the greatest effort is meant for a context of %u tokens or more; here it is %u\n",
                       MAX_EFFORT_CTX_TOKENS, ctx_tokens);
@@ -157,7 +162,14 @@ int cmd_run(int argc, char **argv)
         return EXIT_CODE_USAGE;
     }
     TRY_GOTO(model_flags_options(&flags.model, &progress, &options, &error), out);
+    /* A conversation keeps a second session (answer.h) where the memory allows it. */
+    options.n_sessions_max = is_chat(&flags) ? 2 : 1;
     status = ds4_engine_open(&options, &engine, &error);
+    if (status == DS4_ERR_LIMIT && options.n_sessions_max > 1) {
+        options.n_sessions_max = 1;
+        error = (struct ds4_error){0};
+        status = ds4_engine_open(&options, &engine, &error);
+    }
     term_progress_clear(&progress);
     if (status == DS4_OK) status = converse(&flags, engine, &error);
 out:

@@ -14,8 +14,45 @@ enum ds4_status conversation_init(struct conversation *c, struct ds4_engine *eng
 
 void conversation_deinit(struct conversation *c)
 {
+    ds4_session_destroy(c->anchor);
     ds4_session_destroy(c->session);
     transcript_deinit(&c->transcript);
+}
+
+static void drop_state(struct conversation *c)
+{
+    ds4_session_destroy(c->anchor);
+    c->anchor = NULL;
+    (void)!ds4_session_rewind(c->session, 0, NULL);
+}
+
+void conversation_reset(struct conversation *c)
+{
+    transcript_reset(&c->transcript);
+    drop_state(c);
+}
+
+const struct ds4_session *conversation_prefix(const struct conversation *c)
+{
+    return c->anchor ? c->anchor : c->session;
+}
+
+/* Tokens of the session that ds4_session_sync to the prompt would keep. */
+static size_t n_usable(const struct ds4_session *session, const struct ds4_tokens *prompt)
+{
+    size_t n, common = 0;
+    const int32_t *ids = ds4_session_tokens(session, &n);
+    while (common < n && common < prompt->n && ids[common] == prompt->ids[common]) common++;
+    return common < n && common < ds4_session_rewind_min(session) ? 0 : common;
+}
+
+/* Goes on from the anchor when more of it can be used. */
+static void choose_session(struct conversation *c, const struct ds4_tokens *prompt)
+{
+    if (!c->anchor || n_usable(c->anchor, prompt) <= n_usable(c->session, prompt)) return;
+    ds4_session_destroy(c->session);
+    c->session = c->anchor;
+    c->anchor = NULL;
 }
 
 static enum ds4_status check_room(const struct conversation *c, size_t n_tokens, struct ds4_error *error)
@@ -32,6 +69,7 @@ static enum ds4_status generate(struct conversation *c, const struct ds4_tokens 
 {
     struct ds4_sampling sampling = c->options.sampling;
     TRY(check_room(c, prompt->n, error));
+    choose_session(c, prompt);
     if (sampling.seed == 0 && getentropy(&sampling.seed, sizeof sampling.seed) != 0) sampling.seed = 1;
     struct answer_request request = {
         .engine = c->engine, .session = c->session, .prompt = prompt, .sampling = &sampling, .parser = *parser,
@@ -39,12 +77,13 @@ static enum ds4_status generate(struct conversation *c, const struct ds4_tokens 
         .quit = &c->screen->failed, .event = screen_event, .event_user = c->screen,
         .progress = c->progress ? term_progress : NULL, .progress_user = c->progress,
     };
+    if (ds4_engine_info(c->engine)->n_sessions_max > 1) request.anchor = &c->anchor;
     screen_begin(c->screen);
     enum ds4_status status = answer_generate(&request, &c->last, error);
     screen_end(c->screen);
     if (status == DS4_OK && c->screen->failed) return err_set(error, DS4_ERR_IO, "%s", c->screen->out.error.message);
     /* After a failure nothing of the state is trusted: the next turn computes it again. */
-    if (status != DS4_OK) (void)!ds4_session_rewind(c->session, 0, NULL);
+    if (status != DS4_OK) drop_state(c);
     return status;
 }
 

@@ -16,6 +16,7 @@ struct conversation_options {
 struct conversation {
     struct ds4_engine *engine;   /* borrows */
     struct ds4_session *session; /* owns */
+    struct ds4_session *anchor;  /* owns; may be NULL: see answer.h */
     struct transcript transcript;
     struct conversation_options options;
     struct screen *screen;       /* borrows */
@@ -28,6 +29,11 @@ enum ds4_status conversation_init(struct conversation *c, struct ds4_engine *eng
                                   const struct conversation_options *options, struct screen *screen,
                                   struct term_progress *progress, struct ds4_error *error) DS4_MUST_CHECK;
 void conversation_deinit(struct conversation *c);
+/* Forgets what was said, but not the system text. */
+void conversation_reset(struct conversation *c);
+/* The session to save: its tokens begin the next prompt for certain. (The answer is computed again after loading: as
+ * text it may be other tokens than those that were sampled, and a restored session cannot be rewound.) */
+const struct ds4_session *conversation_prefix(const struct conversation *c);
 
 /* Says text and prints the answer. When it fails, or is cancelled before any visible word, the transcript is as it was
  * before; an answer that was stopped later stays as far as it came. */

@@ -94,7 +94,8 @@ static enum ds4_status save(struct repl *r, struct ds4_span name, struct ds4_err
 {
     char path[PATH_BYTES];
     TRY(session_path(r, name, path, error));
-    TRY(session_file_save(path, &r->c->transcript, r->c->options.think, r->c->engine, r->c->session, error));
+    TRY(session_file_save(path, &r->c->transcript, r->c->options.think, r->c->engine,
+                          conversation_prefix(r->c), error));
     (void)fprintf(stderr, "Saved: %s\n", path);
     return DS4_OK;
 }
@@ -145,8 +146,7 @@ static void show_context(const struct repl *r)
 
 static void reset(struct repl *r)
 {
-    transcript_reset(&r->c->transcript);
-    (void)!ds4_session_rewind(r->c->session, 0, NULL);
+    conversation_reset(r->c);
     say("The conversation is forgotten.");
 }
 

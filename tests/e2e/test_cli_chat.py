@@ -14,6 +14,7 @@ ANSWERS = [
     {"when": "long story", "think": "Hm.", "say": "word " * 400, "token_ms": 5},
     {"when": "long thought", "think": "hmm " * 400, "say": "done", "token_ms": 5},
     {"when": "escape", "think": "\x1b[2J", "say": "a\x1b]0;title\x07b\x9bc\x1b[31mred"},
+    {"when": "remember", "say": "I will."},
     {"when": "break", "say": "abcdefgh", "fail_after": 6},
     {"when": "nan", "say": "abcdefgh", "nan_after": 4},
 ]
@@ -54,6 +55,30 @@ def test_answers_see_earlier_turns_and_the_prefix_is_not_computed_again(tmp_path
         numbers = [int(n) for n in seen.rsplit(b"[prompt ", 1)[1].replace(b",", b"").split() if n.isdigit()]
         assert numbers[0] > 400 and numbers[1] < 20
         chat.prompt()
+
+
+def test_long_thinking_does_not_make_the_next_turn_compute_everything_again(tmp_path):
+    model = script(tmp_path, rewind=8, answers=[{"think": "hmm " * 50, "say": "short"}])
+    with Terminal("run", "-m", model, "--state-dir", str(tmp_path / "state")) as chat:
+        chat.prompt()
+        for turn in range(4):
+            chat.line(f"turn {turn} " + "x" * 200)
+            seen = chat.expect(rb"\[prompt (\d+) tokens, (\d+) computed")
+            assert int(seen.split()[-2]) < 240, turn
+            chat.prompt()
+        chat.line("/save")
+        chat.expect("Saved")
+        chat.prompt()
+        chat.line("/reset")
+        chat.prompt()
+        chat.line("something else " + "y" * 100)
+        chat.prompt()
+        chat.line("/load")
+        chat.expect(rb"8 messages, state of \d+ tokens")
+        chat.prompt()
+        chat.line("on")
+        seen = chat.expect(rb"\[prompt (\d+) tokens, (\d+) computed")
+        assert int(seen.split()[-2]) < 20
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(chat):

@@ -1,0 +1,404 @@
+"""The commands that look into models, and `ds4 run` without a terminal, on the real engine with generated weights."""
+
+import csv
+import io
+import json
+import lzma
+import math
+import os
+import re
+import subprocess
+import time
+
+import pytest
+
+from cli import DS4, FAKE, Terminal, run, script
+
+GOLDEN = os.path.join(os.path.dirname(__file__), "..", "golden")
+COMMANDS = ("run", "plan", "inspect", "tokenize", "logits", "bench", "fixture")
+
+
+def ds4(*args, **more):
+    return run(*args, binary=DS4, **more)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    subprocess.run([DS4, "fixture", "tiny", "--type", "Q8_0", "-o", path], check=True, timeout=120)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def vocab(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocab") / "vocab.gguf"
+    with lzma.open(os.path.join(GOLDEN, "text", "ds4_merges.bin.xz")) as file:
+        subprocess.run([DS4, "fixture", "vocab", "-o", path], input=file.read(), check=True, timeout=120)
+    return str(path)
+
+
+# ---- command line ----
+
+
+def test_help_of_every_command_is_complete_and_goes_to_standard_output():
+    overview = ds4("help")
+    assert overview.returncode == 0
+    listed = re.findall(r"^  (\w+) ", overview.stdout.decode(), re.M)
+    assert set(COMMANDS) <= set(listed)
+    for command in listed:
+        if command == "help":
+            continue
+        result = ds4("help", command)
+        assert (result.returncode, result.stderr) == (0, b""), command
+        assert result.stdout == ds4(command, "--help").stdout
+        text = result.stdout.decode()
+        assert text.startswith(f"ds4 {command} - ")
+        options = re.findall(r"^  (?:-\w, |    )(--[\w-]+)", text, re.M)
+        assert len(options) == len(set(options)) and "--help" in options
+        assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_mistakes_on_the_command_line_exit_with_2_and_one_line():
+    cases = [
+        (["tokenise"], b"did you mean ds4 tokenize?"),
+        (["frobnicate"], b"ds4 help lists them"),
+        (["-m", "x"], b"the command comes first"),
+        (["run", "--tmep", "1"], b"did you mean --temp?"),
+        (["run", "--temp", "hot"], b"--temp hot: must be a number from 0 to 100"),
+        (["run", "--top-p", "1.5"], b"must be a number from 0 to 1"),
+        (["run", "-p"], b"-p needs a value: TEXT"),
+        (["run", "-p", ""], b"the prompt is empty"),
+        (["run", "-p", "a", "--prompt-file", "b"], b"exclude each other"),
+        (["run", "--raw", "--system", "x", "-p", "y"], b"--raw"),
+        (["run", "surplus"], b"unexpected argument surplus"),
+        (["logits", "--tokens", "1"], b"--json OUT is missing"),
+        (["logits", "--json", "-"], b"give one of --tokens"),
+        (["logits", "--json", "-", "--tokens", "1", "-p", "x"], b"only one"),
+        (["inspect"], b"FILE is missing"),
+        (["tokenize", "--json", "--jsonl"], b"exclude each other"),
+    ]
+    for args, words in cases:
+        result = ds4(*args)
+        assert result.returncode == 2, args
+        assert words in result.stderr and result.stderr.count(b"\n") == 1 and result.stdout == b"", (args, result.stderr)
+
+
+def test_the_version_is_that_of_the_header():
+    with open(os.path.join(os.path.dirname(__file__), "..", "..", "include", "ds4.h"), encoding="utf-8") as file:
+        version = re.search(r'DS4_VERSION "([^"]+)"', file.read()).group(1)
+    assert ds4("--version").stdout.decode() == f"ds4 {version}\n"
+
+
+def test_files_that_are_absent_or_no_models_fail_with_1_and_their_name(tmp_path):
+    junk = tmp_path / "junk.gguf"
+    junk.write_bytes(b"this is not a model at all, but long enough to have a header")
+    for command in (["run", "-p", "x"], ["plan"], ["tokenize"], ["logits", "--tokens", "1", "--json", "-"], ["bench"]):
+        for path in (tmp_path / "absent.gguf", junk, tmp_path):
+            result = ds4(*command, "-m", str(path))
+            assert result.returncode == 1, command
+            assert str(path).encode() in result.stderr.splitlines()[-1] and result.stdout == b""
+    for path in (tmp_path / "absent.gguf", junk, tmp_path):
+        result = ds4("inspect", str(path))
+        assert result.returncode == 1 and str(path).encode() in result.stderr
+
+
+def test_without_a_model_the_message_says_how_to_get_one(tmp_path):
+    program = tmp_path / "ds4"
+    program.write_bytes(open(DS4, "rb").read())
+    program.chmod(0o755)
+    result = run("run", "-p", "x", binary=str(program), cwd=tmp_path)
+    assert result.returncode == 1 and b"-m FILE" in result.stderr and b"ds4 fixture tiny" in result.stderr
+
+
+def test_the_default_model_is_found_beside_the_program_and_named(tmp_path, model):
+    program = tmp_path / "ds4"
+    program.write_bytes(open(DS4, "rb").read())
+    program.chmod(0o755)
+    (tmp_path / "models").mkdir()
+    os.link(model, tmp_path / "models" / "ds4-tiny.gguf")
+    result = run("plan", "--no-probe", binary=str(program), cwd="/")
+    assert result.returncode == 0
+    assert f"model: {tmp_path}/models/ds4-tiny.gguf (no -m given)\n".encode() in result.stderr
+
+
+@pytest.mark.parametrize("args", [["--version"], ["help"], ["run", "--help"], ["inspect", "MODEL"],
+                                  ["tokenize", "-m", "MODEL"], ["plan", "--no-probe", "-m", "MODEL"],
+                                  ["run", "-m", "MODEL", "-p", "hi", "-n", "3", "--no-think"],
+                                  ["logits", "-m", "MODEL", "--tokens", "1", "--json", "-"],
+                                  ["logits", "-m", "MODEL", "--tokens", "1", "--json", "/dev/full"],
+                                  ["bench", "-m", "MODEL", "--first", "64", "--ctx", "64"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_an_error(model, args):
+    args = [model if a == "MODEL" else a for a in args]
+    with open("/dev/full", "wb") as full:
+        result = ds4(*args, stdout=full, stdin=b"some text")
+    assert result.returncode == 1 and b"No space left" in result.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    if "/dev/full" in args:
+        os.close(writer)
+        return
+    result = ds4(*args, stdout=writer, stdin=b"some text")
+    os.close(writer)
+    assert result.returncode == 1 and b"Broken pipe" in result.stderr
+
+
+# ---- tokenize ----
+
+
+def test_tokenize_agrees_with_the_vectors(vocab):
+    with open(os.path.join(GOLDEN, "text", "tokenizer_vectors.json"), encoding="utf-8") as file:
+        vectors = json.load(file)
+    assert len(vectors) > 400
+    for special in (False, True):
+        lines = "".join(json.dumps({k: v[k] for k in ("text", "hex") if k in v}) + "\n" for v in vectors)
+        result = ds4("tokenize", "-m", vocab, "--jsonl", *(["--special"] if special else []), stdin=lines.encode())
+        assert result.returncode == 0
+        got = [json.loads(line)["ids"] for line in result.stdout.splitlines()]
+        want = [v.get("ids_special", v["ids"]) if special else v["ids"] for v in vectors]
+        assert got == want
+
+
+def test_tokenize_wraps_a_message_and_shows_pieces(vocab, tmp_path):
+    path = tmp_path / "text"
+    path.write_text("Hello")
+    result = ds4("tokenize", "-m", vocab, "--chat", "--json", str(path))
+    got = json.loads(result.stdout)
+    assert got["ids"][0] == 0 and got["ids"][1] == 128803 and got["ids"][-2:] == [128804, 128822]
+    assert "".join(got["pieces"][2:-2]) == "Hello"
+    plain = ds4("tokenize", "-m", vocab, stdin=b"</think> x").stdout.decode().splitlines()
+    assert [int(line.split("\t")[0]) for line in plain] == [1718, 37947, 32, 1527]
+    assert ds4("tokenize", "-m", vocab, "--json", stdin=b"").stdout == b'{"ids":[],"pieces":[]}\n'
+
+
+@pytest.mark.parametrize("line", ['{"text": 1}', '{"hex": "0g"}', '{"hex": "123"}', '[]', '{"text": "a"', '"text"'])
+def test_tokenize_names_the_line_that_is_wrong(vocab, line):
+    result = ds4("tokenize", "-m", vocab, "--jsonl", stdin=b'{"text": "a"}\n\n' + line.encode())
+    assert result.returncode == 1 and b"line 3" in result.stderr
+
+
+# ---- inspect and plan ----
+
+
+def test_inspect_tells_what_the_file_holds(model):
+    got = json.loads(ds4("inspect", model, "--tensors", "--json").stdout)
+    assert got["file_bytes"] == os.path.getsize(model)
+    assert got["n_tensors"] == len(got["tensors"]) > 100
+    assert got["metadata"]["general.architecture"] == "deepseek4"
+    assert got["metadata"]["deepseek4.expert_weights_norm"] in (True, False)
+    end = got["header_bytes"]
+    for tensor in sorted(got["tensors"], key=lambda t: t["offset"]):
+        assert tensor["offset"] >= end
+        end = tensor["offset"] + tensor["bytes"]
+        values = math.prod(tensor["shape"])
+        if tensor["type"] in ("F32", "I32"):
+            assert tensor["bytes"] == 4 * values
+        if tensor["type"] == "Q8_0":
+            assert tensor["bytes"] == values // 32 * 34
+    assert end <= got["file_bytes"]
+    text = ds4("inspect", model, "--tensors").stdout.decode()
+    assert all(tensor["name"] in text for tensor in got["tensors"])
+    assert "deepseek4.block_count = 8" in text
+
+
+def test_inspect_shows_hostile_names_harmlessly(tmp_path, model):
+    data = bytearray(open(model, "rb").read(4096))
+    at = data.index(b"general.architecture")
+    data[at:at + 4] = b"\x1b]0;"
+    path = tmp_path / "hostile.gguf"
+    path.write_bytes(bytes(data) + open(model, "rb").read()[4096:])
+    assert b"\x1b" not in ds4("inspect", str(path)).stdout
+
+
+def test_plan_adds_up_and_refuses_what_does_not_fit(model):
+    result = ds4("plan", "-m", model, "--json")
+    got = json.loads(result.stdout)
+    assert result.returncode == 0 and got["fits"] and got["verdict"]
+    assert sum(i["bytes"] for i in got["items"] if i["resident"]) == got["resident_bytes"]
+    assert sum(i["bytes"] for i in got["items"] if not i["resident"]) == got["mapped_bytes"]
+    assert got["decode_tps_max"] == pytest.approx(got["memory_bytes_per_s"] / got["weight_bytes_per_token"], rel=1e-3)
+    longer = json.loads(ds4("plan", "-m", model, "--json", "--no-probe", "--ctx", "65536").stdout)
+    shorter = json.loads(ds4("plan", "-m", model, "--json", "--no-probe", "--ctx", "4096").stdout)
+    assert longer["resident_bytes"] > shorter["resident_bytes"] and "decode_tps_max" not in longer
+    refused = ds4("plan", "-m", model, "--json", "--memory", "1m", "--no-probe")
+    assert refused.returncode == 1 and json.loads(refused.stdout)["fits"] is False
+    result = ds4("run", "-m", model, "-p", "x", "--memory", "1m")
+    assert result.returncode == 1 and result.stdout == b"" and re.search(rb"\d", result.stderr.splitlines()[-1])
+
+
+# ---- logits ----
+
+
+def logits(model, *args):
+    result = ds4("logits", "-m", model, "--json", "-", *args)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+IDS = [(i * 37 + 11) % 480 for i in range(150)]
+
+
+def test_logits_do_not_depend_on_chunks_threads_or_how_tokens_are_given(model, tmp_path):
+    ids = ",".join(map(str, IDS))
+    all_rows = logits(model, "--tokens", ids, "--positions", "all")
+    assert all_rows["n_tokens"] == 150 and [r["position"] for r in all_rows["rows"]] == list(range(150))
+    assert all(len(r["logits"]) == 512 for r in all_rows["rows"])
+    path = tmp_path / "ids"
+    path.write_text("\n".join(map(str, IDS[:75])) + " , " + "\t".join(map(str, IDS[75:])) + "\n")
+    some = ["--tokens-file", str(path), "--positions", "149,0, 7 64"]
+    for more in (["--chunk", "1"], ["--chunk", "7"], ["--chunk", "64", "--threads", "1"], ["--chunk", "150"]):
+        rows = logits(model, *some, *more)["rows"]
+        assert rows == [all_rows["rows"][i] for i in (0, 7, 64, 149)], more
+    assert logits(model, "--tokens", ids)["rows"] == all_rows["rows"][-1:]
+
+
+def test_top_logits_are_the_largest_with_their_probabilities(model):
+    full = logits(model, "--tokens", "1,2,3")["rows"][0]["logits"]
+    top = logits(model, "--tokens", "1,2,3", "--top", "20")["rows"][0]["top"]
+    order = sorted(range(len(full)), key=lambda i: (-full[i], i))
+    assert [t["id"] for t in top] == order[:20]
+    total = math.log(sum(math.exp(x) for x in full))
+    for t in top:
+        assert t["logit"] == full[t["id"]] and t["logprob"] == pytest.approx(full[t["id"]] - total, abs=2e-5)
+    assert len(logits(model, "--tokens", "1", "--top", "9999")["rows"][0]["top"]) == 512
+
+
+def test_logits_of_a_text_are_those_of_its_tokens(model):
+    text = "the <think>"
+    ids = json.loads(ds4("tokenize", "-m", model, "--special", "--json", stdin=text.encode()).stdout)["ids"]
+    assert logits(model, "-p", text) == logits(model, "--tokens", " ".join(map(str, ids)))
+
+
+def test_ideal_state_gives_other_numbers_but_close_ones(model):
+    ids = ",".join(map(str, IDS))
+    real, ideal = (logits(model, "--tokens", ids, *more)["rows"][0]["logits"] for more in ([], ["--ideal"]))
+    assert real != ideal and max(abs(a - b) for a, b in zip(real, ideal)) < 1
+
+
+@pytest.mark.parametrize("args,words", [
+    (["--tokens", "1,512"], b"token id 512: must be a whole number from 0 to 511"),
+    (["--tokens", "1,-2"], b"token id -2"),
+    (["--tokens", "1;2"], b"token id 1;2"),
+    (["--tokens", " ,\n"], b"there are no tokens"),
+    (["--tokens", "1,2", "--positions", "2"], b"position 2: must be a whole number from 0 to 1"),
+    (["--tokens", "1,2", "--positions", "first"], b"position first"),
+    (["--tokens", ",".join(["1"] * 65), "--ctx", "64"], b"65 tokens, but the context holds 64"),
+    (["--tokens-file", "/nonexistent"], b"/nonexistent"),
+])
+def test_bad_tokens_and_positions_are_refused_with_numbers(model, args, words):
+    result = ds4("logits", "-m", model, "--json", "-", *args)
+    assert result.returncode == 1 and words in result.stderr and result.stdout == b""
+
+
+# ---- bench ----
+
+
+def test_bench_measures_each_frontier(model):
+    result = ds4("bench", "-m", model, "--first", "64", "--ctx", "256", "-n", "8")
+    rows = list(csv.DictReader(io.StringIO(result.stdout.decode())))
+    assert [int(r["ctx"]) for r in rows] == [64, 128, 256]
+    assert all(float(r["prefill_tps"]) > 0 and float(r["decode_tps"]) > 0 for r in rows)
+    assert int(rows[0]["kv_bytes"]) < int(rows[2]["kv_bytes"])
+    got = json.loads(ds4("bench", "-m", model, "--first", "64", "--ctx", "128", "--json").stdout)
+    assert [set(r) for r in got["rows"]] == [{"ctx", "prefill_tps", "decode_tps", "kv_bytes"}] * 2
+    result = ds4("bench", "-m", model, "--first", "512", "--ctx", "256")
+    assert result.returncode == 1 and b"512" in result.stderr and b"256" in result.stderr
+
+
+# ---- run without a terminal ----
+
+
+def answer(model, *args, **more):
+    result = ds4("run", "-m", model, "-n", "24", *args, **more)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_greedy_and_seeded_answers_repeat(model):
+    greedy = ["-p", "Tell me", "--no-think", "--temp", "0"]
+    assert answer(model, *greedy) == answer(model, *greedy, "--threads", "1") != b""
+    seeds = [answer(model, "-p", "Tell me", "--no-think", "--seed", s) for s in ("5", "5", "6")]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert len({answer(model, "-p", "Tell me", "--no-think") for _ in range(4)}) > 1
+    assert answer(model, "-p", "Tell me", "--no-think", "--top-k", "1", "--seed", "9") == answer(model, *greedy)
+
+
+def test_the_prompt_may_come_from_a_file_or_a_pipe(model, tmp_path):
+    path = tmp_path / "prompt"
+    path.write_bytes("two\nlines \u00e8 \0 nul".encode())
+    options = ["--no-think", "--temp", "0"]
+    one = answer(model, *options, "--prompt-file", str(path))
+    assert one == answer(model, *options, stdin=path.read_bytes())
+    assert one == answer(model, *options, "--prompt-file", "-", stdin=path.read_bytes())
+    result = ds4("run", "-m", model)
+    assert result.returncode == 1 and b"standard input is empty" in result.stderr
+
+
+def test_a_system_text_and_thinking_change_the_prompt(model):
+    def n_prompt(*args):
+        result = ds4("run", "-m", model, "-p", "x", "-n", "1", *args)
+        return int(re.search(rb"prompt (\d+) tokens", result.stderr).group(1))
+    assert n_prompt() == n_prompt("--no-think") == n_prompt("--think") == 5
+    assert n_prompt("--system", "abc") > 5 and n_prompt("--think-max") > 50
+
+
+def test_raw_transcripts_take_markers_and_show_markers(tmp_path):
+    model = script(tmp_path, answers=[{"when": "hi", "think": "t", "say": "s"}])
+    text = "<\uff5cbegin\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>hi<\uff5cAssistant\uff5c><think>"
+    result = run("run", "-m", model, "--raw", "-p", text)
+    assert result.stdout.decode() == "t</think>s<\uff5cend\u2581of\u2581sentence\uff5c>"
+    assert b"prompt 6 tokens" in result.stderr
+    result = run("run", "-m", model, "-p", text)  # content is never control
+    assert f"prompt {len(text.encode()) + 4} tokens".encode() in result.stderr
+
+
+def test_a_pipe_gets_the_answer_byte_by_byte_and_nothing_else(tmp_path):
+    model = script(tmp_path, answers=[{"think": "secret", "say": "a\x1b[31mb\u00e8"}])
+    result = run("run", "-m", model, "-p", "x")
+    assert result.stdout == "a\x1b[31mb\u00e8\n".encode()
+    assert b"tokens at" in result.stderr
+
+
+def test_a_failing_answer_exits_with_1_and_keeps_what_came_before(tmp_path):
+    model = script(tmp_path, answers=[{"say": "abcdef", "fail_after": 4}])
+    result = run("run", "-m", model, "-p", "x", "--no-think")
+    assert result.returncode == 1 and result.stdout == b"abcd\n" and b"the scripted device failed" in result.stderr
+
+
+def test_an_answer_stops_when_its_reader_leaves(tmp_path):
+    model = script(tmp_path, ctx=100000, answers=[{"say": "abcdefgh", "endless": True, "token_ms": 2}])
+    started = time.monotonic()
+    process = subprocess.Popen([FAKE, "run", "-m", model, "-p", "x", "--no-think", "--keep-repeating"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(5) == b"abcde"
+    process.stdout.close()
+    assert process.wait(timeout=20) == 1 and time.monotonic() - started < 20
+    assert b"Broken pipe" in process.stderr.read()
+    process.stderr.close()
+
+
+def test_a_real_conversation_resumes_from_its_file_as_if_it_had_never_stopped(model, tmp_path):
+    args = ("run", "-m", model, "--no-think", "--temp", "0", "-n", "30", "--state-dir", str(tmp_path / "state"))
+
+    def ask(chat, text):
+        chat.line(text)
+        seen = chat.expect(rb"\[prompt (\d+) tokens, (\d+) computed")
+        computed = int(seen.split()[-2])
+        text_seen = seen.split(b"\x1b[?2004l", 1)[1].rsplit(b"[prompt", 1)[0]
+        chat.prompt()
+        return text_seen, computed
+
+    with Terminal(*args, binary=DS4) as chat:
+        chat.prompt()
+        ask(chat, "first question " * 6)
+        chat.line("/save")
+        chat.expect("Saved")
+        chat.prompt()
+        whole = ask(chat, "second")
+    with Terminal(*args, binary=DS4) as chat:
+        chat.prompt()
+        chat.line("/load")
+        chat.expect(rb"state of \d+ tokens")
+        chat.prompt()
+        again = ask(chat, "second")
+        assert again[0] == whole[0]
+        assert again[1] <= whole[1] + 34  # only the last answer, of 30 tokens, is computed again
