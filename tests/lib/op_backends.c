@@ -2,11 +2,23 @@
 #include "lib/op_backends.h"
 
 #include "lib/test.h"
+#include "ops/cpu/cpu.h"
+
+/* The portable kernels, which machines without the instructions of the fast ones run. */
+static enum ds4_status create_cpu_scalar(struct thread_pool *pool, const struct backend_limits *limits,
+                                         struct backend **out, struct ds4_error *error)
+{
+    TRY(backend_cpu_create(pool, limits, out, error));
+    cpu_of(*out)->kernels = &cpu_kernels_scalar;
+    return DS4_OK;
+}
 
 const struct op_backend_entry op_backends[] = {
     {"ref", backend_ref_create},
     {"cpu", backend_cpu_create},
+    {"cpu, scalar", create_cpu_scalar},
     {"cpu", backend_cpu_create},
+    {"cpu, scalar", create_cpu_scalar},
 };
 const size_t n_op_backends = sizeof op_backends / sizeof *op_backends;
 

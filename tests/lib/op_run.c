@@ -75,9 +75,10 @@ void *op_host(struct op_run *run, size_t count, size_t size)
 /* The sum of four uniform numbers, scaled to unit variance: near enough to a bell. */
 static float bell(struct rng *rng)
 {
-    float sum = 0;
-    for (int i = 0; i < 4; i++) sum += rng_float(rng) - 0.5f;
-    return sum * 1.7320508f;
+    uint64_t z = rng_next(rng);
+    uint32_t sum = 0;
+    for (int i = 0; i < 4; i++) sum += (uint32_t)(z >> 16 * i) & 0xFFFF;
+    return ((float)sum * 0x1p-16f - 2) * 1.7320508f;
 }
 
 void op_fill(struct op_run *run, float *x, size_t n, enum op_fill fill)
@@ -121,7 +122,10 @@ float *op_result(struct op_run *run, size_t n)
 /* A random block with sane scales. Scale bytes inside the blocks of the K and IQ formats are random as they are. */
 static void random_block(struct op_run *run, const struct quant_format *format, uint8_t *block)
 {
-    for (uint32_t i = 0; i < format->block_bytes; i++) block[i] = (uint8_t)(rng_next(&run->rng) >> 32);
+    for (uint32_t i = 0; i < format->block_bytes; i += 8) {
+        uint64_t z = rng_next(&run->rng);
+        memcpy(block + i, &z, format->block_bytes - i < 8 ? format->block_bytes - i : 8);
+    }
     if (format->id == QUANT_F32) store_f32(block, bell(&run->rng));
     if (format->id == QUANT_BF16) store_u16(block, bf16_from_f32(bell(&run->rng)));
     if (format->id == QUANT_MXFP4) block[0] = (uint8_t)(122 + block[0] % 8);
@@ -135,6 +139,15 @@ static void random_block(struct op_run *run, const struct quant_format *format, 
     }
 }
 
+static double block_squares(const struct quant_format *format, const uint8_t *block)
+{
+    float values[256];
+    double squares = 0;
+    format->decode(block, values, format->block_elems);
+    for (uint32_t j = 0; j < format->block_elems; j++) squares += (double)values[j] * (double)values[j];
+    return squares;
+}
+
 struct op_weight op_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t n_stack,
                            double *rms)
 {
@@ -146,11 +159,8 @@ struct op_weight op_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uin
     uint8_t *blocks = op_host(run, bytes, 1);
     double squares = 0;
     for (size_t i = 0; i < n_blocks; i++) {
-        float values[256];
         random_block(run, format, blocks + i * format->block_bytes);
-        if (!rms || i % 16) continue; /* a sample is enough */
-        format->decode(blocks + i * format->block_bytes, values, format->block_elems);
-        for (uint32_t j = 0; j < format->block_elems; j++) squares += (double)values[j] * (double)values[j];
+        if (rms && i % 16 == 0) squares += block_squares(format, blocks + i * format->block_bytes); /* a sample */
     }
     size_t n_sampled = (n_blocks + 15) / 16 * format->block_elems;
     if (rms) *rms = sqrt(squares / (double)n_sampled);
