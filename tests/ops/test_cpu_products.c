@@ -58,8 +58,8 @@ static struct bench_of_two open_backends(uint32_t n_threads, uint32_t n_in)
     struct ds4_error error = {0};
     struct bench_of_two b;
     struct backend_limits limits = {.n_rows = ROWS_MAX, .n_in = n_in, .n_heads = 4, .dim = 64, .n_attn_rows = 16,
-                                    .n_index_heads = 4, .index_dim = 32, .n_index_rows = 16, .n_experts = 8, .n_used = 3,
-                                    .n_ff = 512};
+                                    .n_index_heads = 4, .index_dim = 32, .n_index_rows = 16, .n_experts = 8,
+                                    .n_used = 3, .n_ff = 512};
     assert_ok(thread_pool_create(n_threads, &b.pool, &error), error);
     assert_ok(backend_ref_create(b.pool, &limits, &b.ref, &error), error);
     assert_ok(backend_cpu_create(b.pool, &limits, &b.cpu, &error), error);
@@ -72,15 +72,16 @@ static void close_backends(struct bench_of_two *b)
     thread_pool_destroy(b->pool);
 }
 
-static double relative_error(const float *got, const float *want, size_t n)
+/* Sums of squares of errors and of values. */
+struct distance { double error, size; };
+static void measure(struct distance *d, const float *got, const float *want, size_t n)
 {
-    double error = 0, size = 0;
     for (size_t i = 0; i < n; i++) {
-        error += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
-        size += (double)want[i] * (double)want[i];
+        d->error += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
+        d->size += (double)want[i] * (double)want[i];
     }
-    return sqrt(error / size);
 }
+static double relative(const struct distance *d) { return sqrt(d->error / d->size); }
 
 static void multiply(struct backend *b, const struct op_weight *w, uint32_t n_groups, const float *x, uint32_t n_rows,
                      float *y)
@@ -101,7 +102,7 @@ TEST(products_are_as_close_to_exact_ones_as_promised_in_every_format)
     struct bench_of_two b = open_backends(2, 4096);
     float *y = mem_alloc(2 * ROWS_MAX * 128, sizeof *y);
     for (size_t f = 0; f < N_FORMATS; f++) {
-        double worst = 0;
+        struct distance distance = {0, 0};
         for (size_t s = 0; s < N_SHAPES; s++) {
             uint32_t n_in = shapes[s][0], n_out = shapes[s][1], groups = shapes[s][2];
             if (n_in % quant_format(formats[f].type)->block_elems) continue;
@@ -112,14 +113,13 @@ TEST(products_are_as_close_to_exact_ones_as_promised_in_every_format)
                 float *x = random_values(&rng, (size_t)n * groups * n_in);
                 multiply(b.ref, &w, groups, x, n, y);
                 multiply(b.cpu, &w, groups, x, n, y + ROWS_MAX * 128);
-                double error = relative_error(y + ROWS_MAX * 128, y, (size_t)n * n_out);
-                if (!(error <= worst)) worst = error;
+                measure(&distance, y + ROWS_MAX * 128, y, (size_t)n * n_out);
                 mem_free(x);
             }
             mem_free((void *)(uintptr_t)w.data);
         }
-        print_message("%-8s %.1e\n", quant_format(formats[f].type)->name, worst);
-        assert_true(worst <= formats[f].error);
+        print_message("%-8s %.1e\n", quant_format(formats[f].type)->name, relative(&distance));
+        assert_true(relative(&distance) <= formats[f].error);
     }
     mem_free(y);
     close_backends(&b);
@@ -182,9 +182,10 @@ TEST(experts_are_close_to_exact_ones_and_have_the_same_bits_in_any_batch)
         run_experts(one.ref, &e, x, ids, weights, ROWS_MAX, m2, got);
         run_experts(three.cpu, &e, x, ids, weights, ROWS_MAX, m, want);
         double limit = formats[f].error + formats[(f + 1) % N_FORMATS].error;
-        double error = relative_error(want, got, ROWS_MAX * N_IN);
-        print_message("%-8s %.1e\n", quant_format(formats[f].type)->name, error);
-        assert_true(error <= 8 * limit);
+        struct distance distance = {0, 0};
+        measure(&distance, want, got, ROWS_MAX * N_IN);
+        print_message("%-8s %.1e\n", quant_format(formats[f].type)->name, relative(&distance));
+        assert_true(relative(&distance) <= 8 * limit);
         for (uint32_t n = 1; n < ROWS_MAX; n = n * 3 + 1)
             for (uint32_t r = 0; r + n <= ROWS_MAX; r += n) {
                 run_experts(one.cpu, &e, x + r * N_IN, ids + r * USED, weights + r * USED, n, m2, got);

@@ -46,7 +46,8 @@ INLINE __m256 exp_ps(__m256 x)
 {
     __m256 low = _mm256_cmp_ps(x, _mm256_set1_ps(-87.3f), _CMP_LT_OQ);
     x = _mm256_min_ps(_mm256_set1_ps(88.7f), x); /* second operand is returned for NaN */
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 n = _mm256_mul_ps(x, _mm256_set1_ps(1.44269504f));
+    n = _mm256_round_ps(n, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
     __m256 p = _mm256_set1_ps(1.0f / 5040);
@@ -71,7 +72,7 @@ extern const struct format_kernels avx2_q8_0, avx2_q4_k, avx2_q6_k, avx2_mxfp4;
 extern const struct format_kernels avx2_iq2_xxs, avx2_q2_k;
 void avx2_quantise(enum input_form form, const float *x, uint32_t n_in, uint8_t *record);
 void avx2_gemm(const struct format_kernels *format, const struct tile *tile, const struct gemm_col *cols,
-               uint32_t n_cols);
+               uint32_t n_cols, bool last);
 float avx2_sum_squares(const float *x, uint32_t n);
 void avx2_scale(const float *x, const float *weight, float factor, uint32_t n, float *y);
 void avx2_swiglu(const float *a, const float *b, float limit, float weight, size_t n, float *m);

@@ -34,8 +34,8 @@ static struct layout lay_out(const struct backend_limits *limits)
     uint64_t pairs = part(&l, limits->n_rows, limits->n_used ? limits->n_used : 1);
     uint64_t row = round_up(input_set_row_bytes(1u << INPUT_FINE, limits->n_in), 64) + CPU_GROUPS_MAX * 128;
     uint64_t all_forms = input_set_row_bytes(1u << INPUT_FINE | 1u << INPUT_COARSE, width) + CPU_GROUPS_MAX * 256;
-    uint64_t inputs[3] = {part(&l, limits->n_rows, row), part(&l, pairs, input_set_row_bytes(1u << INPUT_COARSE, limits->n_ff)),
-                          round_up(all_forms, 64)};
+    uint64_t expert_rows = part(&l, pairs, input_set_row_bytes(1u << INPUT_COARSE, limits->n_ff));
+    uint64_t inputs[3] = {part(&l, limits->n_rows, row), expert_rows, round_up(all_forms, 64)};
     l.inputs = largest(inputs, 3);
     l.mix = part(&l, limits->n_rows, CPU_MIX_MAX * sizeof(float));
     l.order = part(&l, pairs, sizeof(uint32_t));
@@ -44,16 +44,16 @@ static struct layout lay_out(const struct backend_limits *limits)
     l.scores = part(&l, (uint64_t)limits->n_index_rows + 8, sizeof(float));
 
     uint64_t heads = limits->n_heads, index_heads = limits->n_index_heads + 64;
-    uint64_t outputs = (uint64_t)2 * COLS_MAX * TILE_ROWS_MAX * sizeof(float);
-    uint64_t moe = part(&l, pairs, TILE_ROWS_MAX * sizeof(float)) + tile_bytes_max(width) + outputs;
+    uint64_t outputs = (uint64_t)2 * COLS_MAX * TILE_ROWS * sizeof(float);
+    uint64_t moe = part(&l, pairs, TILE_ROWS * sizeof(float)) + multiply_bytes() + outputs;
     uint64_t attention = part(&l, limits->dim, ATTENTION_BLOCK * sizeof(float)) +
                          part(&l, heads, ATTENTION_BLOCK * sizeof(float) + sizeof(struct attention_head));
     uint64_t index = l.scores + part(&l, index_heads, (uint64_t)limits->index_dim * 8 + 64) +
                      part(&l, (uint64_t)limits->index_dim + index_heads, ATTENTION_BLOCK * sizeof(float)) +
-                     part(&l, index_heads, sizeof(struct gemm_col));
+                     part(&l, index_heads, sizeof(struct gemm_col)) + TILE_ROWS * COLS_MAX * 8 * sizeof(float);
     uint64_t compress = part(&l, (uint64_t)limits->dim + limits->index_dim, sizeof(float));
     uint64_t sizes[4] = {moe, attention, index, compress};
-    l.worker = largest(sizes, 4) + 4096;
+    l.worker = round_up(largest(sizes, 4), 4096) + 4096;
     return l;
 }
 

@@ -12,7 +12,6 @@
 #define CPU_MIX_MAX (CPU_HC_MAX * (2u + CPU_HC_MAX))   /* outputs of hc_mix */
 #define CPU_GROUPS_MAX 64u                             /* groups of a matmul */
 #define ATTENTION_BLOCK 64u                            /* rows unpacked at a time: 128 KiB at dim 512 */
-#define COLS_MAX 96u                                   /* inputs handed to one gemm call: a multiple of 3 and 4 */
 #define INDEX_CHUNK 512u                               /* index rows a task scores */
 
 struct backend_cpu {
@@ -70,16 +69,11 @@ void input_set_make(struct backend_cpu *cpu, struct input_set *set, const float 
                     uint32_t forms);
 struct input input_of(const struct input_set *set, enum input_form form, uint32_t row);
 
-/* tile.c: a run of rows of a weight times inputs. */
-/* Rows that fit one tile, or that a task of dots takes; at least 3, at most TILE_ROWS_MAX. */
-uint32_t tile_rows(const struct format_kernels *format, uint32_t n_in);
-uint64_t tile_bytes_max(uint32_t n_in);
-/* Lays a tile out in memory and unpacks n_rows rows of matrix stack_i of w from row_first on. */
-struct tile tile_unpack(const struct format_kernels *format, const struct op_weight *w, uint32_t stack_i,
-                        uint32_t row_first, uint32_t n_rows, uint8_t *memory);
-/* cols[c].y[i] = row (row_first + i) . cols[c].x: by dot for few columns, else by tile and gemm. */
+/* tile.c: n_rows rows of matrix stack_i of w times some inputs: cols[c].y[i] = row (row_first + i) . cols[c].x. By dot
+ * for few columns, else unpacked; then n_rows <= TILE_ROWS, n_cols <= COLS_MAX. memory: multiply_bytes() of scratch. */
 void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t stack_i, uint32_t row_first,
-                   uint32_t n_rows, const struct gemm_col *cols, uint32_t n_cols, uint8_t *memory);
+                   uint32_t n_rows, const struct gemm_col *cols, uint32_t n_cols, void *memory);
+uint64_t multiply_bytes(void);
 
 #define OP(op_name) void cpu_##op_name(struct backend *b, const struct op_name##_args *args);
 #include "ops/ops.def"

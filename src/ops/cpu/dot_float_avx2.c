@@ -56,10 +56,10 @@ INLINE void dot_kind(enum float_kind kind, const uint8_t *w, size_t row_bytes, u
 
 INLINE void unpack_kind(enum float_kind kind, const uint8_t *w, const struct tile *tile, uint32_t row_i)
 {
-    float *to = tile->f32 + row_i * tile->f32_stride;
+    float *to = tile_f32(tile, row_i);
     uint32_t i = 0;
-    for (; i + 8 <= tile->n_in; i += 8) _mm256_storeu_ps(to + i, load_weights(kind, w, i));
-    if (i < tile->n_in) load_rest(kind, w, tile->n_in, to + i);
+    for (; i + 8 <= tile->n_in; i += 8, to += TILE_F32_STEP) _mm256_storeu_ps(to, load_weights(kind, w, i));
+    if (i < tile->n_in) load_rest(kind, w, tile->n_in, to);
 }
 
 #define FLOAT_FORMAT(name, kind) \

@@ -2,8 +2,8 @@
  * moved to 0 .. 24 so that they multiply as unsigned bytes, and 12 times the sum of the query's is taken off again.
  * Eight heads lie in the eight 32-bit lanes: four values of a row, broadcast, meet four values of each head.
  *
- * A prepared query, for each 8 heads: for each 32 values: i8 q[8 quads][8 heads][4], i32 12 sum(q)[8], f32 unit[8]; then
- * f32 w[8]. Quads take the even values of the 32 first, then the odd ones: the order in which nibbles are unpacked. */
+ * A prepared query, for each 8 heads: for each 32 values: i8 q[8 quads][8 heads][4], i32 12 sum(q)[8], f32 unit[8];
+ * then f32 w[8]. Quads take the even values of the 32 first, then the odd ones: the order of unpacked nibbles. */
 #if defined(__x86_64__)
 #include <math.h>
 

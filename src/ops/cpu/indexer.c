@@ -1,6 +1,8 @@
 /* indexer.c - which compressed rows a query may attend to. Model spec 3.2 and 4.6. Packed rows against E2M1 queries are
  * scored with small integers, which is exact up to the weighted sum over heads; other rows and queries with floats.
  * Equal scores: the lower row wins; -0 equals +0. The set is written in ascending order. */
+#include <string.h>
+
 #include "base/bytes.h"
 #include "ops/cpu/cpu.h"
 #include "ops/rows.h"
@@ -45,22 +47,28 @@ static void float_scores(const struct backend_cpu *cpu, const struct index_selec
 {
     uint32_t dim = args->dim, n_heads = args->n_heads;
     struct gemm_col *cols = (struct gemm_col *)(void *)memory;
-    float *values = (float *)(void *)(memory + round_up(n_heads * sizeof *cols, 64));
-    float *dots = values + (size_t)dim * ATTENTION_BLOCK;
+    float *row = (float *)(void *)(memory + round_up(n_heads * sizeof *cols, 64));
+    float *dots = row + dim, *sums = dots + (size_t)n_heads * TILE_ROWS;
+    float *values = sums + TILE_ROWS * COLS_MAX * 8;
     const float *w = args->w + (size_t)r * n_heads;
-    for (uint32_t at = 0; at < n; at += TILE_ROWS_MAX) {
-        struct tile tile = {.n_rows = min_u32(TILE_ROWS_MAX, n - at), .n_in = dim, .f32 = values, .f32_stride = dim};
-        for (uint32_t i = 0; i < tile.n_rows; i++)
-            index_row_load(rows + (size_t)(at + i) * args->rows.row_bytes, args->rows.format, dim, values + i * dim);
+    for (uint32_t at = 0; at < n; at += TILE_ROWS) {
+        struct tile tile = {.n_rows = min_u32(TILE_ROWS, n - at), .n_in = dim, .f32 = values, .sums = sums};
+        memset(values, 0, (size_t)TILE_ROWS * dim * sizeof *values);
+        for (uint32_t i = 0; i < tile.n_rows; i++) {
+            index_row_load(rows + (size_t)(at + i) * args->rows.row_bytes, args->rows.format, dim, row);
+            for (uint32_t d = 0; d < dim; d += 8)
+                memcpy(tile_f32(&tile, i) + d / 8 * TILE_F32_STEP, row + d, 8 * sizeof *row);
+        }
         for (uint32_t h = 0; h < n_heads; h++) {
             cols[h].x.f32 = args->q + ((size_t)r * n_heads + h) * dim;
-            cols[h].y = dots + h * TILE_ROWS_MAX;
+            cols[h].y = dots + h * TILE_ROWS;
         }
-        cpu->kernels->gemm(NULL, &tile, cols, n_heads);
+        for (uint32_t h = 0; h < n_heads; h += COLS_MAX)
+            cpu->kernels->gemm(NULL, &tile, cols + h, min_u32(COLS_MAX, n_heads - h), true);
         for (uint32_t i = 0; i < tile.n_rows; i++) {
             float sum = 0;
             for (uint32_t h = 0; h < n_heads; h++) {
-                float dot = dots[h * TILE_ROWS_MAX + i];
+                float dot = dots[h * TILE_ROWS + i];
                 sum += w[h] * (dot > 0 ? dot : 0);
             }
             scores[at + i] = sum * args->scale;
@@ -132,8 +140,8 @@ static uint32_t visible(const struct index_select_args *args, uint32_t r)
 static bool prepare(const struct backend_cpu *cpu, const struct index_select_args *args, uint32_t r, uint8_t *prepared)
 {
     if (args->rows.format != OP_ROW_PACKED || args->dim % 32) return false;
-    return cpu->kernels->index_prepare(args->q + (size_t)r * args->n_heads * args->dim, args->w + (size_t)r * args->n_heads,
-                                       args->n_heads, args->dim, prepared);
+    const float *q = args->q + (size_t)r * args->n_heads * args->dim, *w = args->w + (size_t)r * args->n_heads;
+    return cpu->kernels->index_prepare(q, w, args->n_heads, args->dim, prepared);
 }
 
 /* A task is a query. */

@@ -48,7 +48,7 @@ INLINE __m256i scale_words(const uint8_t *block)
     words = _mm_or_si128(_mm_and_si128(_mm_srli_epi16(words, 3), _mm_set1_epi16(30)), _mm_set1_epi16(1));
     return twice128(words);
 }
-INLINE __m256i scale_pair(__m256i words, int i)
+INLINE __m256i scale_pair(__m256i words, uint32_t i)
 {
     return _mm256_shuffle_epi8(words, _mm256_set1_epi16((int16_t)(2 * i | (2 * i + 1) << 8)));
 }
@@ -60,37 +60,38 @@ static void dot_row(const uint8_t *w, uint32_t n_in, const struct input *x, floa
         const int8_t *q = x->q8 + 256 * b;
         _mm_prefetch((const char *)w + 1024, _MM_HINT_T0);
         __m256i factors = _mm256_mullo_epi16(scale_words(w), load256(x->t + 16 * b)), total = _mm256_setzero_si256();
-        UNROLL for (int g = 0; g < 8; g++) {
+        UNROLL for (uint32_t g = 0; g < 8; g++) {
             uint64_t group = load_u64(w + 2 + 8 * g);
             __m256i turned = _mm256_sign_epi8(load256(q + 32 * g), signs((uint32_t)(group >> 32)));
             __m256i products = _mm256_maddubs_epi16(magnitudes((uint32_t)group), turned);
             total = _mm256_add_epi32(total, _mm256_madd_epi16(products, scale_pair(factors, g)));
         }
-        float d = half_at(w) * 0.125f * x->d[b];
+        float d = half_at(w) * 0.125f;
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(d), sum);
     }
-    *y = sum_lanes(sum);
+    *y = sum_lanes(sum) * x->d;
 }
 
-static void dot_iq2_xxs(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, float *y)
+static void dot_iq2_xxs(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x,
+                        float *y)
 {
     for (uint32_t r = 0; r < n_rows; r++) dot_row(w + r * row_bytes, n_in, x, y + r);
 }
 
 static void unpack_iq2_xxs(const uint8_t *w, const struct tile *tile, uint32_t row_i)
 {
-    int16_t *q = tile->q16 + (size_t)row_i * tile->n_in;
-    float *d = tile->d + row_i * tile->d_stride;
-    for (uint32_t b = 0; b < tile->n_in / 256; b++, w += BLOCK_BYTES, q += 256) {
+    int16_t *q = tile_q16(tile, row_i);
+    float *d = tile_d(tile, row_i);
+    for (uint32_t b = 0; b < tile->n_in / 256; b++, w += BLOCK_BYTES, q += 16 * TILE_Q16_STEP) {
         __m256i factors = scale_words(w);
-        UNROLL for (int g = 0; g < 8; g++) {
+        UNROLL for (uint32_t g = 0; g < 8; g++) {
             uint64_t group = load_u64(w + 2 + 8 * g);
             __m256i v = _mm256_sign_epi8(magnitudes((uint32_t)group), signs((uint32_t)(group >> 32)));
             __m256i s = scale_pair(factors, g);
-            _mm256_storeu_si256((__m256i *)(q + 32 * g), _mm256_mullo_epi16(even_i8(v), s));
-            _mm256_storeu_si256((__m256i *)(q + 32 * g + 16), _mm256_mullo_epi16(odd_i8(v), s));
+            _mm256_storeu_si256((__m256i *)(q + 2 * g * TILE_Q16_STEP), _mm256_mullo_epi16(even_i8(v), s));
+            _mm256_storeu_si256((__m256i *)(q + (2 * g + 1) * TILE_Q16_STEP), _mm256_mullo_epi16(odd_i8(v), s));
         }
-        d[b] = half_at(w) * 0.125f;
+        d[b * PANEL] = half_at(w) * 0.125f;
     }
 }
 

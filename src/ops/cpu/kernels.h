@@ -8,8 +8,8 @@
  * Forms of input rows (a row is a record of input_record_bytes):
  *   FLOAT   the float32 values themselves, not copied.
  *   FINE    16-bit integers with one scale a row: x = d q. Error: at most max|x| / 65534 a value.
- *   COARSE  8-bit integers with a multiplier for 16 values and a scale for 256: x = d t q, 1 <= t <= 255, |q| <= 127.
- *           Error: at most max|x of the 16| / 254 + 0.002 max|x of the 256| / 254 a value. For 2-bit experts.
+ *   COARSE  8-bit integers with a multiplier for 16 values and a scale for the row: x = d t q, 1 <= t <= 255,
+ *           |q| <= 127. Error: at most (max|x of the 16| + max|x| / 255) / 254 a value. For 2-bit experts.
  * Order of values: q8 natural; q16 within each 32: the 16 even ones, then the 16 odd ones, so that both ways put the
  * same products into the same 32-bit lane (lane i: values 4i .. 4i+3). */
 #ifndef DS4_OPS_CPU_KERNELS_H
@@ -19,37 +19,59 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TILE_ROWS_MAX 48u     /* weight rows unpacked at a time */
-#define TILE_BYTES 196608u    /* aimed at: stays in a second-level cache of 512 KiB beside the inputs */
+#define TILE_ROWS 24u          /* weight rows unpacked at a time */
+#define TILE_PIECE 2048u      /* inner elements unpacked at a time: a multiple of every block; 192 KiB as floats */
+#define PANEL 4u              /* rows of a tile that lie interleaved */
+#define COLS_MAX 256u         /* inputs handed to one gemm call */
 #define INPUT_MULT_BLOCK 16u  /* values that share a multiplier t */
-#define INPUT_BLOCK 256u      /* values that share a scale d of the coarse form */
+#define INPUT_BLOCK 256u      /* coarse rows are a multiple of this */
 
 enum input_form { INPUT_FLOAT, INPUT_FINE, INPUT_COARSE, INPUT_FORMS };
 
-/* One input row. For FINE, d[] repeats the row's scale for every 256 and sums[i] = d * sum of q16 of the i-th 32. For
- * COARSE, sums[] = d t * sum of q8 of each 16; t and sums of a 256 are stored even sixteenths first, then odd ones. */
+/* One input row. For FINE, sums[i] = sum of q16 of the i-th 32. For COARSE, sums[] = t * sum of q8 of each 16; t and
+ * sums of a 256 are stored even sixteenths first, then odd ones. All sums are exact. */
 struct input {
     const float *f32;
     const int16_t *q16;
     const int8_t *q8;
     const int16_t *t;
-    const float *d;
     const float *sums;
+    float d;
 };
 struct gemm_col {
     struct input x;
     float *y; /* [rows of the tile] */
 };
 
-/* Weight rows unpacked: value = d[group] q - mins. Strides are in elements from one row to the next. */
+/* Weight rows unpacked: value = d[group] q - mins. Rows lie in panels of four (the last one padded with zeros), so that
+ * a register block of four rows reads one stream. */
 struct tile {
-    uint32_t n_rows, n_in;
-    int16_t *q16;     /* [n_rows][n_in], values ordered as the input's */
-    float *d;         /* [n_rows][n_in / group] */
-    float *mins;      /* [n_rows][n_in / min_group], multiplied by the input's sums */
-    float *f32;       /* [n_rows][f32_stride], zero-padded to a multiple of 8 */
-    size_t d_stride, mins_stride, f32_stride;
+    uint32_t n_rows;
+    uint32_t from, n_in; /* which inner elements */
+    uint32_t n_groups; /* n_in / group */
+    int16_t *q16;      /* [panel][n_in / 16][PANEL][16], values ordered as the input's */
+    float *d;          /* [panel][n_groups][PANEL] */
+    float *mins;       /* [row][mins_stride], multiplied by the input's sums */
+    float *f32;        /* [panel][n_in / 8, rounded up][PANEL][8], zero-padded */
+    float *sums;       /* [TILE_ROWS][COLS_MAX][8] sums over the pieces so far */
+    size_t mins_stride;
 };
+#define TILE_Q16_STEP (16u * PANEL) /* elements from one 16 of a row to the next */
+#define TILE_F32_STEP (8u * PANEL)
+static inline size_t tile_f32_panel(uint32_t n_in) { return ((size_t)n_in + 7) / 8 * TILE_F32_STEP; }
+static inline int16_t *tile_q16(const struct tile *tile, uint32_t row)
+{
+    return tile->q16 + (size_t)(row / PANEL) * PANEL * tile->n_in + row % PANEL * 16;
+}
+static inline float *tile_f32(const struct tile *tile, uint32_t row)
+{
+    return tile->f32 + row / PANEL * tile_f32_panel(tile->n_in) + row % PANEL * 8;
+}
+/* The first scale of a row; the next ones are PANEL apart. */
+static inline float *tile_d(const struct tile *tile, uint32_t row)
+{
+    return tile->d + (size_t)(row / PANEL) * PANEL * tile->n_groups + row % PANEL;
+}
 
 struct format_kernels {
     enum input_form form;
@@ -58,7 +80,7 @@ struct format_kernels {
     uint32_t dot_cols;  /* up to this many input rows go through dot */
     /* y[i] = row i . x for rows at w, w + row_bytes ... */
     void (*dot)(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, float *y);
-    /* Unpacks one row into row row_i of the tile. */
+    /* Unpacks the tile's part of a row, which begins at w, into row row_i of the tile. */
     void (*unpack)(const uint8_t *w, const struct tile *tile, uint32_t row_i);
 };
 
@@ -75,8 +97,9 @@ struct cpu_kernels {
     /* NULL: unpacked by quant_format()->decode to float. */
     const struct format_kernels *(*format)(uint32_t type);
     void (*quantise)(enum input_form form, const float *x, uint32_t n_in, uint8_t *record);
+    /* Adds the tile's piece of the inner dimension to its sums; the last piece stores the results. */
     void (*gemm)(const struct format_kernels *format, const struct tile *tile, const struct gemm_col *cols,
-                 uint32_t n_cols);
+                 uint32_t n_cols, bool last);
 
     float (*sum_squares)(const float *x, uint32_t n);
     void (*scale)(const float *x, const float *weight, float factor, uint32_t n, float *y); /* weight may be NULL */
@@ -106,30 +129,28 @@ extern const struct cpu_kernels cpu_kernels_avx2;
 #endif
 const struct cpu_kernels *cpu_kernels_best(void);
 
-/* Layout of a record: q16 [n], d [n/256 + 1], sums [n/16], then COARSE: t [n/16], q8 [n]. n is a multiple of 32. */
+/* Layout of a record: q16 [n], sums [n/16], d, then COARSE: t [n/16], q8 [n]. n is a multiple of 32. */
 static inline size_t input_record_bytes(enum input_form form, uint32_t n_in)
 {
-    size_t n = n_in, bytes = 2 * n + 4 * (n / INPUT_BLOCK + 1) + 4 * (n / INPUT_MULT_BLOCK);
+    size_t n = n_in, bytes = 2 * n + 4 * (n / INPUT_MULT_BLOCK) + 4;
     if (form == INPUT_COARSE) bytes += 2 * (n / INPUT_MULT_BLOCK) + n;
     return (bytes + 63) / 64 * 64;
 }
-static inline struct input input_at(const uint8_t *record, uint32_t n_in)
+struct input_record {
+    int16_t *q16;
+    float *sums, *d;
+    int16_t *t;
+    int8_t *q8;
+};
+static inline struct input_record input_record_at(uint8_t *record, uint32_t n_in)
 {
-    struct input x = {0};
-    x.q16 = (const int16_t *)(const void *)record;
-    x.d = (const float *)(const void *)(x.q16 + n_in);
-    x.sums = x.d + n_in / INPUT_BLOCK + 1;
-    x.t = (const int16_t *)(const void *)(x.sums + n_in / INPUT_MULT_BLOCK);
-    x.q8 = (const int8_t *)(const void *)(x.t + n_in / INPUT_MULT_BLOCK);
-    return x;
-}
-/* Bytes of one unpacked row; the tile of n_rows takes n_rows times this. */
-static inline size_t tile_row_bytes(const struct format_kernels *format, uint32_t n_in)
-{
-    if (!format || !format->group) return ((size_t)n_in + 7) / 8 * 8 * sizeof(float);
-    size_t bytes = 2 * (size_t)n_in + 4 * ((size_t)n_in / format->group);
-    if (format->min_group) bytes += 4 * ((size_t)n_in / format->min_group);
-    return (bytes + 63) / 64 * 64;
+    struct input_record r;
+    r.q16 = (int16_t *)(void *)record;
+    r.sums = (float *)(void *)(r.q16 + n_in);
+    r.d = r.sums + n_in / INPUT_MULT_BLOCK;
+    r.t = (int16_t *)(void *)(r.d + 1);
+    r.q8 = (int8_t *)(r.t + n_in / INPUT_MULT_BLOCK);
+    return r;
 }
 
 #endif

@@ -1,12 +1,15 @@
 /* kernels_avx2.c - the table of the AVX2 variant (AVX2, FMA, F16C). */
 #if defined(__x86_64__)
+#include <cpuid.h>
+
 #include "ops/cpu/avx2.h"
 #include "quant/quant.h"
 
 static bool supported(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-           __builtin_cpu_supports("bmi2");
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C)) return false;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 }
 
 static const struct format_kernels *format(uint32_t type)

@@ -39,13 +39,24 @@ static float dot(const float *a, const float *b, uint32_t n)
     return sum_lanes(lanes);
 }
 
+/* Adds the products of a tile's row and a vector to the lanes of their sum; the rest of the tile's row is zero. */
+static void add_products(const float *row, const float *x, uint32_t n, float *lanes)
+{
+    for (uint32_t i = 0; i < n; i += LANES, row += TILE_F32_STEP)
+        for (uint32_t j = 0; j < LANES && i + j < n; j++) lanes[j] += row[j] * x[i + j];
+}
+
 static void gemm(const struct format_kernels *kernels, const struct tile *tile, const struct gemm_col *cols,
-                 uint32_t n_cols)
+                 uint32_t n_cols, bool last)
 {
     (void)kernels;
     for (uint32_t c = 0; c < n_cols; c++)
-        for (uint32_t r = 0; r < tile->n_rows; r++)
-            cols[c].y[r] = dot(tile->f32 + r * tile->f32_stride, cols[c].x.f32, tile->n_in);
+        for (uint32_t r = 0; r < tile->n_rows; r++) {
+            float *lanes = tile->sums + ((size_t)c * TILE_ROWS + r) * LANES;
+            if (tile->from == 0) memset(lanes, 0, LANES * sizeof *lanes);
+            add_products(tile_f32(tile, r), cols[c].x.f32 + tile->from, tile->n_in, lanes);
+            if (last) cols[c].y[r] = sum_lanes(lanes);
+        }
 }
 
 static float sum_squares(const float *x, uint32_t n) { return dot(x, x, n); }

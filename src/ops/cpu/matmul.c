@@ -15,7 +15,7 @@ struct pass {
 
 static uint32_t rows_of_a_task(const struct format_kernels *format, const struct op_weight *w, uint32_t n_cols)
 {
-    if (!format || n_cols > format->dot_cols) return tile_rows(format, w->n_in);
+    if (!format || n_cols > format->dot_cols) return TILE_ROWS;
     uint64_t n = DOT_TASK_BYTES / (w->row_bytes ? w->row_bytes : 1) / 4 * 4;
     return n < 4 ? 4 : n > 64 ? 64 : (uint32_t)n;
 }
@@ -33,18 +33,13 @@ static void multiply_task(void *arg, uint32_t task_i, uint32_t worker_i)
     uint32_t in_group = task_i % pass->group_tasks[i] * pass->task_rows[i];
     uint32_t row = group * group_rows + in_group, n = min_u32(pass->task_rows[i], group_rows - in_group);
     struct gemm_col cols[COLS_MAX];
-    const struct format_kernels *format = format_of(job->cpu, w);
-    bool by_dot = format && pass->n_rows <= format->dot_cols;
-    struct tile tile = {0};
-    if (!by_dot) tile = tile_unpack(format, w, 0, row, n, worker_scratch(job->cpu, worker_i));
     for (uint32_t c = 0; c < pass->n_rows; c += COLS_MAX) {
         uint32_t n_cols = min_u32(COLS_MAX, pass->n_rows - c);
         for (uint32_t j = 0; j < n_cols; j++) {
             cols[j].x = input_of(&pass->inputs, form, (c + j) * args->n_groups + group);
             cols[j].y = args->out[i].y + (size_t)(pass->row_first + c + j) * w->n_out + row;
         }
-        if (by_dot) multiply_rows(job->cpu, w, 0, row, n, cols, n_cols, NULL);
-        else job->cpu->kernels->gemm(format, &tile, cols, n_cols);
+        multiply_rows(job->cpu, w, 0, row, n, cols, n_cols, worker_scratch(job->cpu, worker_i));
     }
 }
 
@@ -75,7 +70,6 @@ void cpu_matmul(struct backend *b, const struct matmul_args *args)
     for (uint32_t i = 0; i < args->n_outputs; i++) {
         const struct op_weight *w = &args->out[i].w;
         ensure(w->n_in == n_in && w->n_out % args->n_groups == 0 && quant_format(w->type)->decode);
-        ensure(tile_bytes_max(n_in) <= cpu->worker_bytes);
         forms |= 1u << form_of(format_of(cpu, w));
     }
     size_t row_bytes = input_set_row_bytes(forms, n_in) * args->n_groups;

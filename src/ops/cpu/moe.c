@@ -70,7 +70,7 @@ struct expert_job {
     const struct moe_gate_up_args *up;
     const struct moe_down_args *down;
     struct input_set inputs;
-    uint32_t n_active, task_rows;
+    uint32_t n_active;
 };
 
 /* A task is a run of outputs of one expert, for all its pairs. */
@@ -80,12 +80,12 @@ static void gate_up_task(void *arg, uint32_t task_i, uint32_t worker_i)
     const struct expert_job *what = job->args;
     const struct moe_gate_up_args *args = what->up;
     const struct backend_cpu *cpu = job->cpu;
-    uint32_t n_blocks = (args->gate.n_out + what->task_rows - 1) / what->task_rows;
-    uint32_t expert = cpu->active[task_i / n_blocks], row = task_i % n_blocks * what->task_rows;
-    uint32_t n = min_u32(what->task_rows, args->gate.n_out - row);
+    uint32_t n_blocks = (args->gate.n_out + TILE_ROWS - 1) / TILE_ROWS;
+    uint32_t expert = cpu->active[task_i / n_blocks], row = task_i % n_blocks * TILE_ROWS;
+    uint32_t n = min_u32(TILE_ROWS, args->gate.n_out - row);
     uint8_t *memory = worker_scratch(cpu, worker_i);
-    float *gates = (float *)(void *)(memory + round_up(tile_bytes_max(args->gate.n_in), 64));
-    float *ups = gates + COLS_MAX * TILE_ROWS_MAX;
+    float *gates = (float *)(void *)(memory + multiply_bytes());
+    float *ups = gates + COLS_MAX * TILE_ROWS;
     struct gemm_col cols[COLS_MAX];
     for (uint32_t at = cpu->first[expert]; at < cpu->first[expert + 1]; at += COLS_MAX) {
         uint32_t n_cols = min_u32(COLS_MAX, cpu->first[expert + 1] - at);
@@ -93,13 +93,13 @@ static void gate_up_task(void *arg, uint32_t task_i, uint32_t worker_i)
             const struct op_weight *w = up ? &args->up : &args->gate;
             for (uint32_t c = 0; c < n_cols; c++) {
                 cols[c].x = input_of(&what->inputs, form_of(format_of(cpu, w)), cpu->order[at + c] / args->n_used);
-                cols[c].y = (up ? ups : gates) + c * TILE_ROWS_MAX;
+                cols[c].y = (up ? ups : gates) + c * TILE_ROWS;
             }
             multiply_rows(cpu, w, expert, row, n, cols, n_cols, memory);
         }
         for (uint32_t c = 0; c < n_cols; c++) {
             uint32_t pair = cpu->order[at + c];
-            cpu->kernels->swiglu(gates + c * TILE_ROWS_MAX, ups + c * TILE_ROWS_MAX, args->limit, args->weights[pair], n,
+            cpu->kernels->swiglu(gates + c * TILE_ROWS, ups + c * TILE_ROWS, args->limit, args->weights[pair], n,
                                  args->m + (size_t)pair * args->gate.n_out + row);
         }
     }
@@ -113,9 +113,7 @@ void cpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
     what.n_active = sort_pairs(cpu, args->ids, args->n_rows * args->n_used, args->gate.n_stack);
     uint32_t forms = 1u << form_of(format_of(cpu, &args->gate)) | 1u << form_of(format_of(cpu, &args->up));
     input_set_make(cpu, &what.inputs, args->x, args->n_rows, args->gate.n_in, forms);
-    uint32_t gate = tile_rows(format_of(cpu, &args->gate), args->gate.n_in);
-    what.task_rows = min_u32(gate, tile_rows(format_of(cpu, &args->up), args->up.n_in));
-    cpu_run(cpu, gate_up_task, &what, what.n_active * ((args->gate.n_out + what.task_rows - 1) / what.task_rows));
+    cpu_run(cpu, gate_up_task, &what, what.n_active * ((args->gate.n_out + TILE_ROWS - 1) / TILE_ROWS));
 }
 
 /* A task is a run of outputs for the whole batch: first the part of every pair, then their sum in order of choice. */
@@ -125,9 +123,9 @@ static void down_task(void *arg, uint32_t task_i, uint32_t worker_i)
     const struct expert_job *what = job->args;
     const struct moe_down_args *args = what->down;
     const struct backend_cpu *cpu = job->cpu;
-    uint32_t row = task_i * what->task_rows, n = min_u32(what->task_rows, args->down.n_out - row);
+    uint32_t row = task_i * TILE_ROWS, n = min_u32(TILE_ROWS, args->down.n_out - row);
     uint8_t *memory = worker_scratch(cpu, worker_i);
-    float *parts = (float *)(void *)(memory + round_up(tile_bytes_max(args->down.n_in), 64)); /* [pair][n] */
+    float *parts = (float *)(void *)(memory + multiply_bytes()); /* [pair][n] */
     enum input_form form = form_of(format_of(cpu, &args->down));
     struct gemm_col cols[COLS_MAX];
     for (uint32_t e = 0; e < what->n_active; e++) {
@@ -158,8 +156,7 @@ void cpu_moe_down(struct backend *b, const struct moe_down_args *args)
     struct expert_job what = {.down = args};
     uint32_t n_pairs = args->n_rows * args->n_used;
     what.n_active = sort_pairs(cpu, args->ids, n_pairs, args->down.n_stack);
-    const struct format_kernels *format = format_of(cpu, &args->down);
-    input_set_make(cpu, &what.inputs, args->m, n_pairs, args->down.n_in, 1u << form_of(format));
-    what.task_rows = tile_rows(format, args->down.n_in);
-    cpu_run(cpu, down_task, &what, (args->down.n_out + what.task_rows - 1) / what.task_rows);
+    uint32_t forms = 1u << form_of(format_of(cpu, &args->down));
+    input_set_make(cpu, &what.inputs, args->m, n_pairs, args->down.n_in, forms);
+    cpu_run(cpu, down_task, &what, (args->down.n_out + TILE_ROWS - 1) / TILE_ROWS);
 }

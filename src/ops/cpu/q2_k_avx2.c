@@ -15,7 +15,7 @@ INLINE struct scales unpack_scales(const uint8_t *block)
     struct scales s = {_mm256_and_si256(words, _mm256_set1_epi16(15)), _mm256_srli_epi16(words, 4)};
     return s;
 }
-INLINE __m256i scale_pair(__m256i words, int i)
+INLINE __m256i scale_pair(__m256i words, uint32_t i)
 {
     return _mm256_shuffle_epi8(words, _mm256_set1_epi16((int16_t)(2 * i | (2 * i + 1) << 8)));
 }
@@ -39,24 +39,25 @@ static void dot_row(const uint8_t *w, uint32_t n_in, const struct input *x, floa
         _mm_prefetch((const char *)w + 2048 + 64, _MM_HINT_T0);
         struct scales s = unpack_scales(w);
         __m256i factors = _mm256_mullo_epi16(s.scales, load256(x->t + 16 * b)), total = _mm256_setzero_si256();
-        UNROLL for (int h = 0; h < 2; h++) {
+        UNROLL for (uint32_t h = 0; h < 2; h++) {
             __m256i bits = load256(w + 16 + 32 * h);
-            UNROLL for (int j = 0; j < 4; j++) {
-                __m256i codes = _mm256_and_si256(_mm256_srli_epi16(bits, 2 * j), two_bits);
+            UNROLL for (uint32_t j = 0; j < 4; j++) {
+                __m256i codes = _mm256_and_si256(_mm256_srli_epi16(bits, (int)(2 * j)), two_bits);
                 __m256i products = _mm256_maddubs_epi16(codes, load256(q + 128 * h + 32 * j));
                 total = _mm256_add_epi32(total, _mm256_madd_epi16(products, scale_pair(factors, 4 * h + j)));
             }
         }
-        float d = half_at(w + 80) * x->d[b];
+        float d = half_at(w + 80);
         __m256 dmin = _mm256_set1_ps(half_at(w + 82));
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(d), sum);
         sum = _mm256_fnmadd_ps(mins_low(s, dmin), _mm256_loadu_ps(x->sums + 16 * b), sum);
         sum = _mm256_fnmadd_ps(mins_high(s, dmin), _mm256_loadu_ps(x->sums + 16 * b + 8), sum);
     }
-    *y = sum_lanes(sum);
+    *y = sum_lanes(sum) * x->d;
 }
 
-static void dot_q2_k(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, float *y)
+static void dot_q2_k(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x,
+                     float *y)
 {
     for (uint32_t r = 0; r < n_rows; r++) dot_row(w + r * row_bytes, n_in, x, y + r);
 }
@@ -64,19 +65,19 @@ static void dot_q2_k(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32
 static void unpack_q2_k(const uint8_t *w, const struct tile *tile, uint32_t row_i)
 {
     const __m256i two_bits = _mm256_set1_epi16(3);
-    int16_t *q = tile->q16 + (size_t)row_i * tile->n_in;
-    float *d = tile->d + row_i * tile->d_stride, *mins = tile->mins + row_i * tile->mins_stride;
-    for (uint32_t b = 0; b < tile->n_in / 256; b++, w += BLOCK_BYTES, q += 256) {
+    int16_t *q = tile_q16(tile, row_i);
+    float *d = tile_d(tile, row_i), *mins = tile->mins + row_i * tile->mins_stride;
+    for (uint32_t b = 0; b < tile->n_in / 256; b++, w += BLOCK_BYTES, q += 16 * TILE_Q16_STEP) {
         struct scales s = unpack_scales(w);
-        UNROLL for (int i = 0; i < 8; i++) {
+        UNROLL for (uint32_t i = 0; i < 8; i++) {
             __m256i bits = load256(w + 16 + 32 * (i / 4)), scale = scale_pair(s.scales, i);
-            __m256i even = _mm256_and_si256(_mm256_srli_epi16(bits, 2 * (i % 4)), two_bits);
-            __m256i odd = _mm256_and_si256(_mm256_srli_epi16(bits, 8 + 2 * (i % 4)), two_bits);
-            _mm256_storeu_si256((__m256i *)(q + 32 * i), _mm256_mullo_epi16(even, scale));
-            _mm256_storeu_si256((__m256i *)(q + 32 * i + 16), _mm256_mullo_epi16(odd, scale));
+            __m256i even = _mm256_and_si256(_mm256_srli_epi16(bits, (int)(2 * (i % 4))), two_bits);
+            __m256i odd = _mm256_and_si256(_mm256_srli_epi16(bits, (int)(8 + 2 * (i % 4))), two_bits);
+            _mm256_storeu_si256((__m256i *)(q + 2 * i * TILE_Q16_STEP), _mm256_mullo_epi16(even, scale));
+            _mm256_storeu_si256((__m256i *)(q + (2 * i + 1) * TILE_Q16_STEP), _mm256_mullo_epi16(odd, scale));
         }
         __m256 dmin = _mm256_set1_ps(half_at(w + 82));
-        d[b] = half_at(w + 80);
+        d[b * PANEL] = half_at(w + 80);
         _mm256_storeu_ps(mins + 16 * b, mins_low(s, dmin));
         _mm256_storeu_ps(mins + 16 * b + 8, mins_high(s, dmin));
     }

@@ -12,10 +12,18 @@ struct scales { __m128i scales, mins; }; /* 8 bytes each */
 INLINE struct scales unpack_scales(const uint8_t *block)
 {
     uint32_t a = load_u32(block + 4), b = load_u32(block + 8), c = load_u32(block + 12);
-    uint64_t high_s = (c & 0x0F0F0F0Fu) | (a >> 2 & 0x30303030u), high_m = (c >> 4 & 0x0F0F0F0Fu) | (b >> 2 & 0x30303030u);
+    uint64_t high_s = (c & 0x0F0F0F0Fu) | (a >> 2 & 0x30303030u);
+    uint64_t high_m = (c >> 4 & 0x0F0F0F0Fu) | (b >> 2 & 0x30303030u);
     struct scales s = {_mm_cvtsi64_si128((int64_t)((a & 0x3F3F3F3Fu) | high_s << 32)),
                        _mm_cvtsi64_si128((int64_t)((b & 0x3F3F3F3Fu) | high_m << 32))};
     return s;
+}
+
+/* dmin times the minima. */
+INLINE __m256 min_values(struct scales s, const uint8_t *block)
+{
+    __m256 m = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(s.mins));
+    return _mm256_mul_ps(m, _mm256_set1_ps(half_at(block + 2)));
 }
 
 /* The four nibbles of each word: low half even, low half odd, high half even, high half odd. */
@@ -39,7 +47,7 @@ static void dot_row(const uint8_t *w, uint32_t n_in, const struct input *x, floa
         struct scales packed = unpack_scales(w);
         _mm256_storeu_si256((__m256i *)scale, _mm256_cvtepu8_epi32(packed.scales));
         __m256i total = _mm256_setzero_si256();
-        UNROLL for (int c = 0; c < 4; c++) {
+        UNROLL for (uint32_t c = 0; c < 4; c++) {
             __m256i parts[4];
             split_words(load256(w + 16 + 32 * c), parts);
             __m256i low = _mm256_add_epi32(_mm256_madd_epi16(parts[0], load256(q + 64 * c)),
@@ -49,38 +57,37 @@ static void dot_row(const uint8_t *w, uint32_t n_in, const struct input *x, floa
             total = _mm256_add_epi32(total, _mm256_mullo_epi32(low, _mm256_set1_epi32(scale[2 * c])));
             total = _mm256_add_epi32(total, _mm256_mullo_epi32(high, _mm256_set1_epi32(scale[2 * c + 1])));
         }
-        float d = half_at(w) * x->d[b];
+        float d = half_at(w);
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(d), sum);
-        __m256 mins = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(packed.mins)), _mm256_set1_ps(half_at(w + 2)));
-        sum = _mm256_fnmadd_ps(mins, _mm256_loadu_ps(x->sums + 8 * b), sum);
+        sum = _mm256_fnmadd_ps(min_values(packed, w), _mm256_loadu_ps(x->sums + 8 * b), sum);
     }
-    *y = sum_lanes(sum);
+    *y = sum_lanes(sum) * x->d;
 }
 
-static void dot_q4_k(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, float *y)
+static void dot_q4_k(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x,
+                     float *y)
 {
     for (uint32_t r = 0; r < n_rows; r++) dot_row(w + r * row_bytes, n_in, x, y + r);
 }
 
 static void unpack_q4_k(const uint8_t *w, const struct tile *tile, uint32_t row_i)
 {
-    int16_t *q = tile->q16 + (size_t)row_i * tile->n_in;
-    float *d = tile->d + row_i * tile->d_stride, *mins = tile->mins + row_i * tile->mins_stride;
-    for (uint32_t b = 0; b < tile->n_in / 256; b++, w += BLOCK_BYTES, q += 256) {
+    int16_t *q = tile_q16(tile, row_i);
+    float *d = tile_d(tile, row_i), *mins = tile->mins + row_i * tile->mins_stride;
+    for (uint32_t b = 0; b < tile->n_in / 256; b++, w += BLOCK_BYTES, q += 16 * TILE_Q16_STEP) {
         uint8_t scale[16];
         struct scales packed = unpack_scales(w);
         _mm_storeu_si128((__m128i *)scale, packed.scales);
-        for (int c = 0; c < 4; c++) {
+        for (uint32_t c = 0; c < 4; c++) {
             __m256i parts[4];
             split_words(load256(w + 16 + 32 * c), parts);
-            UNROLL for (int i = 0; i < 4; i++) {
+            UNROLL for (uint32_t i = 0; i < 4; i++) {
                 __m256i s = _mm256_set1_epi16(scale[2 * c + i / 2]);
-                _mm256_storeu_si256((__m256i *)(q + 64 * c + 16 * i), _mm256_mullo_epi16(parts[i], s));
+                _mm256_storeu_si256((__m256i *)(q + (4 * c + i) * TILE_Q16_STEP), _mm256_mullo_epi16(parts[i], s));
             }
         }
-        d[b] = half_at(w);
-        __m256 m = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(packed.mins)), _mm256_set1_ps(half_at(w + 2)));
-        _mm256_storeu_ps(mins + 8 * b, m);
+        d[b * PANEL] = half_at(w);
+        _mm256_storeu_ps(mins + 8 * b, min_values(packed, w));
     }
 }
 

@@ -1,5 +1,5 @@
 /* q8_0_avx2.c - Q8_0 and MXFP4: 32 signed bytes (or 4-bit floats, doubled to integers) with a scale, against 16-bit
- * inputs. Block: d f16, q i8[32]; MXFP4: e UE8M0, codes of values 0-15 in the low nibbles, of 16-31 in the high ones. */
+ * inputs. Block: d f16, q i8[32]; MXFP4: e UE8M0, then codes, values 0-15 in low nibbles, 16-31 in high ones. */
 #if defined(__x86_64__)
 #include "base/f16.h"
 #include "ops/cpu/avx2.h"
@@ -34,7 +34,7 @@ INLINE void dot_rows(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_row
             sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_set1_ps(block_scale(mx, block)), sum[r]);
         }
     }
-    for (uint32_t r = 0; r < n_rows; r++) y[r] = sum_lanes(sum[r]) * x->d[0];
+    for (uint32_t r = 0; r < n_rows; r++) y[r] = sum_lanes(sum[r]) * x->d;
 }
 
 INLINE void dot_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
@@ -47,17 +47,18 @@ INLINE void dot_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows
 
 INLINE void unpack_row(bool mx, const uint8_t *w, const struct tile *tile, uint32_t row_i)
 {
-    int16_t *q = tile->q16 + (size_t)row_i * tile->n_in;
-    float *d = tile->d + row_i * tile->d_stride;
-    for (uint32_t b = 0; b < tile->n_in / 32; b++, w += mx ? MX_BYTES : Q8_BYTES) {
+    int16_t *q = tile_q16(tile, row_i);
+    float *d = tile_d(tile, row_i);
+    for (uint32_t b = 0; b < tile->n_in / 32; b++, w += mx ? MX_BYTES : Q8_BYTES, q += 2 * TILE_Q16_STEP, d += PANEL) {
         __m256i v = block_values(mx, w);
-        _mm256_storeu_si256((__m256i *)(q + 32 * b), even_i8(v));
-        _mm256_storeu_si256((__m256i *)(q + 32 * b + 16), odd_i8(v));
-        d[b] = block_scale(mx, w);
+        _mm256_storeu_si256((__m256i *)q, even_i8(v));
+        _mm256_storeu_si256((__m256i *)(q + TILE_Q16_STEP), odd_i8(v));
+        *d = block_scale(mx, w);
     }
 }
 
-static void dot_q8_0(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, float *y)
+static void dot_q8_0(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x,
+                     float *y)
 {
     dot_all(false, w, row_bytes, n_rows, n_in, x, y);
 }
@@ -65,7 +66,8 @@ static void unpack_q8_0(const uint8_t *w, const struct tile *tile, uint32_t row_
 {
     unpack_row(false, w, tile, row_i);
 }
-static void dot_mxfp4(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, float *y)
+static void dot_mxfp4(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x,
+                      float *y)
 {
     dot_all(true, w, row_bytes, n_rows, n_in, x, y);
 }

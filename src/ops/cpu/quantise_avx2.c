@@ -41,63 +41,54 @@ INLINE void store_q16(const __m256i *q, int16_t *to)
 
 static void quantise_fine(const float *x, uint32_t n_in, uint8_t *record)
 {
-    int16_t *q16 = (int16_t *)(void *)record;
-    float *d = (float *)(void *)(q16 + n_in), *sums = d + n_in / INPUT_BLOCK + 1;
-    float most = amplitude(x, n_in), scale = most / 32767.0f;
-    float inverse = most >= SMALLEST ? 32767.0f / most : 0;
-    if (most < SMALLEST) scale = 0;
-    for (uint32_t i = 0; i <= n_in / INPUT_BLOCK; i++) d[i] = scale;
+    struct input_record out = input_record_at(record, n_in);
+    float most = amplitude(x, n_in), inverse = most >= SMALLEST ? 32767.0f / most : 0;
+    *out.d = most < SMALLEST ? 0 : most / 32767.0f;
     for (uint32_t i = 0; i < n_in; i += 32) {
         __m256i q[4];
         UNROLL for (int j = 0; j < 4; j++) q[j] = _mm256_cvtps_epi32(
             _mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), _mm256_set1_ps(inverse)));
-        store_q16(q, q16 + i);
+        store_q16(q, out.q16 + i);
         __m256i sum = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-        sums[i / 32] = (float)sum_lanes_i32(sum) * scale;
+        out.sums[i / 32] = (float)sum_lanes_i32(sum);
     }
 }
 
-/* One 256 of the coarse form. */
-static void quantise_coarse_block(const float *x, int16_t *q16, float *d, float *sums, int16_t *t, int8_t *q8)
+/* One 16 of the coarse form: its multiplier, its values as integers (q) and times the multiplier (scaled). */
+INLINE int32_t quantise_16(const float *x, float to_ratio, float d, __m256i *q, __m256i *scaled)
 {
-    float most[INPUT_BLOCK / INPUT_MULT_BLOCK], all = amplitude(x, INPUT_BLOCK);
-    bool usable = all >= SMALLEST;
-    *d = usable ? all / (127.0f * 255.0f) : all < SMALLEST ? 0 : NAN;
-    for (uint32_t k = 0; k < 16; k++) most[k] = usable ? amplitude(x + 16 * k, 16) : 0;
-    for (uint32_t k = 0; k < 16; k += 2) {
-        __m256i q[4], scaled[4];
-        uint32_t at[2] = {k / 2, 8 + k / 2};
-        UNROLL for (uint32_t j = 0; j < 2; j++) {
-            float ratio = usable ? ceilf(most[k + j] / all * 255.0f) : 1;
-            ratio = ratio < 1 ? 1 : ratio > 255 ? 255 : ratio;
-            t[at[j]] = (int16_t)ratio;
-            float unit = *d * ratio, inverse = usable ? 1.0f / unit : 0;
-            UNROLL for (uint32_t i = 0; i < 2; i++) {
-                __m256i v = _mm256_cvtps_epi32(
-                    _mm256_mul_ps(_mm256_loadu_ps(x + 16 * (k + j) + 8 * i), _mm256_set1_ps(inverse)));
-                v = _mm256_max_epi32(_mm256_min_epi32(v, _mm256_set1_epi32(127)), _mm256_set1_epi32(-127));
-                q[2 * j + i] = v;
-                scaled[2 * j + i] = _mm256_mullo_epi32(v, _mm256_set1_epi32((int32_t)ratio));
-            }
-            sums[at[j]] = unit * (float)sum_lanes_i32(_mm256_add_epi32(q[2 * j], q[2 * j + 1]));
-        }
-        store_q16(scaled, q16 + 16 * k);
-        __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-        words = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        _mm256_storeu_si256((__m256i *)(q8 + 16 * k), words);
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    __m256 v[2] = {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)};
+    float most = max_lanes(_mm256_max_ps(_mm256_andnot_ps(sign, v[0]), _mm256_andnot_ps(sign, v[1])));
+    int32_t ratio = _mm_cvtss_si32(_mm_ceil_ss(_mm_setzero_ps(), _mm_set_ss(most * to_ratio)));
+    ratio = ratio < 1 ? 1 : ratio > 255 ? 255 : ratio;
+    __m256 inverse = _mm256_set1_ps(d > 0 ? 1.0f / (d * (float)ratio) : 0);
+    UNROLL for (int i = 0; i < 2; i++) {
+        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+        q[i] = _mm256_max_epi32(_mm256_min_epi32(q[i], _mm256_set1_epi32(127)), _mm256_set1_epi32(-127));
+        scaled[i] = _mm256_mullo_epi32(q[i], _mm256_set1_epi32(ratio));
     }
+    return ratio;
 }
 
 static void quantise_coarse(const float *x, uint32_t n_in, uint8_t *record)
 {
-    int16_t *q16 = (int16_t *)(void *)record;
-    float *d = (float *)(void *)(q16 + n_in), *sums = d + n_in / INPUT_BLOCK + 1;
-    int16_t *t = (int16_t *)(void *)(sums + n_in / INPUT_MULT_BLOCK);
-    int8_t *q8 = (int8_t *)(t + n_in / INPUT_MULT_BLOCK);
-    d[n_in / INPUT_BLOCK] = 0;
-    for (uint32_t i = 0; i < n_in; i += INPUT_BLOCK)
-        quantise_coarse_block(x + i, q16 + i, d + i / INPUT_BLOCK, sums + i / INPUT_MULT_BLOCK,
-                              t + i / INPUT_MULT_BLOCK, q8 + i);
+    struct input_record out = input_record_at(record, n_in);
+    float most = amplitude(x, n_in), d = most < SMALLEST ? 0 : most / (127.0f * 255.0f);
+    float to_ratio = most >= SMALLEST ? 255.0f / most : 0;
+    *out.d = d;
+    for (uint32_t i = 0; i < n_in; i += 32) {
+        __m256i q[4], scaled[4];
+        UNROLL for (uint32_t half = 0; half < 2; half++) {
+            uint32_t at = i / INPUT_BLOCK * 16 + i % INPUT_BLOCK / 32 + 8 * half;
+            out.t[at] = (int16_t)quantise_16(x + i + 16 * half, to_ratio, d, q + 2 * half, scaled + 2 * half);
+            out.sums[at] = (float)sum_lanes_i32(_mm256_add_epi32(scaled[2 * half], scaled[2 * half + 1]));
+        }
+        store_q16(scaled, out.q16 + i);
+        __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+        words = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256((__m256i *)(out.q8 + i), words);
+    }
 }
 
 void avx2_quantise(enum input_form form, const float *x, uint32_t n_in, uint8_t *record)

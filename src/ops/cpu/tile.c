@@ -1,55 +1,82 @@
 /* tile.c - a run of weight rows times some input rows: by dot when they are few, else unpacked once and multiplied. */
+#include <string.h>
+
 #include "ops/cpu/cpu.h"
 
-uint32_t tile_rows(const struct format_kernels *format, uint32_t n_in)
+#define SUMS (TILE_ROWS * COLS_MAX * 8)
+
+uint64_t multiply_bytes(void)
 {
-    uint32_t n = (uint32_t)(TILE_BYTES / tile_row_bytes(format, n_in)) / 12 * 12;
-    if (n == 0) n = (uint32_t)(TILE_BYTES / tile_row_bytes(format, n_in)) / 3 * 3;
-    return n < 3 ? 3 : min_u32(n, TILE_ROWS_MAX);
+    return (uint64_t)(SUMS + TILE_ROWS * TILE_PIECE) * sizeof(float); /* a float tile is the largest */
 }
 
-uint64_t tile_bytes_max(uint32_t n_in)
+/* Rows that fill the last panel up are zero. */
+static void clear_rest(const struct format_kernels *format, const struct tile *tile, uint32_t n_padded)
 {
-    uint64_t three = 3 * round_up((uint64_t)n_in * sizeof(float) + 64, 64) + 192;
-    return three > TILE_BYTES ? three : TILE_BYTES + 192;
-}
-
-struct tile tile_unpack(const struct format_kernels *format, const struct op_weight *w, uint32_t stack_i,
-                        uint32_t row_first, uint32_t n_rows, uint8_t *memory)
-{
-    const uint8_t *row = w->data + stack_i * w->stack_bytes + row_first * w->row_bytes;
-    struct tile tile = {.n_rows = n_rows, .n_in = w->n_in};
-    if (!format || !format->group) {
-        tile.f32 = (float *)(void *)memory;
-        tile.f32_stride = ((size_t)w->n_in + 7) / 8 * 8;
-    } else {
-        tile.d_stride = w->n_in / format->group;
-        tile.mins_stride = format->min_group ? w->n_in / format->min_group : 0;
-        tile.mins = (float *)(void *)memory;
-        tile.d = tile.mins + n_rows * tile.mins_stride;
-        tile.q16 = (int16_t *)(void *)(memory + round_up((uint64_t)(n_rows * (tile.d_stride + tile.mins_stride)) * 4, 32));
-    }
-    for (uint32_t i = 0; i < n_rows; i++, row += w->row_bytes) {
-        if (format) {
-            format->unpack(row, &tile, i);
+    for (uint32_t i = tile->n_rows; i < n_padded; i++) {
+        if (!format || !format->group) {
+            for (uint32_t k = 0; k < (tile->n_in + 7) / 8; k++) memset(tile_f32(tile, i) + k * TILE_F32_STEP, 0, 32);
             continue;
         }
-        float *to = tile.f32 + i * tile.f32_stride;
-        quant_format(w->type)->decode(row, to, w->n_in);
-        for (size_t j = w->n_in; j < tile.f32_stride; j++) to[j] = 0;
+        for (uint32_t k = 0; k < tile->n_in / 16; k++) memset(tile_q16(tile, i) + k * TILE_Q16_STEP, 0, 32);
+        for (uint32_t k = 0; k < tile->n_groups; k++) tile_d(tile, i)[k * PANEL] = 0;
+        memset(tile->mins + i * tile->mins_stride, 0, tile->mins_stride * sizeof *tile->mins);
     }
+}
+
+#define CHUNK 256u /* elements decoded at a time: a multiple of every block */
+
+/* A row of a format without kernels of its own. */
+static void decode_row(const struct quant_format *format, const uint8_t *row, const struct tile *tile, uint32_t row_i)
+{
+    float values[CHUNK], *to = tile_f32(tile, row_i);
+    for (uint32_t at = 0; at < tile->n_in; at += CHUNK) {
+        uint32_t n = min_u32(CHUNK, tile->n_in - at);
+        format->decode(row, values, n);
+        row += (size_t)(n / format->block_elems) * format->block_bytes;
+        for (uint32_t i = n; i % 8; i++) values[i] = 0;
+        for (uint32_t i = 0; i < n; i += 8) memcpy(to + (at + i) / 8 * TILE_F32_STEP, values + i, 32);
+    }
+}
+
+/* Rows [row_first, row_first + n_rows) of matrix stack_i, inner elements [from, from + n_in). */
+static struct tile unpack_tile(const struct format_kernels *format, const struct op_weight *w, const uint8_t *row,
+                               uint32_t n_rows, uint32_t from, float *memory)
+{
+    uint32_t n_padded = (uint32_t)round_up(n_rows, PANEL);
+    struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(TILE_PIECE, w->n_in - from), .sums = memory};
+    const struct quant_format *layout = quant_format(w->type);
+    float *at = tile.sums + SUMS;
+    if (!format || !format->group) {
+        tile.f32 = at;
+    } else {
+        tile.q16 = (int16_t *)(void *)at;
+        tile.n_groups = tile.n_in / format->group;
+        tile.mins_stride = format->min_group ? tile.n_in / format->min_group : 0;
+        tile.d = (float *)(void *)(tile.q16 + (size_t)n_padded * tile.n_in);
+        tile.mins = tile.d + (size_t)n_padded * tile.n_groups;
+    }
+    row += (size_t)(from / layout->block_elems) * layout->block_bytes;
+    for (uint32_t i = 0; i < n_rows; i++, row += w->row_bytes) {
+        if (format) format->unpack(row, &tile, i);
+        else decode_row(layout, row, &tile, i);
+    }
+    clear_rest(format, &tile, n_padded);
     return tile;
 }
 
 void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t stack_i, uint32_t row_first,
-                   uint32_t n_rows, const struct gemm_col *cols, uint32_t n_cols, uint8_t *memory)
+                   uint32_t n_rows, const struct gemm_col *cols, uint32_t n_cols, void *memory)
 {
     const struct format_kernels *format = format_of(cpu, w);
+    const uint8_t *rows = w->data + stack_i * w->stack_bytes + row_first * w->row_bytes;
     if (format && n_cols <= format->dot_cols) {
-        const uint8_t *rows = w->data + stack_i * w->stack_bytes + row_first * w->row_bytes;
         for (uint32_t c = 0; c < n_cols; c++) format->dot(rows, w->row_bytes, n_rows, w->n_in, &cols[c].x, cols[c].y);
         return;
     }
-    struct tile tile = tile_unpack(format, w, stack_i, row_first, n_rows, memory);
-    cpu->kernels->gemm(format, &tile, cols, n_cols);
+    ensure(n_rows <= TILE_ROWS && n_cols <= COLS_MAX);
+    for (uint32_t from = 0; from < w->n_in; from += TILE_PIECE) {
+        struct tile tile = unpack_tile(format, w, rows, n_rows, from, memory);
+        cpu->kernels->gemm(format, &tile, cols, n_cols, from + tile.n_in == w->n_in);
+    }
 }
