@@ -160,5 +160,6 @@ TEST(a_token_allocates_nothing_after_warm_up)
 int main(void)
 {
     return RUN_TESTS(T(opening_an_engine_survives_every_failed_allocation),
-                     T(a_session_survives_every_failed_allocation), T(a_failed_step_never_changes_a_later_answer), T(a_token_allocates_nothing_after_warm_up));
+                     T(a_session_survives_every_failed_allocation), T(a_failed_step_never_changes_a_later_answer),
+                     T(a_token_allocates_nothing_after_warm_up));
 }
