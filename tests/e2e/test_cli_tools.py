@@ -80,7 +80,8 @@ def test_mistakes_on_the_command_line_exit_with_2_and_one_line():
     for args, words in cases:
         result = ds4(*args)
         assert result.returncode == 2, args
-        assert words in result.stderr and result.stderr.count(b"\n") == 1 and result.stdout == b"", (args, result.stderr)
+        assert words in result.stderr and result.stderr.count(b"\n") == 1, (args, result.stderr)
+        assert result.stdout == b""
 
 
 def test_the_version_is_that_of_the_header():
