@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import time
 
@@ -241,6 +242,35 @@ def test_sigterm_leaves_with_the_terminal_as_it_was(model):
         os.kill(chat.pid, signal.SIGTERM)
         chat.wait()
         assert termios.tcgetattr(chat.fd)[3] & termios.ICANON
+
+
+def test_a_stopped_and_continued_program_keeps_the_line(chat):
+    import fcntl
+    import signal
+    import struct
+    import termios
+    chat.type("abc")
+    chat.expect("abc")
+    os.kill(chat.pid, signal.SIGSTOP)
+    fcntl.ioctl(chat.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
+    os.kill(chat.pid, signal.SIGCONT)
+    time.sleep(0.3)
+    chat.line("d")
+    chat.expect("You said: abcd\r\n")
+
+
+def test_progress_of_load_and_prefill_is_shown_on_a_terminal_and_removed(tmp_path):
+    model = script(tmp_path, load_ms=1500, chunk=16, chunk_ms=60, ctx=100000)
+    with Terminal("run", "-m", model, "--no-think") as chat:
+        seen = chat.prompt()
+        assert re.search(rb"\r\x1b\[Kloading \d+ B of 10 B \(\d+%\)", seen)
+        assert b"\r\x1b[K" in seen.rsplit(b"loading", 1)[1]
+        chat.line("z" * 400)
+        seen = chat.expect("You said: ")
+        assert re.search(rb"\r\x1b\[Kreading \d+ of 403 tokens \(\d+%, [\d.]+ tokens/s\)", seen)
+        assert seen.endswith(b"\r\x1b[KYou said: ")
+    result = run("run", "-m", model, "-p", "z" * 400, "--no-think", "-n", "5")
+    assert b"loading" not in result.stderr and b"reading" not in result.stderr and b"\x1b" not in result.stderr
 
 
 def test_a_file_is_sent_whole(chat, tmp_path):
