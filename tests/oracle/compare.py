@@ -48,6 +48,27 @@ class Oracle:
     def logits(self, ids, qat, dtype=np.float64):
         return ds4ref.Model(self.config, self.weights, dtype, qat).full(ids)[0]
 
+    def logits_and_clear(self, ids, tie):
+        """Ideal logits, and how many positions from the start are free of near ties: scores of experts or of
+        compressed rows at the edge of a selection that lie closer than tie, which float32 may order either way."""
+        clear = len(ids)
+
+        def recording(score, k):
+            nonlocal clear
+            order = topk_stable(score, min(k + 1, score.shape[-1]))
+            if order.shape[-1] > k:
+                edge = np.take_along_axis(score, order[..., k - 1:], -1)
+                # Both sides exactly 0 (no head sees the row) is a true tie that everyone breaks by number.
+                edge = np.where(np.isfinite(edge), edge, -1e30)  # rows that are not visible yet
+                near = (edge[:, 1] > -1e30) & (edge[:, 0] - edge[:, 1] < tie) & (edge != 0).any(-1)
+                clear = min([clear, *np.nonzero(near)[0]])
+            return order[..., :k]
+        topk_stable, ds4ref.topk_stable = ds4ref.topk_stable, recording
+        try:
+            return self.logits(ids, False), clear
+        finally:
+            ds4ref.topk_stable = topk_stable
+
     def mtp_logits(self, ids, qat, dtype=np.float64):
         """row t: what the draft block says after the pair (streams at t, token t + 1)"""
         m = ds4ref.Model(self.config, self.weights, dtype, qat)
