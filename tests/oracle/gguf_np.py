@@ -4,6 +4,7 @@ Written from the description of the formats, sharing no code with the engine, so
   open_gguf(path)        metadata and tensors, all shards of a split file
   config(gguf)           ds4ref.Config from the metadata
   weights(gguf)          {checkpoint name: float32 array [out, in]} of everything that the oracle needs
+  Lazy(gguf)             the same for files larger than memory: decoded when asked for, one block kept at a time
 """
 import glob
 import os
@@ -84,13 +85,20 @@ class Gguf:
         shard, kind, dims, offset = self.tensors[name]
         elems, size, _ = FORMATS[kind]
         n = int(np.prod(dims, dtype=np.int64)) // elems * size
-        return kind, dims, np.asarray(shard.data[offset:offset + n])
+        return kind, dims, shard.data[offset:offset + n]
 
     def array(self, name):
         """Decoded, outermost dimension first."""
         kind, dims, data = self.raw(name)
         elems, size, decode = FORMATS[kind]
         return decode(data.reshape(-1, size)).reshape(dims[::-1])
+
+    def rows(self, name, numbers):
+        """Some rows of a matrix, decoded."""
+        kind, dims, data = self.raw(name)
+        _, size, decode = FORMATS[kind]
+        return np.stack([decode(np.ascontiguousarray(r).reshape(-1, size)).ravel()
+                         for r in data.reshape(dims[1], -1)[np.asarray(numbers)]])
 
 
 def open_gguf(path):
@@ -303,3 +311,35 @@ def weights(g, wanted=lambda name: True):
         else:
             out[target] = array
     return out
+
+
+class Lazy:
+    """Mapping of checkpoint names to arrays of dtype. Keeps what belongs to the block (layer) asked for last."""
+    def __init__(self, g, dtype=np.float32):
+        self.g, self.dtype, self.where, self.kept, self.block = g, dtype, {}, {}, None
+        for name, (_, _, dims, _) in g.tensors.items():
+            target = official(name, int(g.key("dspark.layer_count", 3)))
+            if "{}" in target:
+                self.where |= {target.format(e): (name, e) for e in range(dims[2])}
+            else:
+                self.where[target] = (name, None)
+
+    def __contains__(self, name):
+        return name in self.where
+
+    def __getitem__(self, name):
+        block = ".".join(name.split(".")[:2]) if name.startswith(("layers.", "mtp.", "dspark.")) else "global"
+        if block != self.block:
+            self.kept, self.block = {}, block
+        if name not in self.kept:
+            self.kept[name] = self.decode(*self.where[name])
+        return self.kept[name]
+
+    def decode(self, name, expert):
+        kind, dims, data = self.g.raw(name)
+        _, size, decode = FORMATS[kind]
+        if expert is not None:
+            per = len(data) // dims[2]
+            data, dims = data[expert * per:(expert + 1) * per], dims[:2]
+        array = decode(np.ascontiguousarray(data).reshape(-1, size)).reshape(dims[::-1])
+        return array if array.dtype.kind == "i" else array.astype(self.dtype)
