@@ -76,7 +76,7 @@ static bool user_side(const struct ds4_message *m)
 static void check_structure(const struct draft *d, const struct ds4_chat *chat, const struct ds4_tokens *ids)
 {
     const struct ds4_special_ids *special = vocab_special(fuzz_vocab());
-    size_t n_turns = 0, n_eos = 0, n_reminders = 0, n_dsml = d->n_tools ? 10 : 0, n_tasks = 0, n_sampled = 0;
+    size_t n_turns = 0, n_eos = 0, n_reminders = 0, n_dsml = d->n_tools ? 9 : 0, n_tasks = 0, n_sampled = 0;
     bool in_front = true, in_turn = false;
     for (size_t i = 0; i < d->n_messages; i++) {
         const struct ds4_message *m = &d->messages[i];
