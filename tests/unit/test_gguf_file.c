@@ -211,6 +211,42 @@ TEST(gguf_values_are_refused_by_key_when_their_type_or_range_is_wrong)
     buf_deinit(&b.bytes);
 }
 
+TEST(gguf_converts_numbers_by_the_type_that_is_declared)
+{
+    static const struct { uint32_t type; size_t n_bytes; uint64_t bits; int64_t wanted; } cases[] = {
+        {GGUF_U8, 1, 0xFF, 255}, {GGUF_I8, 1, 0xFF, -1}, {GGUF_U16, 2, 0xFFFE, 65534}, {GGUF_I16, 2, 0xFFFE, -2},
+        {GGUF_U32, 4, 0xFFFFFFFD, 4294967293}, {GGUF_I32, 4, 0xFFFFFFFD, -3}, {GGUF_I64, 8, UINT64_MAX, -1},
+        {GGUF_U64, 8, INT64_MAX, INT64_MAX}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct gguf_build b = {0};
+        struct gguf_file *file;
+        struct ds4_error error = {0};
+        int64_t got;
+        uint64_t u64;
+        build_head(&b, 0, 2);
+        build_key(&b, "scalar", cases[i].type);
+        buf_put(&b.bytes, &cases[i].bits, cases[i].n_bytes);
+        build_key(&b, "array", GGUF_ARRAY); /* the second of two items, so that the stride counts */
+        build_u32(&b, cases[i].type);
+        build_u64(&b, 2);
+        build_zeros(&b, cases[i].n_bytes);
+        buf_put(&b.bytes, &cases[i].bits, cases[i].n_bytes);
+        assert_ok(gguf_open_memory((uint8_t *)b.bytes.text.ptr, b.bytes.text.len, NULL, &file, &error), error);
+        assert_ok(gguf_item_i64(gguf_find(file, "array"), 1, &got), error);
+        assert_true(got == cases[i].wanted);
+        assert_int_equal(gguf_get_u64(file, "scalar", &u64, NULL), cases[i].wanted < 0 ? DS4_ERR_FORMAT : DS4_OK);
+        if (cases[i].wanted >= 0) assert_true(u64 == (uint64_t)cases[i].wanted);
+        gguf_close(file);
+        buf_deinit(&b.bytes);
+    }
+    uint64_t too_large = UINT64_MAX;
+    const struct gguf_value v = {GGUF_U64, GGUF_U64, 1, (const uint8_t *)&too_large, 8, 0};
+    int64_t got;
+    assert_int_equal(gguf_item_i64(&v, 0, &got), DS4_ERR_FORMAT);
+    assert_string_equal(gguf_type_name(GGUF_I16), "i16");
+    assert_string_equal(gguf_type_name((enum gguf_type)13), "unknown");
+}
+
 TEST(gguf_holes_take_no_space_even_in_a_file_of_80_gib)
 {
     static const uint64_t experts[] = {4096, 2048, 256}, embedding[] = {4096, 129280};
@@ -521,6 +557,7 @@ int main(void)
 {
     return RUN_TESTS(T(gguf_reads_back_every_kind_of_value_that_was_written),
                      T(gguf_values_are_refused_by_key_when_their_type_or_range_is_wrong),
+                     T(gguf_converts_numbers_by_the_type_that_is_declared),
                      T(gguf_holes_take_no_space_even_in_a_file_of_80_gib),
                      T(gguf_an_unfinished_file_leaves_nothing_behind), T(gguf_writer_remembers_the_first_mistake),
                      T(gguf_writer_takes_data_only_inside_a_tensor), T(gguf_joins_the_parts_of_a_split_file),
