@@ -35,7 +35,7 @@ static const struct option rows[] = {
 static const struct options table = {
     .command = "bench", .summary = "speed at growing context", OPTIONS_ROWS(rows),
     .notes = "Frontiers go up to --ctx (default 4096). Columns: ctx in tokens, prefill and decode in tokens a\n"
-             "second, kv_bytes the state of the session. ds4 bench ops times single operations.",
+             "second, kv_bytes the state of the session.",
 };
 
 struct bench {
