@@ -106,14 +106,26 @@ static void fill_scores(struct op_run *run, const struct op_state *state, const 
     output->n_items = n_items;
 }
 
-/* n_heads dim top_k ratio format round n_seqs start rows_per_span; is_index true */
+/* Queries as index_query leaves them when it rounds, or any floats. */
+static float *index_queries(struct op_run *run, const struct op_shape *s, bool rounded, const float **here)
+{
+    size_t n = (size_t)s->n_rows * s->n_heads * s->dim;
+    float *q = op_host(run, n, sizeof *q);
+    op_fill(run, q, n, s->fill);
+    for (size_t at = 0; rounded && at < n; at += s->dim) index_row_round(q + at, s->dim);
+    *here = q;
+    return op_put_skewed(&run->dev, q, n * sizeof *q, s->skew);
+}
+
+/* n_heads dim top_k ratio format round n_seqs start rows_per_span; is_index true; inverse: queries not rounded */
 void op_case_index_select(struct op_run *run, const struct op_shape *s)
 {
     struct op_state state;
     const float *q_here, *w_here;
     size_t row_n = (size_t)s->n_heads * s->dim, n_sel_all = (size_t)s->n_rows * s->top_k;
     op_state_make(run, &state);
-    float *q = op_input(run, s->n_rows * row_n, &q_here), *w = op_input(run, (size_t)s->n_rows * s->n_heads, &w_here);
+    float *q = index_queries(run, s, s->round && !s->inverse, &q_here);
+    float *w = op_input(run, (size_t)s->n_rows * s->n_heads, &w_here);
     int32_t *sel = op_put(&run->dev, NULL, n_sel_all * sizeof *sel);
     int32_t *n_sel = op_put(&run->dev, NULL, s->n_rows * sizeof *n_sel);
     float scale = 0.0625f;

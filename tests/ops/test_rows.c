@@ -203,6 +203,25 @@ TEST(packing_writes_the_bytes_of_a_row_and_no_more)
         assert_int_equal(packed[i], 0xA5);
 }
 
+TEST(rows_lie_where_the_layout_says)
+{
+    uint8_t tails[4096], spans[4096];
+    static const uint32_t ids[] = {9, 9, 5, 0, 2};
+    const struct op_batch batch = {.tails = tails, .tail_bytes = 1000, .spans = spans, .span_bytes = 500,
+                                   .span_ids = ids};
+    const struct op_seq seq = {.tail_i = 3, .span_first = 2};
+    const struct op_ring ring = {.offset = 40, .row_bytes = 10, .n_slots = 7};
+    const struct op_span_rows rows = {.offset = 30, .row_bytes = 11, .rows_per_span = 4};
+    assert_ptr_equal(ring_row(&batch, &seq, &ring, 0), tails + 3040);
+    assert_ptr_equal(ring_row(&batch, &seq, &ring, 6), tails + 3100);
+    assert_ptr_equal(ring_row(&batch, &seq, &ring, 7), tails + 3040);
+    assert_ptr_equal(ring_row(&batch, &seq, &ring, 1048575), tails + 3040 + 10 * (1048575 % 7));
+    assert_ptr_equal(span_row(&batch, &seq, &rows, 0), spans + 5 * 500 + 30); /* the third id: the session's first */
+    assert_ptr_equal(span_row(&batch, &seq, &rows, 3), spans + 5 * 500 + 63);
+    assert_ptr_equal(span_row(&batch, &seq, &rows, 4), spans + 30);
+    assert_ptr_equal(span_row(&batch, &seq, &rows, 10), spans + 2 * 500 + 52);
+}
+
 TEST(numbers_that_are_not_finite_are_stored_without_harm)
 {
     float row[DIM], index_row[INDEX_DIM];
@@ -239,7 +258,7 @@ int main(void)
                      T(a_packed_index_row_unpacks_to_the_rounded_row),
                      T(packing_an_unpacked_key_value_row_loses_nothing),
                      T(packing_an_unpacked_index_row_loses_nothing), T(rows_have_the_documented_sizes),
-                     T(packing_writes_the_bytes_of_a_row_and_no_more),
+                     T(packing_writes_the_bytes_of_a_row_and_no_more), T(rows_lie_where_the_layout_says),
                      T(numbers_that_are_not_finite_are_stored_without_harm),
                      T(the_hadamard_transform_is_its_own_inverse_and_has_sylvesters_signs));
 }
