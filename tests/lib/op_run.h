@@ -33,7 +33,7 @@ struct op_shape {
 };
 
 enum op_output_kind {
-    OUTPUT_FLOAT,   /* per row: |a - b| <= tolerance max(|b|, floor) in the 2-norm */
+    OUTPUT_FLOAT,   /* |a - b| / max(|b|, floor) of a row, 2-norm: tolerance in the mean square, 1.5 of it for any */
     OUTPUT_ROUNDED, /* the same, but up to 2% of the values may be a rounding step away (tolerance for a row then) */
     OUTPUT_BYTES,   /* equal */
     OUTPUT_TOP      /* int32 [n_rows][row_n], the best of `scores`, see check_top */

@@ -318,7 +318,7 @@ TEST(every_backend_agrees_with_the_reference_on_every_operation_and_shape)
             n_cases++;
         }
         if (n_cases == 0) fail_msg("no case for operation %s", op_names[op]);
-        print_message("%-12s %2zu cases, largest error %.3f of its tolerance\n", op_names[op], n_cases, margins.all);
+        print_message("%-12s %2zu cases, worst row %.3f of its tolerance\n", op_names[op], n_cases, margins.all);
         for (size_t i = 0; i < N_TYPES; i++)
             if (margins.by_type[i] > 0)
                 print_message("    %-8s %.3f\n", quant_format(weight_types[i])->name, margins.by_type[i]);
