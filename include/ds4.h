@@ -331,6 +331,78 @@ enum ds4_status ds4_session_restore(struct ds4_session *session, const int32_t *
                                     const uint8_t *const *spans, size_t n_spans, const uint8_t *tip, size_t tip_len,
                                     struct ds4_error *error) DS4_MUST_CHECK;
 
+/* The same with spans asked for one by one, straight into the session's memory, and not at all where the session already
+ * holds them. read fills span_bytes at dest, or fails. A failure before the first read leaves the session as it was,
+ * a later one leaves it empty. */
+typedef enum ds4_status (*ds4_span_reader)(void *user, size_t span_i, uint8_t *dest, struct ds4_error *error);
+enum ds4_status ds4_session_restore_from(struct ds4_session *session, const int32_t *tokens, size_t n_tokens,
+                                         ds4_span_reader read, void *user, const uint8_t *tip, size_t tip_len,
+                                         struct ds4_error *error) DS4_MUST_CHECK;
+
+/* ---- the store: state on disk, so that nothing is computed twice --------------------------------------------- */
+
+/* A directory (0700) of immutable segments - one a span, addressed by the hash of the token prefix and of everything
+ * that makes state valid - and of tips. Every byte is verified before it reaches a session; whatever is wrong is set
+ * aside and counts as a miss. Files are written by a thread of the store's own. One process writes a directory; a
+ * second one opens it read-only. All functions: worker thread. */
+struct ds4_store;
+struct ds4_store_options {
+    const char *dir;               /* NULL: ~/.cache/ds4/kv */
+    uint64_t budget_bytes;         /* of the directory; 0 = 8 GiB */
+    uint64_t queue_bytes;          /* most memory that waiting writes may hold; 0 = 256 MiB */
+    double write_ratio_max;        /* bytes written per byte of new rows, tips included; 0 = 2 */
+    bool read_only;                /* never write, whoever holds the directory */
+    bool no_sync;                  /* skip fdatasync: integrity stays, the last saves may be lost with the power */
+    ds4_log_fn log;
+    void *log_user;
+};
+/* Opens for an engine. Entries of other models are kept and not touched. */
+enum ds4_status ds4_store_open(const struct ds4_engine *engine, const struct ds4_store_options *options,
+                               struct ds4_store **out, struct ds4_error *error) DS4_MUST_CHECK;
+/* Writes what is queued, then closes. */
+void ds4_store_close(struct ds4_store *store);
+
+enum ds4_store_source { DS4_STORE_NONE, DS4_STORE_RAM, DS4_STORE_DISK };
+/* Where the state of a prompt came from, for reports. */
+struct ds4_store_report {
+    enum ds4_store_source source;
+    size_t n_tokens, n_reused;     /* of the prompt; kept or restored */
+    size_t n_known;                /* tokens whose rows are on disk, whether or not a tip made them usable */
+    double restore_seconds;
+};
+/* ds4_session_sync through the store: uses whatever keeps more tokens, the session itself or a stored tip, computes the
+ * rest, and queues new full spans while it goes. store may be NULL (plain sync). */
+enum ds4_status ds4_store_sync(struct ds4_store *store, struct ds4_session *session, const int32_t *tokens, size_t n,
+                               ds4_progress_fn progress, void *user, struct ds4_store_report *report,
+                               struct ds4_error *error) DS4_MUST_CHECK;
+
+enum ds4_save_reason { DS4_SAVE_PREFIX, DS4_SAVE_TURN, DS4_SAVE_EVICT, DS4_SAVE_SHUTDOWN, DS4_SAVE_USER };
+/* Queues the session's new spans and, as far as the bound on written bytes allows (PREFIX and TURN) or always (the
+ * others), a tip at its last token. Never waits for the disk. Not to be called inside a tool call (ds4_parser_in_call).
+ * Failures are logged, counted and forgotten: generation goes on. *saved (optional): a tip was queued. */
+void ds4_store_save(struct ds4_store *store, const struct ds4_session *session, enum ds4_save_reason reason,
+                    bool *saved);
+/* Waits until everything queued is on disk (or failed). */
+void ds4_store_flush(struct ds4_store *store);
+
+/* Look-up by rendered bytes: the longest stored tip whose text is a prefix of text. Appends its tokens to *tokens and
+ * sets *text_used; zero when there is none. The caller tokenises only what follows. */
+enum ds4_status ds4_store_find_text(struct ds4_store *store, struct ds4_span text, struct ds4_tokens *tokens,
+                                    size_t *text_used, struct ds4_error *error) DS4_MUST_CHECK;
+
+/* Exact bytes the model sampled for a tool call, by call id; survives restarts. get: empty when unknown (borrows until
+ * the next put). */
+void ds4_store_replay_put(struct ds4_store *store, struct ds4_span call_id, struct ds4_span sampled);
+struct ds4_span ds4_store_replay_get(const struct ds4_store *store, struct ds4_span call_id);
+
+struct ds4_store_stats {
+    uint64_t n_segments, n_tips, bytes, budget_bytes;       /* of this engine's identity, and of the directory */
+    uint64_t bytes_written, row_bytes_written, tips_skipped; /* since the store was opened */
+    uint64_t n_hits, n_misses, n_evicted, n_quarantined, n_errors;
+    bool read_only;
+};
+void ds4_store_stats(const struct ds4_store *store, struct ds4_store_stats *out);
+
 /* ---- sampling ---------------------------------------------------------------------------------------------- */
 
 struct ds4_logit_bias {

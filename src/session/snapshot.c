@@ -143,15 +143,18 @@ static enum ds4_status check_tip(const struct session_host *host, size_t n_token
     return DS4_OK;
 }
 
+/* Spans that lie in memory. */
+struct session_given {
+    const uint8_t *const *spans;
+    size_t span_bytes;
+};
+
 static enum ds4_status check_restore(const struct session_host *host, const int32_t *tokens, size_t n_tokens,
-                                     size_t n_spans, struct ds4_error *error)
+                                     struct ds4_error *error)
 {
     if (n_tokens > host->ctx_tokens)
         return err_set(error, DS4_ERR_LIMIT, "state of %zu tokens does not fit the context of %u", n_tokens,
                        host->ctx_tokens);
-    if (n_spans != session_spans_for(n_tokens))
-        return err_set(error, DS4_ERR_FORMAT, "%zu spans for %zu tokens; expected %u", n_spans, n_tokens,
-                       session_spans_for(n_tokens));
     for (size_t i = 0; i < n_tokens; i++)
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= host->h->n_vocab)
             return err_set(error, DS4_ERR_FORMAT, "token %zu has id %d; the vocabulary has %u", i, tokens[i],
@@ -159,34 +162,82 @@ static enum ds4_status check_restore(const struct session_host *host, const int3
     return DS4_OK;
 }
 
-enum ds4_status ds4_session_restore(struct ds4_session *s, const int32_t *tokens, size_t n_tokens,
-                                    const uint8_t *const *spans, size_t n_spans, const uint8_t *tip, size_t tip_len,
-                                    struct ds4_error *error)
+/* The part that cannot fail: tail, logits and tokens from a checked tip. The spans are in place. */
+static void take_tip(struct ds4_session *s, const int32_t *tokens, size_t n_tokens, const uint8_t *tip)
 {
     struct session_host *host = s->host;
-    struct state_pool *pool = &host->pool;
-    if (host->check_model) TRY(host->check_model(host->check_user, error));
-    TRY(check_restore(host, tokens, n_tokens, n_spans, error));
-    TRY(check_tip(host, n_tokens, tip, tip_len, error));
-    uint32_t held = 0;
-    for (uint32_t i = 0; i < s->n_spans; i++) held += pool->span_refs[s->spans[i]] == 1;
-    if (n_spans > (size_t)pool->n_free_spans + held)
-        return err_set(error, DS4_ERR_LIMIT, "%zu spans of state do not fit beside the other sessions", n_spans);
-    session_truncate(s, 0); /* from here on nothing fails */
-    for (size_t i = 0; i < n_spans; i++) {
-        s->spans[i] = pool_take_span(pool);
-        s->n_spans++;
-        pool->backend->ops->write(pool->backend, pool_span(pool, s->spans[i]), spans[i],
-                                  (size_t)host->layout->span_bytes);
-    }
-    struct travel t = {.tail = pool_tail(pool, s->tail_i), .bytes = (uint8_t *)(uintptr_t)tip,
+    struct travel t = {.tail = pool_tail(&host->pool, s->tail_i), .bytes = (uint8_t *)(uintptr_t)tip,
                        .at = TIP_HEADER_BYTES, .save = false};
     move_layers(&t, host, n_tokens);
     uint32_t flags = load_u32(tip + 32);
     if (flags & TIP_LOGITS) memcpy(s->logits, tip + t.at, logits_bytes(host)), t.at += logits_bytes(host);
     if ((flags & TIP_STREAMS) && s->streams) memcpy(s->streams, tip + t.at, streams_bytes(host));
     s->has_logits = flags & TIP_LOGITS;
-    memcpy(s->tokens.ids, tokens, n_tokens * sizeof *tokens);
+    memmove(s->tokens.ids, tokens, n_tokens * sizeof *tokens);
     s->tokens.n = s->n_high = s->restored = n_tokens;
+}
+
+/* Full spans at the front that the session holds already for these tokens. */
+static uint32_t spans_held(const struct ds4_session *s, const int32_t *tokens, size_t n_tokens)
+{
+    size_t same = 0, max = s->tokens.n < n_tokens ? s->tokens.n : n_tokens;
+    while (same < max && s->tokens.ids[same] == tokens[same]) same++;
+    return (uint32_t)(same / STATE_SPAN_TOKENS);
+}
+
+static enum ds4_status check_room(const struct ds4_session *s, size_t n_spans, uint32_t keep, struct ds4_error *error)
+{
+    const struct state_pool *pool = &s->host->pool;
+    size_t room = pool->n_free_spans;
+    for (uint32_t i = keep; i < s->n_spans; i++) room += pool->span_refs[s->spans[i]] == 1;
+    if (n_spans - keep <= room) return DS4_OK;
+    return err_set(error, DS4_ERR_LIMIT, "%zu spans of state do not fit beside the other sessions", n_spans);
+}
+
+enum ds4_status ds4_session_restore_from(struct ds4_session *s, const int32_t *tokens, size_t n_tokens,
+                                         ds4_span_reader read, void *user, const uint8_t *tip, size_t tip_len,
+                                         struct ds4_error *error)
+{
+    struct session_host *host = s->host;
+    struct state_pool *pool = &host->pool;
+    uint32_t n_spans = session_spans_for(n_tokens), keep = spans_held(s, tokens, n_tokens);
+    if (host->check_model) TRY(host->check_model(host->check_user, error));
+    TRY(check_restore(host, tokens, n_tokens, error));
+    TRY(check_tip(host, n_tokens, tip, tip_len, error));
+    TRY(check_room(s, n_spans, keep, error));
+    uint8_t *bounce = mem_alloc((size_t)host->layout->span_bytes, 1);
+    if (!bounce) return err_set(error, DS4_ERR_NOMEM, "no memory to restore a session");
+    session_truncate(s, (size_t)keep * STATE_SPAN_TOKENS);
+    enum ds4_status status = DS4_OK;
+    for (uint32_t i = keep; i < n_spans && status == DS4_OK; i++) {
+        status = read(user, i, bounce, error);
+        if (status != DS4_OK) break;
+        s->spans[i] = pool_take_span(pool);
+        s->n_spans++;
+        pool->backend->ops->write(pool->backend, pool_span(pool, s->spans[i]), bounce,
+                                  (size_t)host->layout->span_bytes);
+    }
+    mem_free(bounce);
+    if (status == DS4_OK) take_tip(s, tokens, n_tokens, tip);
+    else session_truncate(s, 0);
+    return status;
+}
+
+static enum ds4_status read_given(void *user, size_t span_i, uint8_t *dest, struct ds4_error *error)
+{
+    const struct session_given *given = user;
+    (void)error;
+    memcpy(dest, given->spans[span_i], given->span_bytes);
     return DS4_OK;
+}
+
+enum ds4_status ds4_session_restore(struct ds4_session *s, const int32_t *tokens, size_t n_tokens,
+                                    const uint8_t *const *spans, size_t n_spans, const uint8_t *tip, size_t tip_len,
+                                    struct ds4_error *error)
+{
+    struct session_given given = {.spans = spans, .span_bytes = (size_t)s->host->layout->span_bytes};
+    if (n_spans != session_spans_for(n_tokens))
+        return err_set(error, DS4_ERR_FORMAT, "%zu spans for %zu tokens; expected %u", n_spans, n_tokens,
+                       session_spans_for(n_tokens));
+    return ds4_session_restore_from(s, tokens, n_tokens, read_given, &given, tip, tip_len, error);
 }
