@@ -1,10 +1,13 @@
 /* file.c - file system seam. See file.h. */
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -65,12 +68,13 @@ enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct
 {
     static const int flags[] = {
         [FILE_READ] = O_RDONLY,
+        [FILE_READ_NOFOLLOW] = O_RDONLY | O_NOFOLLOW,
         [FILE_CREATE_NEW] = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
         [FILE_CREATE_TRUNCATE] = O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW,
         [FILE_READ_WRITE] = O_RDWR | O_NOFOLLOW,
         [FILE_OUTPUT] = O_WRONLY | O_CREAT | O_TRUNC,
     };
-    static const char *const verbs[] = {"open", "create", "create", "open for writing", "create"};
+    static const char *const verbs[] = {"open", "open", "create", "create", "open for writing", "create"};
     bool any_kind = mode == FILE_OUTPUT;
     /* O_NONBLOCK: a pipe without a writer must not hold us. It changes nothing for a regular file. */
     *fd = open_patiently(path, flags[mode] | (any_kind ? 0 : O_NONBLOCK), any_kind ? 0666 : 0600);
@@ -191,6 +195,52 @@ enum ds4_status file_private_dir(const char *path, struct ds4_error *error)
         return err_set(error, DS4_ERR_IO, "the directory %s is open to others (mode %03o): chmod 700 it", path,
                        (unsigned)(st.st_mode & 0777));
     return DS4_OK;
+}
+
+enum ds4_status file_make_parents(const char *path, struct ds4_error *error)
+{
+    char part[PATH_MAX];
+    size_t n = strlen(path);
+    if (n >= sizeof part) return err_set(error, DS4_ERR_LIMIT, "a path of %zu characters", n);
+    memcpy(part, path, n + 1);
+    for (size_t i = 1; i < n; i++) {
+        if (part[i] != '/') continue;
+        part[i] = 0;
+        if (mkdir(part, 0700) != 0 && errno != EEXIST) return err_os(error, errno, "cannot create the directory %s", part);
+        part[i] = '/';
+    }
+    return DS4_OK;
+}
+
+enum ds4_status file_list_dir(const char *path, void (*fn)(void *user, const char *name), void *user,
+                              struct ds4_error *error)
+{
+    DIR *dir = opendir(path);
+    if (!dir) return err_os(error, errno, "cannot read the directory %s", path);
+    for (struct dirent *entry; (entry = readdir(dir));)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) fn(user, entry->d_name);
+    (void)closedir(dir);
+    return DS4_OK;
+}
+
+enum ds4_status file_sync_dir(const char *path, struct ds4_error *error)
+{
+    int fd = open_patiently(path, O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0) return err_os(error, errno, "cannot open the directory %s", path);
+    enum ds4_status status = ops->fdatasync(fd) == 0 ? DS4_OK : err_os(error, errno, "cannot sync %s", path);
+    file_close(fd);
+    return status;
+}
+
+enum ds4_status file_lock(const char *path, int *fd, struct ds4_error *error)
+{
+    *fd = open_patiently(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+    if (*fd < 0) return err_os(error, errno, "cannot open %s", path);
+    if (flock(*fd, LOCK_EX | LOCK_NB) == 0) return DS4_OK;
+    int number = errno;
+    file_close(*fd);
+    *fd = -1;
+    return number == EWOULDBLOCK ? DS4_OK : err_os(error, number, "cannot lock %s", path);
 }
 
 /* Appends what fd gives until its end. */

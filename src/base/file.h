@@ -30,6 +30,7 @@ struct file_id { /* to notice that a file was replaced or changed */
 
 enum file_mode {
     FILE_READ,
+    FILE_READ_NOFOLLOW, /* refuses a symlink */
     FILE_CREATE_NEW,
     FILE_CREATE_TRUNCATE,
     FILE_READ_WRITE,
@@ -55,6 +56,15 @@ enum ds4_status file_rename(const char *from, const char *to, struct ds4_error *
 enum ds4_status file_unlink(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
 /* Makes sure path is a directory of this user that nobody else can enter (0700); creates its last part if absent. */
 enum ds4_status file_private_dir(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
+/* Creates the directories above path (0700) that are not there. */
+enum ds4_status file_make_parents(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
+/* Calls fn with every name in a directory but . and .., in no order. */
+enum ds4_status file_list_dir(const char *path, void (*fn)(void *user, const char *name), void *user,
+                              struct ds4_error *error) DS4_MUST_CHECK;
+/* Makes renames in a directory durable. */
+enum ds4_status file_sync_dir(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
+/* Takes the lock file at path for this process, without waiting. *fd is -1 when another process has it. */
+enum ds4_status file_lock(const char *path, int *fd, struct ds4_error *error) DS4_MUST_CHECK;
 /* Reads a whole file, pipes included (or standard input for "-"), of at most limit bytes. Appends to *out; on failure
  * *out is as before. */
 enum ds4_status file_read_all(const char *path, size_t limit, struct ds4_text *out,

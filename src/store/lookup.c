@@ -1,0 +1,270 @@
+/* lookup.c - finding and restoring what is stored: by token ids, and by rendered text. See ds4.h, store.h. */
+#include "store/store.h"
+
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/mem.h"
+
+/* Keys of the full spans at the front of a list of tokens. */
+struct chain {
+    struct entry_key *keys; /* keys[i]: prefix of i spans; keys[0] is the root */
+    size_t n;               /* spans */
+    size_t n_stored;        /* spans whose segment is on disk, from the front */
+};
+
+static enum ds4_status chain_make(const struct ds4_store *s, const int32_t *ids, size_t n_ids, struct chain *c,
+                                  struct ds4_error *error)
+{
+    size_t span = s->layout->span_tokens;
+    *c = (struct chain){.n = n_ids / span};
+    c->keys = mem_alloc(c->n + 1, sizeof *c->keys);
+    if (!c->keys) return err_set(error, DS4_ERR_NOMEM, "no memory to look up %zu tokens", n_ids);
+    c->keys[0] = s->root;
+    bool whole = true;
+    for (size_t i = 0; i < c->n; i++) {
+        c->keys[i + 1] = entry_next(&c->keys[i], ids + i * span, span);
+        const struct index_item *item = index_find(&s->index, &c->keys[i + 1]);
+        whole = whole && item && !item->pending;
+        if (whole) c->n_stored = i + 1;
+    }
+    return DS4_OK;
+}
+
+/* The longest usable tip of at most n_ids tokens whose tokens are a prefix of ids; NULL when there is none. */
+static struct index_item *best_tip(const struct ds4_store *s, const struct chain *c, const int32_t *ids, size_t n_ids)
+{
+    struct index_item *best = NULL;
+    size_t span = s->layout->span_tokens;
+    for (size_t i = 0; i < s->index.cap; i++) {
+        struct index_item *item = &s->index.items[i];
+        if (!item->bytes || item->kind != ENTRY_TIP || item->pending || item->n_tokens > n_ids) continue;
+        if (best && item->n_tokens <= best->n_tokens) continue;
+        size_t n_spans = (size_t)item->n_tokens / span, rest = (size_t)item->n_tokens % span;
+        if (n_spans > c->n_stored || !entry_key_eq(&item->parent, &c->keys[n_spans])) continue;
+        struct entry_key key = entry_tip_key(&item->parent, ids + n_spans * span, rest);
+        if (entry_key_eq(&key, &item->key)) best = item;
+    }
+    return best;
+}
+
+/* ---- restoring ------------------------------------------------------------------------------------------------------ */
+
+struct span_source {
+    struct ds4_store *store;
+    const struct chain *chain;
+    const uint8_t *partial;     /* rows after the last full span */
+    struct entry_key culprit;   /* segment that could not be read */
+    bool failed;
+};
+
+static enum ds4_status read_span(void *user, size_t span_i, uint8_t *dest, struct ds4_error *error)
+{
+    struct span_source *from = user;
+    struct ds4_store *s = from->store;
+    if (span_i >= from->chain->n_stored) {
+        memcpy(dest, from->partial, s->layout->span_bytes);
+        return DS4_OK;
+    }
+    const struct entry_key *key = &from->chain->keys[span_i + 1];
+    struct entry entry;
+    struct ds4_text front;
+    int fd;
+    enum ds4_status status = store_read_front(s, ENTRY_SEGMENT, key, &entry, &front, &fd, error);
+    if (status == DS4_OK) {
+        if (entry.payload_len != s->layout->span_bytes)
+            status = err_set(error, DS4_ERR_FORMAT, "a segment of %llu bytes", (unsigned long long)entry.payload_len);
+        else status = store_read_payload(s, fd, &entry, &front, dest, error);
+        ds4_text_free(&front);
+        file_close(fd);
+    }
+    if (status != DS4_OK) {
+        from->culprit = *key;
+        from->failed = true;
+    }
+    return status;
+}
+
+static enum ds4_status restore_tip(struct ds4_store *s, struct ds4_session *session, const struct index_item *tip,
+                                   const struct chain *chain, const int32_t *ids, struct span_source *from,
+                                   struct ds4_error *error)
+{
+    struct entry entry;
+    struct ds4_text front;
+    int fd;
+    TRY(store_read_front(s, ENTRY_TIP, &tip->key, &entry, &front, &fd, error));
+    uint8_t *payload = mem_alloc((size_t)entry.payload_len, 1);
+    size_t partial = entry.n_ids ? s->layout->span_bytes : 0;
+    enum ds4_status status = DS4_OK;
+    if (!payload) status = err_set(error, DS4_ERR_NOMEM, "no memory for a tip of %llu bytes",
+                                   (unsigned long long)entry.payload_len);
+    else if (entry.payload_len != entry.tip_len + partial || entry.n_tokens != tip->n_tokens)
+        status = err_set(error, DS4_ERR_FORMAT, "a tip whose parts do not add up");
+    else status = store_read_payload(s, fd, &entry, &front, payload, error);
+    file_close(fd);
+    ds4_text_free(&front);
+    *from = (struct span_source){.store = s, .chain = chain, .partial = payload};
+    if (status == DS4_OK) {
+        struct chain full = *chain;
+        full.n_stored = (size_t)tip->n_tokens / s->layout->span_tokens; /* what follows is the partial span */
+        from->chain = &full;
+        status = ds4_session_restore_from(session, ids, (size_t)tip->n_tokens, read_span, from, payload + partial,
+                                          (size_t)entry.tip_len, error);
+    }
+    mem_free(payload);
+    return status;
+}
+
+/* Tokens of the list that the session keeps by itself. */
+static size_t session_keeps(const struct ds4_session *session, const int32_t *ids, size_t n)
+{
+    size_t held, same = 0;
+    const int32_t *own = ds4_session_tokens(session, &held);
+    while (same < held && same < n && own[same] == ids[same]) same++;
+    return same < held && same < ds4_session_rewind_min(session) ? 0 : same;
+}
+
+/* Restores the longest tip that beats what the session keeps. Damaged entries are set aside and the next one tried. */
+static void restore_best(struct ds4_store *s, struct ds4_session *session, const int32_t *ids, size_t n,
+                         struct ds4_store_report *report)
+{
+    for (int tries = 0; tries < STORE_RETRIES_MAX; tries++) {
+        struct chain chain;
+        struct ds4_error error = {0};
+        if (chain_make(s, ids, n, &chain, &error) != DS4_OK) return;
+        report->n_known = chain.n_stored * s->layout->span_tokens;
+        struct index_item *tip = best_tip(s, &chain, ids, n);
+        if (!tip || tip->n_tokens <= session_keeps(session, ids, n)) {
+            mem_free(chain.keys);
+            return;
+        }
+        struct span_source from = {0};
+        uint64_t start = clock_ns();
+        enum ds4_status status = restore_tip(s, session, tip, &chain, ids, &from, &error);
+        mem_free(chain.keys);
+        if (status == DS4_OK) {
+            tip->hits++;
+            tip->last_use = clock_unix_s();
+            s->stats.n_hits++;
+            report->source = DS4_STORE_DISK;
+            report->restore_seconds = clock_seconds_since(start);
+            return;
+        }
+        if (status == DS4_ERR_LIMIT || status == DS4_ERR_NOMEM || status == DS4_ERR_STATE) {
+            store_warn(s, "state cannot be restored now", &error);
+            return;
+        }
+        struct index_item *culprit = from.failed ? index_find(&s->index, &from.culprit) : tip;
+        if (culprit) store_quarantine(s, culprit, &error);
+    }
+}
+
+/* ---- the public calls ------------------------------------------------------------------------------------------------ */
+
+struct shifted {
+    ds4_progress_fn fn;
+    void *user;
+    uint64_t before, total;
+};
+
+static bool shifted_progress(void *user, const char *phase, uint64_t done, uint64_t total)
+{
+    const struct shifted *p = user;
+    (void)total;
+    return !p->fn || p->fn(p->user, phase, p->before + done, p->total);
+}
+
+enum ds4_status ds4_store_sync(struct ds4_store *s, struct ds4_session *session, const int32_t *tokens, size_t n,
+                               ds4_progress_fn progress, void *user, struct ds4_store_report *report,
+                               struct ds4_error *error)
+{
+    struct ds4_store_report unused, *r = report ? report : &unused;
+    *r = (struct ds4_store_report){.n_tokens = n};
+    if (!s) {
+        TRY(ds4_session_sync(session, tokens, n, progress, user, &r->n_reused, error));
+        r->source = r->n_reused ? DS4_STORE_RAM : DS4_STORE_NONE;
+        return DS4_OK;
+    }
+    store_collect(s);
+    if (session_keeps(session, tokens, n) < n) restore_best(s, session, tokens, n, r);
+    size_t kept = session_keeps(session, tokens, n), chunk = ds4_engine_info(s->engine)->chunk_tokens, first;
+    struct shifted p = {.fn = progress, .user = user, .total = n - kept};
+    if (kept == 0) s->stats.n_misses++;
+    for (size_t at = kept;;) {
+        size_t end = n - at < chunk ? n : at + chunk;
+        p.before = at - kept;
+        TRY(ds4_session_sync(session, tokens, end, shifted_progress, &p, &first, error));
+        if (at == kept) r->n_reused = first;
+        at = end;
+        if (at == n) break;
+        store_save_rows(s, session);
+    }
+    if (r->source == DS4_STORE_NONE && r->n_reused) r->source = DS4_STORE_RAM;
+    return DS4_OK;
+}
+
+static int by_text_len(const void *a, const void *b)
+{
+    const struct index_item *const *x = a, *const *y = b;
+    return (*x)->text_len < (*y)->text_len ? -1 : (*x)->text_len > (*y)->text_len;
+}
+
+static bool is_whole(const struct ds4_store *s, const struct index_item *tip)
+{
+    uint64_t left = tip->n_tokens / s->layout->span_tokens;
+    struct entry_key key = tip->parent;
+    for (; left > 0; left--) {
+        const struct index_item *segment = index_find(&s->index, &key);
+        if (!segment || segment->pending) return false;
+        key = segment->parent;
+    }
+    return !tip->pending && entry_key_eq(&key, &s->root);
+}
+
+/* Longest tip whose text is a prefix of text: one pass of hashing, looking up at the length of each tip. */
+static struct index_item *best_text(const struct ds4_store *s, struct ds4_span text, struct index_item **tips, size_t n)
+{
+    struct index_item *best = NULL;
+    struct hash *hash = hash_create();
+    uint64_t at = 0;
+    uint8_t digest[16];
+    for (size_t i = 0; hash && i < n && tips[i]->text_len <= text.len; i++) {
+        if (tips[i]->text_len > at || i == 0) {
+            hash_update(hash, text.ptr + at, (size_t)(tips[i]->text_len - at));
+            at = tips[i]->text_len;
+            hash_digest(hash, digest);
+        }
+        if (memcmp(digest, tips[i]->text_digest, 16) == 0 && is_whole(s, tips[i])) best = tips[i];
+    }
+    hash_destroy(hash);
+    return best;
+}
+
+enum ds4_status ds4_store_find_text(struct ds4_store *s, struct ds4_span text, struct ds4_tokens *tokens,
+                                    size_t *text_used, struct ds4_error *error)
+{
+    *text_used = 0;
+    if (!s || s->index.n_tips == 0) return DS4_OK;
+    store_collect(s);
+    struct index_item **tips = mem_alloc(s->index.n_tips, sizeof *tips);
+    if (!tips) return err_set(error, DS4_ERR_NOMEM, "no memory to look up a text");
+    size_t n = 0, before = tokens->n;
+    for (size_t i = 0; i < s->index.cap; i++)
+        if (s->index.items[i].bytes && s->index.items[i].kind == ENTRY_TIP) tips[n++] = &s->index.items[i];
+    qsort(tips, n, sizeof(struct index_item *), by_text_len);
+    struct index_item *best = best_text(s, text, tips, n);
+    mem_free(tips);
+    if (!best) return DS4_OK;
+    struct ds4_error damaged = {0};
+    enum ds4_status status = store_read_tokens(s, best, tokens, &damaged);
+    if (status == DS4_OK) {
+        *text_used = (size_t)best->text_len;
+        return DS4_OK;
+    }
+    tokens->n = before;
+    if (status == DS4_ERR_NOMEM) return err_set(error, status, "%s", damaged.message);
+    store_quarantine(s, best, &damaged);
+    return DS4_OK;
+}

@@ -1,0 +1,139 @@
+/* writer.c - files of the store, written in the background. See writer.h. */
+#include "store/writer.h"
+
+#include <pthread.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+
+struct writer {
+    pthread_t thread;
+    pthread_mutex_t lock;     /* guards all below */
+    pthread_cond_t wake, idle;
+    struct writer_job *first, *last;          /* waiting */
+    struct writer_job *done_first, *done_last;
+    uint64_t queued_bytes;    /* waiting and being written */
+    bool busy, stop;
+    char dir[WRITER_PATH_BYTES]; /* not changed after creation */
+    bool sync;
+};
+
+void writer_job_free(struct writer_job *job)
+{
+    if (!job) return;
+    ds4_text_free(&job->bytes);
+    mem_free(job);
+}
+
+static enum ds4_status write_file(const struct writer *w, struct writer_job *job)
+{
+    int fd;
+    struct ds4_error *error = &job->error;
+    TRY(file_open(job->temporary, FILE_CREATE_NEW, &fd, error));
+    enum ds4_status status = file_write_at(fd, job->temporary, 0, job->bytes.ptr, job->bytes.len, error);
+    if (status == DS4_OK && w->sync) status = file_sync(fd, job->temporary, error);
+    file_close(fd);
+    if (status == DS4_OK) status = file_rename(job->temporary, job->path, error);
+    if (status == DS4_OK && w->sync) status = file_sync_dir(w->dir, error);
+    if (status != DS4_OK) (void)!file_unlink(job->temporary, NULL);
+    return status;
+}
+
+static void *writer_main(void *arg)
+{
+    struct writer *w = arg;
+    (void)pthread_mutex_lock(&w->lock);
+    for (;;) {
+        while (!w->first && !w->stop) (void)pthread_cond_wait(&w->wake, &w->lock);
+        struct writer_job *job = w->first;
+        if (!job) break;
+        w->first = job->next;
+        if (!w->first) w->last = NULL;
+        w->busy = true;
+        (void)pthread_mutex_unlock(&w->lock);
+        job->failed = write_file(w, job) != DS4_OK;
+        (void)pthread_mutex_lock(&w->lock);
+        w->queued_bytes -= job->bytes.len;
+        w->busy = false;
+        job->next = NULL;
+        if (w->done_last) w->done_last->next = job;
+        else w->done_first = job;
+        w->done_last = job;
+        if (!w->first) (void)pthread_cond_broadcast(&w->idle);
+    }
+    (void)pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+enum ds4_status writer_create(const char *dir, bool sync, struct writer **out, struct ds4_error *error)
+{
+    struct writer *w = mem_zalloc(1, sizeof *w);
+    if (!w) return err_set(error, DS4_ERR_NOMEM, "no memory for the store's writer");
+    struct buf path = {0};
+    buf_put_text(&path, dir);
+    bool fits = !path.failed && path.text.len < sizeof w->dir;
+    if (fits) memcpy(w->dir, path.text.ptr, path.text.len);
+    buf_deinit(&path);
+    w->sync = sync;
+    (void)pthread_mutex_init(&w->lock, NULL);
+    (void)pthread_cond_init(&w->wake, NULL);
+    (void)pthread_cond_init(&w->idle, NULL);
+    if (!fits || pthread_create(&w->thread, NULL, writer_main, w) != 0) {
+        mem_free(w);
+        return err_set(error, fits ? DS4_ERR_NOMEM : DS4_ERR_LIMIT, "cannot start the store's writer for %.200s", dir);
+    }
+    *out = w;
+    return DS4_OK;
+}
+
+void writer_destroy(struct writer *w)
+{
+    if (!w) return;
+    (void)pthread_mutex_lock(&w->lock);
+    w->stop = true;
+    (void)pthread_cond_broadcast(&w->wake);
+    (void)pthread_mutex_unlock(&w->lock);
+    (void)pthread_join(w->thread, NULL);
+    for (struct writer_job *job; (job = writer_collect(w));) writer_job_free(job);
+    (void)pthread_cond_destroy(&w->wake);
+    (void)pthread_cond_destroy(&w->idle);
+    (void)pthread_mutex_destroy(&w->lock);
+    mem_free(w);
+}
+
+void writer_push(struct writer *w, struct writer_job *job)
+{
+    job->next = NULL;
+    (void)pthread_mutex_lock(&w->lock);
+    if (w->last) w->last->next = job;
+    else w->first = job;
+    w->last = job;
+    w->queued_bytes += job->bytes.len;
+    (void)pthread_cond_signal(&w->wake);
+    (void)pthread_mutex_unlock(&w->lock);
+}
+
+struct writer_job *writer_collect(struct writer *w)
+{
+    (void)pthread_mutex_lock(&w->lock);
+    struct writer_job *job = w->done_first;
+    if (job) w->done_first = job->next;
+    if (!w->done_first) w->done_last = NULL;
+    (void)pthread_mutex_unlock(&w->lock);
+    return job;
+}
+
+void writer_flush(struct writer *w)
+{
+    (void)pthread_mutex_lock(&w->lock);
+    while (w->first || w->busy) (void)pthread_cond_wait(&w->idle, &w->lock);
+    (void)pthread_mutex_unlock(&w->lock);
+}
+
+uint64_t writer_queued_bytes(struct writer *w)
+{
+    (void)pthread_mutex_lock(&w->lock);
+    uint64_t n = w->queued_bytes;
+    (void)pthread_mutex_unlock(&w->lock);
+    return n;
+}
