@@ -206,7 +206,8 @@ enum ds4_status file_make_parents(const char *path, struct ds4_error *error)
     for (size_t i = 1; i < n; i++) {
         if (part[i] != '/') continue;
         part[i] = 0;
-        if (mkdir(part, 0700) != 0 && errno != EEXIST) return err_os(error, errno, "cannot create the directory %s", part);
+        if (mkdir(part, 0700) != 0 && errno != EEXIST)
+            return err_os(error, errno, "cannot create the directory %s", part);
         part[i] = '/';
     }
     return DS4_OK;

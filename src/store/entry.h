@@ -24,7 +24,8 @@
  *   144     16 n_blocks    table: digest of each block
  *   ...     4 n_ids        token ids: of the span, or after the last full span
  *   ...     payload_len    payload
- * Digests are XXH3-128: against accidents. Who checks: entry_parse everything but the payload; entry_check_block that. */
+ * Digests are XXH3-128: against accidents. Who checks:
+ * entry_parse_header and entry_verify_front everything but the payload, entry_block_ok that. */
 #ifndef DS4_STORE_ENTRY_H
 #define DS4_STORE_ENTRY_H
 

@@ -50,7 +50,7 @@ static struct index_item *best_tip(const struct ds4_store *s, const struct chain
     return best;
 }
 
-/* ---- restoring ------------------------------------------------------------------------------------------------------ */
+/* ---- restoring ------------------------------------------------------------------------------------------------ */
 
 struct span_source {
     struct ds4_store *store;
@@ -161,7 +161,7 @@ static void restore_best(struct ds4_store *s, struct ds4_session *session, const
     }
 }
 
-/* ---- the public calls ------------------------------------------------------------------------------------------------ */
+/* ---- the public calls ----------------------------------------------------------------------------------------- */
 
 struct shifted {
     ds4_progress_fn fn;

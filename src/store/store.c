@@ -46,7 +46,7 @@ void store_quarantine(struct ds4_store *s, const struct index_item *item, const 
     index_remove(&s->index, &key);
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------------------------- */
 
 static bool from_hex(const char *text, uint8_t out[16])
 {
@@ -185,7 +185,7 @@ static uint64_t row_bytes(const struct ds4_store *s, const struct index_item *it
     return item->n_tokens % s->layout->span_tokens * s->layout->span_bytes / s->layout->span_tokens;
 }
 
-/* ---- budget ------------------------------------------------------------------------------------------------------- */
+/* ---- budget --------------------------------------------------------------------------------------------------- */
 
 void store_collect(struct ds4_store *s)
 {
@@ -225,7 +225,7 @@ static bool make_room(struct ds4_store *s, uint64_t extra, const struct entry_ke
     return true;
 }
 
-/* ---- saving --------------------------------------------------------------------------------------------------------- */
+/* ---- saving --------------------------------------------------------------------------------------------------- */
 
 /* Hands one entry to the writer. pieces are copied. False when there is no room or no memory. */
 static bool queue_entry(struct ds4_store *s, struct entry *e, const int32_t *ids, const struct ds4_span *pieces,
@@ -387,12 +387,13 @@ void ds4_store_flush(struct ds4_store *s)
     store_collect(s);
 }
 
-/* ---- small things ----------------------------------------------------------------------------------------------------- */
+/* ---- small things --------------------------------------------------------------------------------------------- */
 
 void ds4_store_replay_put(struct ds4_store *s, struct ds4_span call_id, struct ds4_span sampled)
 {
     struct ds4_error error = {0};
-    if (s && replay_put(s->replay, call_id, sampled, &error) != DS4_OK) store_warn(s, "a tool call is not kept", &error);
+    if (s && replay_put(s->replay, call_id, sampled, &error) != DS4_OK)
+        store_warn(s, "a tool call is not kept", &error);
 }
 
 struct ds4_span ds4_store_replay_get(const struct ds4_store *s, struct ds4_span call_id)

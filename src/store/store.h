@@ -57,7 +57,8 @@ enum ds4_status store_read_tokens(struct ds4_store *s, const struct index_item *
                                   struct ds4_error *error) DS4_MUST_CHECK;
 
 /* replay.c */
-enum ds4_status replay_open(const char *dir, bool read_only, struct replay **out, struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status replay_open(const char *dir, bool read_only, struct replay **out,
+                            struct ds4_error *error) DS4_MUST_CHECK;
 void replay_close(struct replay *r);
 enum ds4_status replay_put(struct replay *r, struct ds4_span id, struct ds4_span sampled,
                            struct ds4_error *error) DS4_MUST_CHECK;

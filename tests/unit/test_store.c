@@ -189,7 +189,7 @@ TEST(a_text_finds_the_tokens_it_was_made_of)
     ds4_store_close(store);
 }
 
-/* ---- damage ------------------------------------------------------------------------------------------------------- */
+/* ---- damage --------------------------------------------------------------------------------------------------- */
 
 struct names {
     char name[64][64];
@@ -199,7 +199,8 @@ struct names {
 static void collect_name(void *user, const char *name)
 {
     struct names *list = user;
-    if (list->n < 64 && (strstr(name, ".seg") || strstr(name, ".tip"))) (void)snprintf(list->name[list->n++], 64, "%s", name);
+    if (list->n < 64 && (strstr(name, ".seg") || strstr(name, ".tip")))
+        (void)snprintf(list->name[list->n++], 64, "%s", name);
 }
 
 static struct names entries_of(const char *dir)
@@ -364,7 +365,7 @@ TEST(a_second_process_reads_and_does_not_write)
     ds4_store_close(first);
 }
 
-/* ---- failing disks -------------------------------------------------------------------------------------------------- */
+/* ---- failing disks -------------------------------------------------------------------------------------------- */
 
 static struct {
     int at, count, number; /* the call to fail, -1 from then on all */
@@ -416,7 +417,7 @@ TEST(any_failing_system_call_leaves_generation_as_it_was)
     free((void *)(uintptr_t)dir);
 }
 
-/* ---- policy ---------------------------------------------------------------------------------------------------------- */
+/* ---- policy --------------------------------------------------------------------------------------------------- */
 
 TEST(the_directory_never_outgrows_its_budget)
 {
