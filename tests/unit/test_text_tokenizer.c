@@ -1,6 +1,7 @@
 /* test_text_tokenizer.c - the published vocabulary: its hashes, all vectors in both modes, decoding, speed of loading.
  * Vectors were computed with the reference tokenizer (Hugging Face tokenizers 0.23.2); see tests/golden/text/README. */
 #include <jansson.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "base/buf.h"
@@ -191,6 +192,37 @@ static void a_megabyte_in_one_piece_is_encoded(void **state)
     buf_deinit(&text);
 }
 
+enum { N_THREADS = 4 };
+
+static void *encode_all(void *user)
+{
+    struct ds4_tokens *ids = user;
+    const struct vocab *v = full_vocab();
+    for (int32_t id = 3; id < 128000; id += 31) {
+        struct ds4_span bytes = vocab_token(v, id);
+        if (utf8_valid(bytes) && text_encode(v, bytes, false, ids, NULL) != DS4_OK) return NULL;
+    }
+    return ids;
+}
+
+static void several_threads_may_encode_with_a_fresh_vocabulary(void **state)
+{
+    (void)state;
+    struct ds4_tokens ids[N_THREADS] = {0};
+    pthread_t threads[N_THREADS];
+    full_vocab_release(); /* so that what is found out on first use is found out here */
+    (void)full_vocab();
+    for (int i = 0; i < N_THREADS; i++) assert_int_equal(pthread_create(&threads[i], NULL, encode_all, &ids[i]), 0);
+    for (int i = 0; i < N_THREADS; i++) {
+        void *result;
+        assert_int_equal(pthread_join(threads[i], &result), 0);
+        assert_non_null(result);
+        assert_int_equal(ids[i].n, ids[0].n);
+        assert_memory_equal(ids[i].ids, ids[0].ids, ids[0].n * sizeof *ids[0].ids);
+    }
+    for (int i = 0; i < N_THREADS; i++) ds4_tokens_free(&ids[i]);
+}
+
 static bool fail_at(void *user, uint64_t number)
 {
     (void)number;
@@ -239,6 +271,7 @@ int main(void)
         cmocka_unit_test(decoding_gives_back_every_valid_text),
         cmocka_unit_test(no_token_is_lost_to_the_whole_piece_short_cut),
         cmocka_unit_test(a_megabyte_in_one_piece_is_encoded),
+        cmocka_unit_test(several_threads_may_encode_with_a_fresh_vocabulary),
         cmocka_unit_test(encoding_survives_each_failing_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, release);

@@ -2,6 +2,7 @@
  * unterminated blocks, characters cut by tokens. Every case is fed whole, byte by byte and cut at every place, with the
  * same result. Texts are written with ASCII bars and turned into the real ones: | is U+FF5C in front of and behind
  * DSML. */
+#include <jansson.h>
 #include <stdlib.h>
 
 #include "base/buf.h"
@@ -13,6 +14,7 @@
 #include "text/encode.h"
 #include "text/json_style.h"
 #include "text/markers.h"
+#include "text/render.h"
 #include "text/toolcall.h"
 
 /* Events as text, neighbours of one kind joined: T<text> R<reasoning> B0<name> A0<args> E0<args> D<raw> X<raw> S. */
@@ -541,6 +543,87 @@ static void events_do_not_depend_on_the_cuts_and_lose_nothing(void **state)
     buf_deinit(&markup);
 }
 
+/* A random JSON object of strings with dangerous parts and of other values. */
+static void random_object(struct rng *rng, struct buf *out)
+{
+    static const char *const parts[] = {"a", "</|DSML|parameter>", "<|DSML|invoke name=\"x\">", "\n", "\"", "\\",
+        "&amp;",
+                                        "&lt;", "<think>", "\xE4\xBD\xA0", " ", "{\"k\": 1}", "</|DSML|"};
+    static const char *const values[] = {"1", "-2.50", "null", "true", "[]", "{}",
+        "[1,{\"a\":\"</|DSML|parameter>\"}]"};
+    size_t n = rng_below(rng, 5);
+    buf_clear(out);
+    buf_put_byte(out, '{');
+    for (size_t i = 0; i < n; i++) {
+        buf_printf(out, "%s\"k%zu&<\\\">\":", i ? "," : "", i);
+        if (rng_below(rng, 3) == 0) {
+            struct ds4_text value = real(span_from(values[rng_below(rng, 7)]));
+            buf_put_span(out, span_make(value.ptr, value.len));
+            ds4_text_free(&value);
+            continue;
+        }
+        struct buf string = {0};
+        for (size_t k = rng_below(rng, 5); k > 0; k--) buf_put_text(&string, parts[rng_below(rng, 13)]);
+        struct ds4_text text = real(buf_span(&string));
+        buf_put_json_string(out, span_make(text.ptr ? text.ptr : "", text.len));
+        ds4_text_free(&text);
+        buf_deinit(&string);
+    }
+    buf_put_byte(out, '}');
+}
+
+static struct ds4_text rendered_answer(struct ds4_tool_call *call, struct ds4_tokens *ids)
+{
+    struct ds4_text text = {0};
+    struct ds4_error error = {0};
+    struct ds4_message m = {.role = DS4_ROLE_ASSISTANT, .calls = call, .n_calls = 1};
+    struct ds4_chat chat = {.messages = &m, .n_messages = 1, .close_last = true};
+    assert_ok(text_render(full_vocab(), &chat, ids, &text, &error), error);
+    return text;
+}
+
+static void what_was_rendered_is_parsed_back_and_replayed(void **state)
+{
+    (void)state;
+    struct rng rng = {test_seed()};
+    struct buf arguments = {0}, name = {0};
+    for (int round = 0; round < 3000; round++) {
+        random_object(&rng, &arguments);
+        buf_clear(&name);
+        buf_put_text(&name, rng_below(&rng, 2) ? "tool" : "a\"&<b>");
+        struct ds4_tool_call call = {SPAN("1"), buf_span(&name), buf_span(&arguments), {NULL, 0}};
+        struct ds4_tokens ids = {0}, ids_again = {0};
+        struct ds4_text text = rendered_answer(&call, &ids);
+        /* The first three tokens open the turn; the last is the end of sequence. */
+        struct log log = parse_ids(ids.ids + 3, ids.n - 3, &with_tools);
+        struct buf begin = {0};
+        buf_printf(&begin, "B0%.*s|A{", (int)name.text.len, name.text.ptr);
+        assert_true(span_starts(buf_span(&log.text), buf_span(&begin)));
+        assert_int_equal(log.last_kind, DS4_EVENT_STOP);
+        json_t *sent = json_loadb(arguments.text.ptr, arguments.text.len, 0, NULL);
+        json_t *got = json_loadb(log.args.text.ptr, log.args.text.len, 0, NULL);
+        assert_non_null(sent);
+        if (!json_equal(sent, got))
+            fail_msg("%.*s came back as %.*s", (int)arguments.text.len, arguments.text.ptr, (int)log.args.text.len,
+                     log.args.text.ptr);
+        call.sampled = buf_span(&log.visible);
+        struct ds4_text again = rendered_answer(&call, &ids_again);
+        assert_true(span_eq(span_make(text.ptr, text.len), span_make(again.ptr, again.len)));
+        assert_int_equal(ids.n, ids_again.n);
+        assert_memory_equal(ids.ids, ids_again.ids, ids.n * sizeof *ids.ids);
+        json_decref(sent);
+        json_decref(got);
+        buf_deinit(&begin);
+        ds4_text_free(&text);
+        ds4_text_free(&again);
+        ds4_tokens_free(&ids);
+        ds4_tokens_free(&ids_again);
+        log_free(&log);
+    }
+    buf_deinit(&arguments);
+    buf_deinit(&name);
+}
+
 static bool fail_at(void *user, uint64_t number)
 {
     (void)number;
@@ -622,6 +705,7 @@ int main(void)
         cmocka_unit_test(cut_characters_are_held_and_bad_ones_replaced_at_once),
         cmocka_unit_test(syntax_is_told_from_free_text),
         cmocka_unit_test(events_do_not_depend_on_the_cuts_and_lose_nothing),
+        cmocka_unit_test(what_was_rendered_is_parsed_back_and_replayed),
         cmocka_unit_test(parsing_survives_each_failing_allocation),
         cmocka_unit_test(ids_out_of_range_are_no_text),
     };
