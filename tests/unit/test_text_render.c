@@ -371,6 +371,33 @@ static void effort_prefixes_have_the_token_counts_of_the_service(void **state)
     }
 }
 
+static void a_prefill_is_continued_and_thinks_only_when_it_has_reasoning(void **state)
+{
+    (void)state;
+    struct ds4_span u = SPAN("u"), a = SPAN("a");
+    static const struct {
+        enum ds4_think_mode think;
+        const char *reasoning, *want;
+        bool close;
+    } cases[] = {{DS4_THINK_NONE, "", MARK_THINK_END "a", false},
+                 {DS4_THINK_NONE, "r", MARK_THINK_END "a", false},
+                 {DS4_THINK_HIGH, "", MARK_THINK_END "a", false},
+                 {DS4_THINK_HIGH, "r", MARK_THINK "r" MARK_THINK_END "a", false},
+                 {DS4_THINK_HIGH, "", MARK_THINK MARK_THINK_END "a" MARK_EOS, true},
+                 {DS4_THINK_HIGH, "r", MARK_THINK "r" MARK_THINK_END "a" MARK_EOS, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct ds4_message m[] = {
+            {.role = DS4_ROLE_USER, .parts = &u, .n_parts = 1},
+            {.role = DS4_ROLE_ASSISTANT, .parts = &a, .n_parts = 1, .reasoning = span_from(cases[i].reasoning)}};
+        struct ds4_chat chat = {.messages = m, .n_messages = 2, .think = cases[i].think, .close_last = cases[i].close};
+        struct rendered r = render(&chat);
+        struct ds4_span frame = SPAN(MARK_BOS MARK_USER "u" MARK_ASSISTANT);
+        assert_true(span_starts(text_of(&r), frame));
+        assert_text(span_skip(text_of(&r), frame.len), span_from(cases[i].want), "prefill");
+        rendered_free(&r);
+    }
+}
+
 static void tools_first_only_swaps_the_order(void **state)
 {
     (void)state;
@@ -566,6 +593,7 @@ int main(void)
         cmocka_unit_test(sampled_bytes_that_are_no_whole_block_are_rendered_anew),
         cmocka_unit_test(results_stand_in_the_order_of_their_calls_in_their_own_slots),
         cmocka_unit_test(effort_prefixes_have_the_token_counts_of_the_service),
+        cmocka_unit_test(a_prefill_is_continued_and_thinks_only_when_it_has_reasoning),
         cmocka_unit_test(tools_first_only_swaps_the_order),
         cmocka_unit_test(tasks_put_their_token_where_the_answer_begins),
         cmocka_unit_test(what_cannot_be_rendered_is_refused_with_its_place),
