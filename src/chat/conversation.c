@@ -3,6 +3,9 @@
 
 #include <stdio.h>
 #include <unistd.h>
+#ifdef __APPLE__
+#include <sys/random.h>
+#endif
 
 enum ds4_status conversation_init(struct conversation *c, struct ds4_engine *engine,
                                   const struct conversation_options *options, struct screen *screen,

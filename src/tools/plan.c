@@ -2,8 +2,8 @@
  * it can be at best.
  *
  * The speed is an estimate from one measured number: decoding a token reads weight_bytes_per_token, so about
- * bandwidth / that many tokens come out a second, as long as the weights stay in memory, are larger than the caches, and
- * the cores keep up. The probe adds up 8-byte words of a block far larger than the caches, on all threads. */
+ * bandwidth / that many tokens come out a second, as long as the weights stay in memory, are larger than the caches,
+ * and the cores keep up. The probe adds up 8-byte words of a block far larger than the caches, on all threads. */
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -127,7 +127,8 @@ static void put_text(const struct ds4_plan *plan, double bandwidth, struct sink 
     if (bandwidth > 0 && plan->weight_bytes_per_token) {
         sink_printf(out, "%10s  read from memory a second (measured)", term_bytes((uint64_t)bandwidth, a));
         if (plan->all_in_memory)
-            sink_printf(out, ": about %.3g tokens/s when memory is the limit", bandwidth / (double)plan->weight_bytes_per_token);
+            sink_printf(out, ": about %.3g tokens/s when memory is the limit",
+                        bandwidth / (double)plan->weight_bytes_per_token);
         else
             sink_put_text(out, "; the speed of the disk decides, as the weights are not all in memory");
         sink_put_text(out, "\n");

@@ -95,7 +95,7 @@ TEST(logits_are_the_same_however_the_tokens_came_in)
 
 TEST(a_restored_session_is_the_saved_one_and_foreign_state_is_refused)
 {
-    struct ds4_engine *engine = open_script("{}");
+    struct ds4_engine *engine = open_script("{\"sessions\": 2}");
     struct ds4_session *one = new_session(engine), *two = new_session(engine);
     const struct ds4_state_layout *layout = ds4_state_layout(engine);
     int32_t ids[150];

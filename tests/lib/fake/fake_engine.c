@@ -32,6 +32,7 @@ static void fill_info(struct ds4_engine *e, const struct ds4_engine_options *opt
     struct ds4_model_info *info = &e->info;
     (void)snprintf(e->path, sizeof e->path, "%s", options->model_path ? options->model_path : "");
     if (options->ctx_tokens) info->ctx_tokens = options->ctx_tokens;
+    if (info->n_sessions_max == 0) info->n_sessions_max = options->n_sessions_max ? options->n_sessions_max : 1;
     if (options->chunk_tokens) info->chunk_tokens = options->chunk_tokens;
     info->name = e->name;
     info->architecture = "scripted";
@@ -205,7 +206,13 @@ static enum ds4_status compute_logits(struct ds4_session *s, float *out, struct 
 enum ds4_status ds4_session_fork(struct ds4_session *session, struct ds4_session **out, struct ds4_error *error)
 {
     TRY(ds4_session_create(session->engine, out, error));
-    for (size_t i = 0; i < session->tokens.n; i++) TRY(append(*out, session->tokens.ids[i]));
+    enum ds4_status status = DS4_OK;
+    for (size_t i = 0; i < session->tokens.n && status == DS4_OK; i++) status = append(*out, session->tokens.ids[i]);
+    if (status != DS4_OK) {
+        ds4_session_destroy(*out);
+        *out = NULL;
+        return err_set(error, status, "no memory for a second session");
+    }
     memcpy((*out)->logits, session->logits, sizeof session->logits);
     (*out)->has_logits = session->has_logits;
     return DS4_OK;

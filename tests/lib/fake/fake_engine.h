@@ -6,7 +6,7 @@
  *
  * The script is JSON; every member may be missing:
  *   {"name": "scripted", "ctx": 4096, "chunk": 64, "rewind": 64,   rewind: tokens that a session can go back, else 0
- *    "sessions": 4,                                                live sessions, more are refused (LIMIT)
+ *    "sessions": 4,                                                live sessions (default: as the options say)
  *    "load_ms": 0, "chunk_ms": 0, "token_ms": 0,                   delays: opening, a chunk of prefill, a token
  *    "fail_open": "sentence",                                      ds4_engine_open fails with it (FORMAT)
  *    "fail_prefill": "substring",                                  prompts with it fail in prefill (DEVICE)

@@ -77,7 +77,7 @@ static void load_numbers(const json_t *root, struct ds4_engine *engine)
     if (!name.len) (void)snprintf(engine->name, sizeof engine->name, "scripted");
     engine->info.ctx_tokens = (uint32_t)member_number(root, "ctx", 4096);
     engine->info.chunk_tokens = (uint32_t)member_number(root, "chunk", 64);
-    engine->info.n_sessions_max = (uint32_t)member_number(root, "sessions", 4);
+    engine->info.n_sessions_max = (uint32_t)member_number(root, "sessions", 0);
     engine->rewind_tokens = (uint32_t)member_number(root, "rewind", 64);
     engine->load_ms = (uint32_t)member_number(root, "load_ms", 0);
     engine->chunk_ms = (uint32_t)member_number(root, "chunk_ms", 0);
