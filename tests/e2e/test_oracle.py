@@ -68,14 +68,15 @@ def draw(rng):
     heads = rng.choice((2, 3, 4, 6, 12))
     experts = rng.choice((5, 8, 24, 300))
     options = {
-        "layers": n_layers, "ratios": ",".join(map(str, ratios)), "dim": rng.choice((96, 128, 160, 224)),
+        "layers": n_layers, "ratios": ",".join(map(str, ratios)), "dim": rng.choice((96, 100, 160, 224)),
         "heads": heads, "head-dim": rng.choice((128, 192, 256)), "q-rank": rng.choice((32, 64, 96)),
         "o-groups": rng.choice([g for g in (1, 2, 3, 4) if heads % g == 0]), "o-rank": rng.choice((32, 64, 96)),
-        "window": rng.choice((8, 31, 48, 128)), "index-heads": rng.choice((1, 3, 4)),
+        "window": rng.choice((1, 8, 31, 48, 128)), "index-heads": rng.choice((1, 3, 4)),
+        "index-dim": rng.choice((128, 256)),
         "index-topk": rng.choice((1, 5, 8, 64)), "experts": experts, "used": rng.randint(1, min(7, experts)),
-        "inner": rng.choice((32, 96, 288)), "hash-layers": rng.randint(0, n_layers), "vocab": rng.randint(280, 1100),
+        "inner": rng.choice((32, 50, 288)), "hash-layers": rng.randint(0, n_layers), "vocab": rng.randint(280, 1100),
         "seed": rng.randint(1, 1 << 40), "part": "trunk", "names": rng.choice(("ds4", "alias")),
-        "split": rng.choice((1, 1, 2)), "type": rng.choice(("F32", "F16", "BF16", "Q8_0")),
+        "split": rng.choice((1, 1, 2)), "hc": rng.choice((1, 2, 4, 4, 5)), "type": rng.choice(("F32", "F16", "BF16", "Q8_0")),
     }
     return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
