@@ -331,8 +331,8 @@ enum ds4_status ds4_session_restore(struct ds4_session *session, const int32_t *
                                     const uint8_t *const *spans, size_t n_spans, const uint8_t *tip, size_t tip_len,
                                     struct ds4_error *error) DS4_MUST_CHECK;
 
-/* The same with spans asked for one by one, straight into the session's memory, and not at all where the session already
- * holds them. read fills span_bytes at dest, or fails. A failure before the first read leaves the session as it was,
+/* The same with spans asked for one by one, straight into the session's memory, and not at all where the session
+ * already holds them. read fills span_bytes at dest, or fails. A failure before the first read leaves the session as it was,
  * a later one leaves it empty. */
 typedef enum ds4_status (*ds4_span_reader)(void *user, size_t span_i, uint8_t *dest, struct ds4_error *error);
 enum ds4_status ds4_session_restore_from(struct ds4_session *session, const int32_t *tokens, size_t n_tokens,

@@ -55,6 +55,8 @@ const char *model_file(const char *name, const char *args)
 
 const char *model_tiny(void) { return model_file("tiny", "tiny"); }
 
+const char *model_tiny_q8(void) { return model_file("tiny-q8", "tiny --type Q8_0"); }
+
 const char *model_odd(void)
 {
     return model_file("odd", "random --seed 7 --layers 5 --ratios 0,4,128,4,4 --dim 96 --heads 12 --head-dim 128 "

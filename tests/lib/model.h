@@ -11,6 +11,8 @@ void model_generate(const char *path, const char *args);
 const char *model_file(const char *name, const char *args);
 /* The random-weight model of the test vectors. */
 const char *model_tiny(void);
+/* The same weights as Q8_0 (they are exact in it), a tenth of the bytes: for tests that evaluate many tokens. */
+const char *model_tiny_q8(void);
 /* An odd one: nothing of it is a multiple of what Flash has. */
 const char *model_odd(void);
 /* All kinds of layers in 2 MB: made, opened and run in a moment. */
@@ -21,6 +23,14 @@ const char *model_small(void);
     "--vocab 512 --hc 2 --context 4096"
 
 /* Opens with the given options (model_path is filled in) and fails the test on an error. */
+/* Tests that try every position try every MODEL_STRIDE-th one where the build is slow. Odd, so that all residues mod a
+ * power of two still come up. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MODEL_STRIDE 7u
+#else
+#define MODEL_STRIDE 1u
+#endif
+
 struct ds4_engine *model_open(const char *path, struct ds4_engine_options options);
 /* Token i of the test stream: splitmix64 of "tokens", modulo n_vocab. */
 int32_t model_token(size_t i, uint32_t n_vocab);

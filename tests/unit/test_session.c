@@ -71,7 +71,7 @@ static struct world tiny, odd;
 static int set_up(void **state)
 {
     (void)state;
-    tiny = make_world(strdup(model_tiny()), N_TOKENS);
+    tiny = make_world(strdup(model_tiny_q8()), N_TOKENS);
     odd = make_world(strdup(model_odd()), N_TOKENS);
     return 0;
 }
@@ -79,7 +79,7 @@ static int set_up(void **state)
 static void check_chunks(const struct world *w)
 {
     static const uint32_t chunks[] = {2, 3, 4, 5, 6, 7, 8, 9, 31, 33, 127, 128, 129, 130, N_TOKENS};
-    for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
+    for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i += MODEL_STRIDE) {
         struct ds4_engine *e = open_with(w, chunks[i], 1 + (uint32_t)i % 3, 1);
         struct ds4_session *s = new_session(e);
         for (size_t t = 0; t < w->n; t += chunks[i])
@@ -159,8 +159,10 @@ static void check_restore(const struct world *w)
     struct ds4_session *s = new_session(e), *other = new_session(e);
     struct ds4_error error = {0};
     eval_and_compare(w, e, other, 0, 9); /* so that the tail is not fresh */
-    for (size_t n = 1; n + 9 < w->n && n < 265; n++) {
-        eval_and_compare(w, e, s, n - 1, n);
+    for (size_t n = 1; n + 9 < w->n && n < 265; n += MODEL_STRIDE) {
+        size_t held;
+        (void)ds4_session_tokens(s, &held);
+        eval_and_compare(w, e, s, held, n);
         struct saved saved = save(e, s);
         if (restore(e, other, w, n, &saved, &error) != DS4_OK) fail_msg("at %zu: %s", n, error.message);
         assert_memory_equal(ds4_session_logits(other), ds4_session_logits(s), w->n_vocab * sizeof(float));

@@ -20,8 +20,8 @@ static int32_t tokens[N_TOKENS];
 static int set_up(void **state)
 {
     (void)state;
-    engine = model_open(model_tiny(), (struct ds4_engine_options){.ctx_tokens = 1024, .chunk_tokens = 64,
-                                                                 .n_sessions_max = 3});
+    engine = model_open(model_tiny_q8(), (struct ds4_engine_options){.ctx_tokens = 1024, .chunk_tokens = 64,
+                                                                    .n_sessions_max = 3});
     for (size_t i = 0; i < N_TOKENS; i++) tokens[i] = model_token(i, ds4_engine_info(engine)->n_vocab);
     return 0;
 }
@@ -249,7 +249,7 @@ TEST(a_damaged_entry_is_never_served)
     struct names list = entries_of(good);
     assert_int_equal(list.n, 1 + 270 / ds4_state_layout(engine)->span_tokens);
     struct rng { uint64_t x; } r = {test_seed()};
-    for (int round = 0; round < 24; round++) {
+    for (int round = 0; round < 12; round += (int)MODEL_STRIDE) {
         assert_ok(file_private_dir(dir, &error), error);
         struct names old = entries_of(dir);
         for (size_t i = 0; i < old.n; i++) {
@@ -262,7 +262,7 @@ TEST(a_damaged_entry_is_never_served)
             struct ds4_text bytes = read_file(from);
             r.x = r.x * 6364136223846793005u + 1442695040888963407u;
             size_t at = (size_t)(r.x >> 20) % bytes.len;
-            if (round % 3 == 0) bytes.ptr[round < 12 ? at % 600 : at] ^= (char)(1 << (r.x >> 60 & 7)); /* a bit flips */
+            if (round % 3 == 0) bytes.ptr[round < 6 ? at % 600 : at] ^= (char)(1 << (r.x >> 60 & 7)); /* a bit flips */
             if (round % 3 == 1 && i == (size_t)(round / 3) % list.n) bytes.len = at; /* one is cut short */
             if (round % 3 == 2 && i == 0 && bytes.len > 4096) /* two places are exchanged */
                 for (size_t k = 0; k < 512; k++) {
@@ -304,7 +304,8 @@ TEST(what_belongs_to_another_model_is_neither_used_nor_touched)
 {
     const char *dir = strdup(fresh_dir("foreign"));
     fill(dir, 300);
-    struct ds4_engine *ideal = model_open(model_tiny(), (struct ds4_engine_options){.ctx_tokens = 1024, .ideal = true});
+    struct ds4_engine_options options_ideal = {.ctx_tokens = 1024, .ideal = true};
+    struct ds4_engine *ideal = model_open(model_tiny_q8(), options_ideal);
     struct ds4_store_options options = {.dir = dir, .write_ratio_max = 1000, .no_sync = true};
     struct ds4_store *store = NULL;
     struct ds4_error error = {0};
@@ -399,7 +400,7 @@ TEST(any_failing_system_call_leaves_generation_as_it_was)
     const char *dir = strdup(fresh_dir("faults"));
     struct file_ops bad = file_ops_system;
     bad.pwrite = bad_pwrite, bad.pread = bad_pread, bad.rename = bad_rename, bad.open = bad_open;
-    for (int round = 1; round <= 40; round++) {
+    for (int round = 1; round <= 40; round += (int)MODEL_STRIDE) {
         struct ds4_store *store = open_store(dir);
         struct ds4_session *s = new_session();
         fault.at = round % 20 + 1, fault.count = 0, fault.forever = round > 20, fault.number = numbers[round % 6];
