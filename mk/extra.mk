@@ -1,4 +1,14 @@
 # Targets beside building and testing.
+
+# The first thing to try: installs what is missing, builds, and opens a chat with the model at hand.
+MODEL ?= $(firstword $(wildcard models/ds4-tiny.gguf) build/fixture-tiny.gguf)
+run:
+	@scripts/setup
+	@$(MAKE) --no-print-directory ds4 $(MODEL)
+	@./ds4 run -m $(MODEL)
+build/fixture-tiny.gguf: | ds4
+	./ds4 fixture tiny --type Q8_0 -o $@
+
 tidy:
 	@python3 scripts/tidy.py
 
@@ -49,4 +59,4 @@ install: ds4
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 ds4 $(DESTDIR)$(PREFIX)/bin/ds4
 
-.PHONY: tidy headers compdb bench measure fuzz fuzzers install
+.PHONY: run tidy headers compdb bench measure fuzz fuzzers install
