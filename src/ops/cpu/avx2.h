@@ -12,6 +12,8 @@
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
+/* For arrays on the stack that are written before they are read, in loops where filling them with zeros would show. */
+#define UNINITIALISED __attribute__((uninitialized))
 #define INLINE static inline __attribute__((always_inline))
 
 /* ((l0+l4) + (l2+l6)) + ((l1+l5) + (l3+l7)) */
@@ -37,6 +39,19 @@ INLINE float half_at(const void *p) { return _cvtsh_ss(load_u16(p)); }
 INLINE __m256i load256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 INLINE __m128i load128(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 INLINE __m256i twice128(__m128i v) { return _mm256_broadcastsi128_si256(v); }
+/* Weights stream through once. Where four rows advance together they are fetched past the second-level cache, one group
+ * of four rows ahead, while the first-level cache can hold that, else a little ahead in the row (Q8_0: 18.5 GB/s and
+ * not 13.5 with 1 KiB ahead). Where one row advances, 2 KiB ahead and into all caches is best (Q2_K: 11.4 instead of
+ * 10.2 GB/s with four rows). */
+INLINE size_t ahead_of(size_t row_bytes) { return row_bytes <= 8704 ? 4 * row_bytes : 1024; }
+INLINE void fetch(const void *at) { _mm_prefetch((const char *)at, _MM_HINT_NTA); }
+
+INLINE void fetch_row(const uint8_t *block)
+{
+    _mm_prefetch((const char *)block + 2048, _MM_HINT_T0);
+    _mm_prefetch((const char *)block + 2048 + 64, _MM_HINT_T0);
+}
+
 /* Even and odd bytes of v as 16-bit numbers, signed. */
 INLINE __m256i even_i8(__m256i v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
 INLINE __m256i odd_i8(__m256i v) { return _mm256_srai_epi16(v, 8); }

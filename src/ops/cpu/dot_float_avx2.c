@@ -27,11 +27,12 @@ INLINE void dot_rows(enum float_kind kind, const uint8_t *w, size_t row_bytes, u
                      const float *x, float *y)
 {
     __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    const size_t ahead = ahead_of(row_bytes);
     uint32_t i = 0;
     for (; i + 8 <= n_in; i += 8) {
         __m256 v = _mm256_loadu_ps(x + i);
         UNROLL for (uint32_t r = 0; r < n_rows; r++) {
-            if (i % 32 == 0) _mm_prefetch((const char *)w + r * row_bytes + i * kind_bytes(kind) + 1024, _MM_HINT_T0);
+            if (i % (64 / kind_bytes(kind)) == 0) fetch(w + r * row_bytes + i * kind_bytes(kind) + ahead);
             sum[r] = _mm256_fmadd_ps(load_weights(kind, w + r * row_bytes, i), v, sum[r]);
         }
     }

@@ -78,8 +78,11 @@ INLINE void block_wide(const struct block *k, uint32_t n_cols, uint32_t group, u
             UNROLL for (uint32_t r = 0; r < PANEL; r++) {
                 __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[r][c]), d[r], sums[r * n_cols + c]);
                 const float *m = min_group ? mins + r * tile->mins_stride : NULL;
-                if (min_group) sum = _mm256_fnmadd_ps(_mm256_loadu_ps(m), low, sum);
-                if (min_group == 16) sum = _mm256_fnmadd_ps(_mm256_loadu_ps(m + 8), high, sum);
+                if (min_group == 32) sum = _mm256_fnmadd_ps(_mm256_loadu_ps(m), low, sum);
+                if (min_group == 16) { /* the sum of the two products is exact */
+                    __m256 both = _mm256_fmadd_ps(_mm256_loadu_ps(m + 8), high, _mm256_mul_ps(_mm256_loadu_ps(m), low));
+                    sum = _mm256_fnmadd_ps(both, _mm256_broadcast_ss(scales + r + (tile->d_min - tile->d)), sum);
+                }
                 sums[r * n_cols + c] = sum;
             }
         }

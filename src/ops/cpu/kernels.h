@@ -22,22 +22,29 @@
 #define TILE_ROWS 24u          /* weight rows unpacked at a time */
 #define TILE_PIECE 2048u      /* inner elements unpacked at a time: a multiple of every block; 192 KiB as floats */
 #define PANEL 4u              /* rows of a tile that lie interleaved */
-#define COLS_MAX 256u         /* inputs handed to one gemm call */
+#define COLS_MAX 192u         /* inputs handed to one gemm call */
 #define INPUT_MULT_BLOCK 16u  /* values that share a multiplier t */
 #define INPUT_BLOCK 256u      /* coarse rows are a multiple of this */
 
 enum input_form { INPUT_FLOAT, INPUT_FINE, INPUT_COARSE, INPUT_FORMS };
 
-/* One input row. For FINE, sums[i] = sum of q16 of the i-th 32. For COARSE, sums[] = t * sum of q8 of each 16; t and
- * sums of a 256 are stored even sixteenths first, then odd ones. All sums are exact. */
+/* One input row. FINE: sums[i] = sum of q16 of the i-th 32. COARSE, for each 256: t and q_sums (of q8) of its sixteen
+ * 16s in the order of coarse_order, sums[] = t q_sums, those at even places of that order first. All sums are exact. */
 struct input {
     const float *f32;
     const int16_t *q16;
     const int8_t *q8;
-    const int16_t *t;
+    const int16_t *t, *q_sums;
     const float *sums;
     float d;
 };
+/* Place of the k-th 16 of a 256: even ones before odd ones, and their pairs in the order 0 1 4 5 2 3 6 7, which is how
+ * the words of two vector registers come together. */
+static inline uint32_t coarse_order(uint32_t k)
+{
+    static const uint8_t place[8] = {0, 1, 4, 5, 2, 3, 6, 7};
+    return place[k / 2] + 8 * (k % 2);
+}
 struct gemm_col {
     struct input x;
     float *y; /* [rows of the tile] */
@@ -51,7 +58,8 @@ struct tile {
     uint32_t n_groups; /* n_in / group */
     int16_t *q16;      /* [panel][n_in / 16][PANEL][16], values ordered as the input's */
     float *d;          /* [panel][n_groups][PANEL] */
-    float *mins;       /* [row][mins_stride], multiplied by the input's sums */
+    float *mins;       /* [row][mins_stride], multiplied by the input's sums; groups of 16: to be scaled by d_min */
+    float *d_min;      /* [panel][n_groups][PANEL], with groups of 16 */
     float *f32;        /* [panel][n_in / 8, rounded up][PANEL][8], zero-padded */
     float *sums;       /* [TILE_ROWS][COLS_MAX][8] sums over the pieces so far */
     size_t mins_stride;
@@ -67,7 +75,7 @@ static inline float *tile_f32(const struct tile *tile, uint32_t row)
 {
     return tile->f32 + row / PANEL * tile_f32_panel(tile->n_in) + row % PANEL * 8;
 }
-/* The first scale of a row; the next ones are PANEL apart. */
+/* The first scale of a row; the next ones are PANEL apart. Those of minima lie at the same places of d_min. */
 static inline float *tile_d(const struct tile *tile, uint32_t row)
 {
     return tile->d + (size_t)(row / PANEL) * PANEL * tile->n_groups + row % PANEL;
@@ -129,17 +137,17 @@ extern const struct cpu_kernels cpu_kernels_avx2;
 #endif
 const struct cpu_kernels *cpu_kernels_best(void);
 
-/* Layout of a record: q16 [n], sums [n/16], d, then COARSE: t [n/16], q8 [n]. n is a multiple of 32. */
+/* Layout of a record: q16 [n], sums [n/16], d, then COARSE: t [n/16], q_sums [n/16], q8 [n]. n is a multiple of 32. */
 static inline size_t input_record_bytes(enum input_form form, uint32_t n_in)
 {
     size_t n = n_in, bytes = 2 * n + 4 * (n / INPUT_MULT_BLOCK) + 4;
-    if (form == INPUT_COARSE) bytes += 2 * (n / INPUT_MULT_BLOCK) + n;
+    if (form == INPUT_COARSE) bytes += 4 * (n / INPUT_MULT_BLOCK) + n;
     return (bytes + 63) / 64 * 64;
 }
 struct input_record {
     int16_t *q16;
     float *sums, *d;
-    int16_t *t;
+    int16_t *t, *q_sums;
     int8_t *q8;
 };
 static inline struct input_record input_record_at(uint8_t *record, uint32_t n_in)
@@ -149,7 +157,8 @@ static inline struct input_record input_record_at(uint8_t *record, uint32_t n_in
     r.sums = (float *)(void *)(r.q16 + n_in);
     r.d = r.sums + n_in / INPUT_MULT_BLOCK;
     r.t = (int16_t *)(void *)(r.d + 1);
-    r.q8 = (int8_t *)(r.t + n_in / INPUT_MULT_BLOCK);
+    r.q_sums = r.t + n_in / INPUT_MULT_BLOCK;
+    r.q8 = (int8_t *)(r.q_sums + n_in / INPUT_MULT_BLOCK);
     return r;
 }
 

@@ -36,38 +36,43 @@ INLINE void split_words(__m256i w, __m256i *parts)
     parts[3] = _mm256_srli_epi16(w, 12);
 }
 
-static void dot_row(const uint8_t *w, uint32_t n_in, const struct input *x, float *y)
+/* Adds one block of one row. */
+INLINE __m256 add_block(const uint8_t *w, const int16_t *q, const float *x_sums, __m256 sum)
 {
-    __m256 sum = _mm256_setzero_ps();
-    for (uint32_t b = 0; b < n_in / 256; b++, w += BLOCK_BYTES) {
-        const int16_t *q = x->q16 + 256 * b;
-        int32_t scale[8];
-        _mm_prefetch((const char *)w + 2048, _MM_HINT_T0);
-        _mm_prefetch((const char *)w + 2048 + 64, _MM_HINT_T0);
-        struct scales packed = unpack_scales(w);
-        _mm256_storeu_si256((__m256i *)scale, _mm256_cvtepu8_epi32(packed.scales));
-        __m256i total = _mm256_setzero_si256();
-        UNROLL for (uint32_t c = 0; c < 4; c++) {
-            __m256i parts[4];
-            split_words(load256(w + 16 + 32 * c), parts);
-            __m256i low = _mm256_add_epi32(_mm256_madd_epi16(parts[0], load256(q + 64 * c)),
-                                           _mm256_madd_epi16(parts[1], load256(q + 64 * c + 16)));
-            __m256i high = _mm256_add_epi32(_mm256_madd_epi16(parts[2], load256(q + 64 * c + 32)),
-                                            _mm256_madd_epi16(parts[3], load256(q + 64 * c + 48)));
-            total = _mm256_add_epi32(total, _mm256_mullo_epi32(low, _mm256_set1_epi32(scale[2 * c])));
-            total = _mm256_add_epi32(total, _mm256_mullo_epi32(high, _mm256_set1_epi32(scale[2 * c + 1])));
-        }
-        float d = half_at(w);
-        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_set1_ps(d), sum);
-        sum = _mm256_fnmadd_ps(min_values(packed, w), _mm256_loadu_ps(x->sums + 8 * b), sum);
+    int32_t scale[8];
+    struct scales packed = unpack_scales(w);
+    _mm256_storeu_si256((__m256i *)scale, _mm256_cvtepu8_epi32(packed.scales));
+    __asm__("" : "+m"(scale)); /* broadcasts from memory are free, permutations of the register are not */
+    __m256i total = _mm256_setzero_si256();
+    UNROLL for (uint32_t c = 0; c < 4; c++) {
+        __m256i parts[4];
+        split_words(load256(w + 16 + 32 * c), parts);
+        __m256i low = _mm256_madd_epi16(parts[0], load256(q + 64 * c));
+        __m256i high = _mm256_madd_epi16(parts[2], load256(q + 64 * c + 32));
+        low = _mm256_add_epi32(low, _mm256_madd_epi16(parts[1], load256(q + 64 * c + 16)));
+        high = _mm256_add_epi32(high, _mm256_madd_epi16(parts[3], load256(q + 64 * c + 48)));
+        total = _mm256_add_epi32(total, _mm256_mullo_epi32(low, _mm256_set1_epi32(scale[2 * c])));
+        total = _mm256_add_epi32(total, _mm256_mullo_epi32(high, _mm256_set1_epi32(scale[2 * c + 1])));
     }
-    *y = sum_lanes(sum) * x->d;
+    /* d and d_min lie together: both are broadcast and converted at once. */
+    __m256 d = _mm256_cvtph_ps(_mm_set1_epi32((int32_t)load_u32(w)));
+    sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_moveldup_ps(d), sum);
+    __m256 mins = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(packed.mins)), _mm256_movehdup_ps(d));
+    return _mm256_fnmadd_ps(mins, _mm256_loadu_ps(x_sums), sum);
 }
 
 static void dot_q4_k(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x,
                      float *y)
 {
-    for (uint32_t r = 0; r < n_rows; r++) dot_row(w + r * row_bytes, n_in, x, y + r);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        const uint8_t *block = w + r * row_bytes;
+        __m256 sum = _mm256_setzero_ps();
+        for (uint32_t b = 0; b < n_in / 256; b++, block += BLOCK_BYTES) {
+            fetch_row(block);
+            sum = add_block(block, x->q16 + 256 * b, x->sums + 8 * b, sum);
+        }
+        y[r] = sum_lanes(sum) * x->d;
+    }
 }
 
 static void unpack_q4_k(const uint8_t *w, const struct tile *tile, uint32_t row_i)

@@ -36,7 +36,8 @@ static void dot_row(const uint8_t *w, uint32_t n_in, const struct input *x, floa
     __m256 sum = _mm256_setzero_ps();
     for (uint32_t b = 0; b < n_in / 256; b++, w += BLOCK_BYTES) {
         __m256i scales = scale_words(w);
-        for (int i = 0; i < 4; i++) _mm_prefetch((const char *)w + 2048 + 64 * i, _MM_HINT_T0);
+        fetch_row(w);
+        fetch_row(w + 128);
         __m256 d = _mm256_set1_ps(half_at(w + 208));
         UNROLL for (uint32_t h = 0; h < 2; h++) {
             __m256i total = _mm256_setzero_si256();

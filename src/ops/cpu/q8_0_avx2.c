@@ -19,19 +19,27 @@ INLINE __m256i mx_values(const uint8_t *codes)
 INLINE __m256i block_values(bool mx, const uint8_t *block) { return mx ? mx_values(block + 1) : load256(block + 2); }
 INLINE float block_scale(bool mx, const uint8_t *block) { return mx ? e8m0_to_f32(*block) * 0.5f : half_at(block); }
 
+/* The scale in all lanes. */
+INLINE __m256 block_scales(bool mx, const uint8_t *block)
+{
+    if (mx) return _mm256_set1_ps(block_scale(mx, block));
+    return _mm256_cvtph_ps(_mm_set1_epi16((int16_t)load_u16(block)));
+}
+
 INLINE void dot_rows(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
                      const struct input *x, float *y)
 {
-    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    const size_t ahead = ahead_of(row_bytes);
     const uint32_t block_bytes = mx ? MX_BYTES : Q8_BYTES;
     for (uint32_t b = 0; b < n_in / 32; b++) {
         __m256i even = load256(x->q16 + 32 * b), odd = load256(x->q16 + 32 * b + 16);
         UNROLL for (uint32_t r = 0; r < n_rows; r++) {
             const uint8_t *block = w + r * row_bytes + (size_t)b * block_bytes;
-            _mm_prefetch((const char *)block + 1024, _MM_HINT_T0);
+            if (b % 2) fetch(block + ahead); /* a cache line is about two blocks */
             __m256i v = block_values(mx, block);
             __m256i products = _mm256_add_epi32(_mm256_madd_epi16(even_i8(v), even), _mm256_madd_epi16(odd_i8(v), odd));
-            sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), _mm256_set1_ps(block_scale(mx, block)), sum[r]);
+            sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), block_scales(mx, block), sum[r]);
         }
     }
     for (uint32_t r = 0; r < n_rows; r++) y[r] = sum_lanes(sum[r]) * x->d;
@@ -41,8 +49,8 @@ INLINE void dot_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows
                     const struct input *x, float *y)
 {
     uint32_t r = 0;
-    for (; r + 2 <= n_rows; r += 2) dot_rows(mx, w + r * row_bytes, row_bytes, 2, n_in, x, y + r);
-    if (r < n_rows) dot_rows(mx, w + r * row_bytes, row_bytes, 1, n_in, x, y + r);
+    for (; r + 4 <= n_rows; r += 4) dot_rows(mx, w + r * row_bytes, row_bytes, 4, n_in, x, y + r);
+    for (; r < n_rows; r++) dot_rows(mx, w + r * row_bytes, row_bytes, 1, n_in, x, y + r);
 }
 
 INLINE void unpack_row(bool mx, const uint8_t *w, const struct tile *tile, uint32_t row_i)

@@ -80,9 +80,12 @@ static void quantise_coarse(const float *x, uint32_t n_in, uint8_t *record)
     for (uint32_t i = 0; i < n_in; i += 32) {
         __m256i q[4], scaled[4];
         UNROLL for (uint32_t half = 0; half < 2; half++) {
-            uint32_t at = i / INPUT_BLOCK * 16 + i % INPUT_BLOCK / 32 + 8 * half;
-            out.t[at] = (int16_t)quantise_16(x + i + 16 * half, to_ratio, d, q + 2 * half, scaled + 2 * half);
-            out.sums[at] = (float)sum_lanes_i32(_mm256_add_epi32(scaled[2 * half], scaled[2 * half + 1]));
+            uint32_t block = i / INPUT_BLOCK * 16, at = coarse_order(i % INPUT_BLOCK / 16 + half);
+            int32_t t = quantise_16(x + i + 16 * half, to_ratio, d, q + 2 * half, scaled + 2 * half);
+            int32_t sum = sum_lanes_i32(_mm256_add_epi32(q[2 * half], q[2 * half + 1]));
+            out.t[block + at] = (int16_t)t;
+            out.q_sums[block + at] = (int16_t)sum;
+            out.sums[block + at / 2 + 8 * (at % 2)] = (float)(t * sum);
         }
         store_q16(scaled, out.q16 + i);
         __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));

@@ -20,6 +20,8 @@ static void clear_rest(const struct format_kernels *format, const struct tile *t
         }
         for (uint32_t k = 0; k < tile->n_in / 16; k++) memset(tile_q16(tile, i) + k * TILE_Q16_STEP, 0, 32);
         for (uint32_t k = 0; k < tile->n_groups; k++) tile_d(tile, i)[k * PANEL] = 0;
+        if (format->min_group == 16)
+            for (uint32_t k = 0; k < tile->n_groups; k++) tile->d_min[tile_d(tile, i) - tile->d + k * PANEL] = 0;
         memset(tile->mins + i * tile->mins_stride, 0, tile->mins_stride * sizeof *tile->mins);
     }
 }
@@ -54,7 +56,8 @@ static struct tile unpack_tile(const struct format_kernels *format, const struct
         tile.n_groups = tile.n_in / format->group;
         tile.mins_stride = format->min_group ? tile.n_in / format->min_group : 0;
         tile.d = (float *)(void *)(tile.q16 + (size_t)n_padded * tile.n_in);
-        tile.mins = tile.d + (size_t)n_padded * tile.n_groups;
+        tile.d_min = tile.d + (size_t)n_padded * tile.n_groups;
+        tile.mins = tile.d_min + (format->min_group == 16 ? (size_t)n_padded * tile.n_groups : 0);
     }
     row += (size_t)(from / layout->block_elems) * layout->block_bytes;
     for (uint32_t i = 0; i < n_rows; i++, row += w->row_bytes) {
