@@ -4,12 +4,14 @@
  * (prefill), the last ones before each frontier one by one (decode). Tokens are pseudo-random text tokens: the time of
  * a forward pass depends on which experts they wake, but not on what they say. */
 #include <stdio.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/model_flags.h"
 #include "base/rng.h"
 #include "base/sink.h"
+#include "tools/bench_ops.h"
 #include "tools/tools.h"
 
 #define CTX_DEFAULT 4096 /* frontiers go up to that without --ctx: minutes on a slow machine */
@@ -137,6 +139,7 @@ out:
 
 int cmd_bench(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "ops") == 0) return cmd_bench_ops(argc - 1, argv + 1);
     struct bench_flags flags;
     int exit_code;
     if (!options_begin(&table, argc, argv, &flags, sizeof flags, &exit_code)) return exit_code;
