@@ -420,7 +420,7 @@ struct ds4_sampling {
     size_t n_bias;
     uint64_t seed;
 };
-/* The defaults of the model family: temperature 1, top_p 1, nothing else. */
+/* What holds when the client is silent: temperature 1, top_p 1, min_p 0.05. */
 struct ds4_sampling ds4_sampling_default(void);
 
 struct ds4_sampler;
@@ -433,6 +433,17 @@ enum ds4_status ds4_sampler_pick(struct ds4_sampler *sampler, const float *logit
                                  bool force_greedy, int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
 /* Tells the sampler which token was emitted (for penalties). */
 void ds4_sampler_accept(struct ds4_sampler *sampler, int32_t id);
+/* Stop strings over a stream of text: what could still become one is held back. A match ends the stream; the string
+ * itself is not given out. Of several matches the one that begins first counts, then the one listed first. */
+struct ds4_stop;
+enum ds4_status ds4_stop_create(const struct ds4_span *strings, size_t n, struct ds4_stop **out,
+                                struct ds4_error *error) DS4_MUST_CHECK;
+void ds4_stop_destroy(struct ds4_stop *stop);
+/* *out: text that may be shown now (borrows until the next call). *hit: index of the string that matched, else -1. */
+enum ds4_status ds4_stop_feed(struct ds4_stop *stop, struct ds4_span text, struct ds4_span *out, int *hit) DS4_MUST_CHECK;
+/* End of the stream: what was held back. */
+struct ds4_span ds4_stop_finish(struct ds4_stop *stop);
+
 /* log softmax of one id, and the ids of the n largest logits in descending order (ties: lower id first). */
 float ds4_logprob(const float *logits, size_t n_vocab, int32_t id);
 void ds4_top_logits(const float *logits, size_t n_vocab, size_t n, int32_t *ids);

@@ -1,6 +1,7 @@
-/* sample.c - choosing a token from logits. The order of the steps is that of the common HTTP APIs:
- * bias, penalties, mask, temperature, top-k, top-p, min-p, draw. All arithmetic that decides is in float32/double of
- * one fixed order, so a seed repeats. */
+/* sample.c - choosing a token from logits. Steps, in this order: mask, penalties, bias; the top_k largest; weights
+ * exp((l - l_max) / temperature); down the sorted list while a weight is at least min_p of the largest and until the
+ * kept mass reaches top_p of all; draw. Without top_k and top_p nothing is sorted and the draw goes in order of ids.
+ * The generator is xorshift64*, one draw of 24 bits a token, so a seed repeats. Source: server spec 3.2. */
 #include "session/sample.h"
 
 #include <math.h>
@@ -8,7 +9,6 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/rng.h"
 
 struct candidate {
     float logit;
@@ -19,14 +19,14 @@ struct ds4_sampler {
     struct ds4_sampling p;
     struct ds4_logit_bias *bias; /* owned copy */
     uint32_t n_vocab;
-    struct rng rng;
+    uint64_t rng;
     uint32_t *counts;              /* [n_vocab] how often a token was emitted; NULL without penalties */
     struct candidate *candidates;  /* [n_vocab] */
 };
 
 struct ds4_sampling ds4_sampling_default(void)
 {
-    return (struct ds4_sampling){.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+    return (struct ds4_sampling){.temperature = 1, .top_p = 1, .min_p = 0.05f, .repetition_penalty = 1};
 }
 
 static enum ds4_status check(const struct ds4_sampling *p, uint32_t n_vocab, struct ds4_error *error)
@@ -58,7 +58,7 @@ enum ds4_status sampler_create(uint32_t n_vocab, const struct ds4_sampling *samp
     if (!s) return err_set(error, DS4_ERR_NOMEM, "no memory for a sampler");
     s->p = *sampling;
     s->n_vocab = n_vocab;
-    s->rng.state = sampling->seed;
+    s->rng = sampling->seed ? sampling->seed : 0x9E3779B97F4A7C15u;
     bool penalties = sampling->presence_penalty != 0 || sampling->frequency_penalty != 0 ||
                      sampling->repetition_penalty != 1;
     s->candidates = mem_alloc(n_vocab, sizeof *s->candidates);
@@ -101,7 +101,8 @@ static bool collect(struct ds4_sampler *s, const float *logits, const uint32_t *
     size_t count = 0;
     for (uint32_t i = 0; i < s->n_vocab; i++) {
         if (mask && !(mask[i / 32] >> (i % 32) & 1u)) continue;
-        if (isnan(logits[i])) return false;
+        if (isnan(logits[i]) || logits[i] == INFINITY) return false;
+        if (logits[i] == -INFINITY) continue;
         float logit = s->counts ? penalised(s, i, logits[i]) : logits[i];
         s->candidates[count++] = (struct candidate){logit, (int32_t)i};
     }
@@ -133,51 +134,64 @@ static struct candidate best_of(const struct candidate *c, size_t n)
     return best;
 }
 
-/* Keeps, at the front, every candidate that a draw could reach: those within `range` of the best. */
-static size_t keep_near(struct candidate *c, size_t n, float best, float range)
+static double uniform(struct ds4_sampler *s)
 {
+    uint64_t x = s->rng;
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    s->rng = x;
+    return (double)((x * 0x2545F4914F6CDD1Du) >> 40) * 0x1p-24;
+}
+
+/* Keeps, in order, the candidates whose weight is at least min_p; returns their mass. */
+static double keep_by_weight(const struct ds4_sampler *s, double best, size_t *n)
+{
+    struct candidate *c = s->candidates;
+    double total = 0;
     size_t kept = 0;
-    for (size_t i = 0; i < n; i++)
-        if (c[i].logit >= best - range) c[kept++] = c[i];
-    return kept;
+    for (size_t i = 0; i < *n; i++) {
+        double w = exp(((double)c[i].logit - best) / (double)s->p.temperature);
+        if (w < (double)s->p.min_p || !(w > 0)) continue;
+        c[kept++] = c[i];
+        total += w;
+    }
+    *n = kept;
+    return total;
+}
+
+/* Sorts and keeps the head that top_k, min_p and top_p leave; returns its mass. */
+static double keep_head(const struct ds4_sampler *s, double best, size_t *n)
+{
+    struct candidate *c = s->candidates;
+    double t = (double)s->p.temperature, total = 0, mass = 0;
+    qsort(c, *n, sizeof *c, by_logit);
+    if (s->p.top_k > 0 && (size_t)s->p.top_k < *n) *n = (size_t)s->p.top_k;
+    for (size_t i = 0; i < *n; i++) total += exp(((double)c[i].logit - best) / t);
+    for (size_t i = 0; i < *n; i++) {
+        double w = exp(((double)c[i].logit - best) / t);
+        if (i > 0 && (w < (double)s->p.min_p || mass >= (double)s->p.top_p * total)) {
+            *n = i;
+            break;
+        }
+        mass += w;
+    }
+    return mass;
 }
 
 static int32_t draw(struct ds4_sampler *s, size_t n)
 {
-    struct candidate *c = s->candidates;
-    float best = best_of(c, n).logit;
-    if (!isfinite(best)) return best_of(c, n).id;
-    double t = (double)s->p.temperature;
-    /* Below exp(-40) a token's chance is under 1e-17 each: it cannot move the sum of doubles. */
-    n = keep_near(c, n, best, 40.0f * s->p.temperature);
-    qsort(c, n, sizeof *c, by_logit);
-    if (s->p.top_k > 0 && (size_t)s->p.top_k < n) n = (size_t)s->p.top_k;
-    double total = 0;
-    for (size_t i = 0; i < n; i++) total += exp(((double)c[i].logit - (double)best) / t);
-    if (s->p.top_p < 1) {
-        double sum = 0, want = (double)s->p.top_p * total;
-        size_t kept = 0;
-        while (kept < n && (kept == 0 || sum < want)) sum += exp(((double)c[kept++].logit - (double)best) / t);
-        n = kept;
-        total = sum;
-    }
-    if (s->p.min_p > 0) {
-        double floor = (double)s->p.min_p, sum = 0; /* relative to the best, whose weight is 1 */
-        size_t kept = 0;
-        for (; kept < n; kept++) {
-            double w = exp(((double)c[kept].logit - (double)best) / t);
-            if (kept && w < floor) break;
-            sum += w;
-        }
-        n = kept;
-        total = sum;
-    }
-    double left = rng_double(&s->rng) * total;
+    const struct candidate *c = s->candidates;
+    struct candidate top = best_of(c, n);
+    double best = (double)top.logit;
+    bool sorted = s->p.top_k > 0 || s->p.top_p < 1;
+    double mass = sorted ? keep_head(s, best, &n) : keep_by_weight(s, best, &n);
+    double left = uniform(s) * mass;
     for (size_t i = 0; i < n; i++) {
-        left -= exp(((double)c[i].logit - (double)best) / t);
+        left -= exp(((double)c[i].logit - best) / (double)s->p.temperature);
         if (left < 0) return c[i].id;
     }
-    return c[n - 1].id;
+    return n ? c[n - 1].id : top.id; /* rounding of the sum */
 }
 
 enum ds4_status ds4_sampler_pick(struct ds4_sampler *s, const float *logits, const uint32_t *mask, bool force_greedy,
