@@ -30,7 +30,7 @@ $(LIB): $(OBJS)
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo '$(notdir $(firstword $(CC))) $<'
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call variant_flags,$<) -c -o $@ $<
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call variant_flags,$<) $(call leaf_flags,$<) -c -o $@ $<
 
 include mk/test.mk
 include mk/extra.mk

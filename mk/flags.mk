@@ -60,8 +60,15 @@ variant_flags = $(if $(findstring _avx2.c,$1),-mavx2 -mfma -mf16c -mbmi2 -ffp-co
 	$(if $(findstring _neon.c,$1),-march=armv8.2-a+dotprod+fp16 -ffp-contract=fast) \
 	$(if $(findstring src/quant/,$1),-ffp-contract=off -Wno-psabi)
 
+# The thread sanitizer slows inner loops tenfold or more, so it leaves out leaves that only compute: nothing in them
+# waits or signals, and that no result depends on the number of threads is tested bit for bit.
+ifeq ($(SAN),thread)
+LEAVES := src/quant/% src/ops/ref/% src/ops/rows.c %_avx2.c %_neon.c
+leaf_flags = $(if $(filter $(LEAVES),$(filter-out %/backend.c,$1)),-fno-sanitize=thread)
+endif
+
 # A change of flags rebuilds the variant.
-FLAG_TEXT := $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS)
+FLAG_TEXT := $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS) $(LEAVES)
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(FLAG_TEXT)' | cmp -s - $@ || echo '$(FLAG_TEXT)' > $@
