@@ -76,7 +76,8 @@ def draw(rng):
         "index-topk": rng.choice((1, 5, 8, 64)), "experts": experts, "used": rng.randint(1, min(7, experts)),
         "inner": rng.choice((32, 50, 288)), "hash-layers": rng.randint(0, n_layers), "vocab": rng.randint(280, 1100),
         "seed": rng.randint(1, 1 << 40), "part": "trunk", "names": rng.choice(("ds4", "alias")),
-        "split": rng.choice((1, 1, 2)), "hc": rng.choice((1, 2, 4, 4, 5)), "type": rng.choice(("F32", "F16", "BF16", "Q8_0")),
+        "split": rng.choice((1, 1, 2)),
+        "hc": rng.choice((1, 2, 4, 4, 5)), "type": rng.choice(("F32", "F16", "BF16", "Q8_0")),
     }
     return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
