@@ -332,8 +332,8 @@ enum ds4_status ds4_session_restore(struct ds4_session *session, const int32_t *
                                     struct ds4_error *error) DS4_MUST_CHECK;
 
 /* The same with spans asked for one by one, straight into the session's memory, and not at all where the session
- * already holds them. read fills span_bytes at dest, or fails. A failure before the first read leaves the session as it was,
- * a later one leaves it empty. */
+ * already holds them. read fills span_bytes at dest, or fails. A failure before the first read leaves the session as
+ * it was, a later one leaves it empty. */
 typedef enum ds4_status (*ds4_span_reader)(void *user, size_t span_i, uint8_t *dest, struct ds4_error *error);
 enum ds4_status ds4_session_restore_from(struct ds4_session *session, const int32_t *tokens, size_t n_tokens,
                                          ds4_span_reader read, void *user, const uint8_t *tip, size_t tip_len,
@@ -440,7 +440,8 @@ enum ds4_status ds4_stop_create(const struct ds4_span *strings, size_t n, struct
                                 struct ds4_error *error) DS4_MUST_CHECK;
 void ds4_stop_destroy(struct ds4_stop *stop);
 /* *out: text that may be shown now (borrows until the next call). *hit: index of the string that matched, else -1. */
-enum ds4_status ds4_stop_feed(struct ds4_stop *stop, struct ds4_span text, struct ds4_span *out, int *hit) DS4_MUST_CHECK;
+enum ds4_status ds4_stop_feed(struct ds4_stop *stop, struct ds4_span text, struct ds4_span *out,
+                              int *hit) DS4_MUST_CHECK;
 /* End of the stream: what was held back. */
 struct ds4_span ds4_stop_finish(struct ds4_stop *stop);
 

@@ -42,7 +42,7 @@ static const struct option rows[] = {
     {.name = "top-p", .value = "P", .type = OPTION_F32, .offset = offsetof(struct run, top_p), .max = 1,
      .preset = "1", .help = "keep the likeliest tokens that together have this probability; 1 = all"},
     {.name = "min-p", .value = "P", .type = OPTION_F32, .offset = offsetof(struct run, min_p), .max = 1,
-     .preset = "0", .help = "drop tokens less likely than P times the likeliest; 0 = none"},
+     .preset = "0.05", .help = "drop tokens less likely than P times the likeliest; 0 = none"},
     {.name = "top-k", .value = "K", .type = OPTION_U32, .offset = offsetof(struct run, top_k), .max = 1000000,
      .preset = "0", .help = "keep the K likeliest tokens; 0 = all"},
     {.name = "seed", .value = "S", .type = OPTION_U64, .offset = offsetof(struct run, seed),

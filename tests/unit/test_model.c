@@ -268,8 +268,8 @@ TEST(other_spellings_and_split_files_load_the_same_model)
 /* ---- refusals ---------------------------------------------------------------------------------------------------- */
 
 struct edit {
-    const char *drop_key, *set_u32_key, *drop_tensor, *reshape_tensor;
-    uint32_t value;
+    const char *drop_key, *set_u32_key, *drop_tensor, *reshape_tensor, *set_ratio, *poke_tensor;
+    uint32_t value;    /* of the key, of compress_ratios[1], or of the first u32 of the poked tensor */
     const char *needles[3]; /* words the sentence must hold */
 };
 
@@ -286,6 +286,8 @@ static void rewrite(const char *from, const char *to, const struct edit *edit)
         if (edit->drop_key && span_eq(kv->key, span_from(edit->drop_key))) continue;
         if (edit->set_u32_key && span_eq(kv->key, span_from(edit->set_u32_key)))
             gguf_put_u32(w, edit->set_u32_key, edit->value);
+        else if (edit->set_ratio && span_eq(kv->key, span_from(edit->set_ratio)))
+            gguf_put_array_u32(w, edit->set_ratio, (const uint32_t[]){0, edit->value, 128, 0}, 4);
         else
             gguf_put_value(w, kv->key, &kv->value);
     }
@@ -300,6 +302,12 @@ static void rewrite(const char *from, const char *to, const struct edit *edit)
         gguf_put_tensor(w, name, t->type, t->n_dims, dims);
     }
     assert_ok(gguf_writer_begin(w, &error), error);
+    for (size_t i = 0; i < gguf_n_tensors(file) && edit->poke_tensor; i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(file, i);
+        assert_ok(gguf_writer_data(w, i, 0, t->data, (size_t)t->size_bytes, &error), error);
+        if (span_eq(t->name, span_from(edit->poke_tensor)))
+            assert_ok(gguf_writer_data(w, i, 0, &edit->value, sizeof edit->value, &error), error);
+    }
     assert_ok(gguf_writer_finish(w, &error), error);
     gguf_writer_destroy(w);
     gguf_close(file);
@@ -328,16 +336,21 @@ TEST(a_wrong_model_is_refused_with_one_sentence_that_names_the_fault)
         {.drop_tensor = "blk.2.attn_kv.weight", .needles = {"blk.2.attn_kv.weight", "missing", "256 x 128"}},
         {.drop_tensor = "output_norm.weight", .needles = {"output_norm.weight", "missing", "256"}},
         {.reshape_tensor = "blk.1.attn_q_a.weight", .needles = {"blk.1.attn_q_a.weight", "224 x 256", "256 x 256"}},
+        {.set_ratio = "deepseek4.attention.compress_ratios", .value = 8, .needles = {"compress_ratios[1]", "is 8"}},
+        {.poke_tensor = "blk.0.ffn_gate_tid2eid.weight", .value = 6, .needles = {"tid2eid", "expert 6 of 6"}},
+        {.poke_tensor = "blk.0.ffn_gate_tid2eid.weight", .value = UINT32_MAX, .needles = {"tid2eid", "expert -1"}},
+        {.poke_tensor = "blk.1.attn_norm.weight", .value = 0x7FC00000, .needles = {"blk.1.attn_norm", "not a finite"}},
+        {.poke_tensor = "blk.2.attn_kv.weight", .value = 0x7E00, .needles = {"blk.2.attn_kv", "not a finite"}},
         {.drop_key = "tokenizer.ggml.tokens", .needles = {"tokenizer.ggml.tokens"}},
     };
-    const char *from = strdup(model_file("small-F16", SMALL "--type F16")), *dir = test_dir();
+    const char *from = strdup(model_file("small-Q8_0", SMALL "--type Q8_0")), *dir = test_dir();
     for (size_t i = 0; i < sizeof edits / sizeof edits[0]; i++) {
         char path[512];
         (void)snprintf(path, sizeof path, "%s/edited-%zu.gguf", dir, i);
         rewrite(from, path, &edits[i]);
         struct ds4_error error = {0};
         struct ds4_engine *e = NULL;
-        struct ds4_engine_options options = {.model_path = path, .ctx_tokens = 64};
+        struct ds4_engine_options options = {.model_path = path, .ctx_tokens = 64, .check_tensors = true};
         enum ds4_status status = ds4_engine_open(&options, &e, &error);
         assert_null(e);
         if (status != DS4_ERR_FORMAT && status != DS4_ERR_UNSUPPORTED)
@@ -348,6 +361,107 @@ TEST(a_wrong_model_is_refused_with_one_sentence_that_names_the_fault)
     }
     test_dir_remove();
     free((void *)(uintptr_t)from);
+}
+
+/* Numbers of Flash and Pro by key; one of them changed is refused by name. */
+static void write_numbers(const char *path, bool pro, const char *wrong_key)
+{
+    static const struct { const char *key; uint32_t flash, pro; } counts[] = {
+        {"block_count", 43, 61}, {"embedding_length", 4096, 7168}, {"attention.head_count", 64, 128},
+        {"attention.head_count_kv", 1, 1}, {"attention.key_length", 512, 512}, {"rope.dimension_count", 64, 64},
+        {"attention.q_lora_rank", 1024, 1536}, {"attention.output_lora_rank", 1024, 1024},
+        {"attention.output_group_count", 8, 16}, {"attention.sliding_window", 128, 128},
+        {"attention.indexer.head_count", 64, 64}, {"attention.indexer.key_length", 128, 128},
+        {"attention.indexer.top_k", 512, 1024}, {"expert_count", 256, 384}, {"expert_used_count", 6, 6},
+        {"expert_feed_forward_length", 2048, 3072}, {"hash_layer_count", 3, 3}, {"hyper_connection.count", 4, 4},
+        {"hyper_connection.sinkhorn_iterations", 20, 20}, {"vocab_size", 129280, 129280},
+    };
+    struct gguf_writer *w = NULL;
+    struct ds4_error error = {0};
+    char key[96];
+    uint32_t ratios[62];
+    assert_ok(gguf_writer_create(path, &w, &error), error);
+    gguf_put_string(w, "general.architecture", SPAN("deepseek4"));
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        (void)snprintf(key, sizeof key, "deepseek4.%s", counts[i].key);
+        uint32_t value = pro ? counts[i].pro : counts[i].flash;
+        gguf_put_u32(w, key, wrong_key && strcmp(wrong_key, counts[i].key) == 0 ? value + 1 : value);
+    }
+    gguf_put_f32(w, "deepseek4.hyper_connection.epsilon", 1e-6f);
+    gguf_put_f32(w, "deepseek4.attention.layer_norm_rms_epsilon", 1e-6f);
+    gguf_put_f32(w, "deepseek4.expert_weights_scale", pro ? 2.5f : 1.5f);
+    for (uint32_t l = 0; l < 62; l++) ratios[l] = l < 2 ? (pro ? 128 : 0) : l % 2 ? 128 : 4;
+    gguf_put_array_u32(w, "deepseek4.attention.compress_ratios", ratios, 62);
+    assert_ok(gguf_writer_begin(w, &error), error);
+    assert_ok(gguf_writer_finish(w, &error), error);
+    gguf_writer_destroy(w);
+}
+
+static enum ds4_status read_numbers(const char *path, struct hparams *h, struct ds4_error *error)
+{
+    struct gguf_file *file = NULL;
+    *error = (struct ds4_error){0};
+    assert_int_equal(gguf_open(path, &file, error), DS4_OK);
+    enum ds4_status status = hparams_read(file, h, error);
+    gguf_close(file);
+    return status;
+}
+
+TEST(flash_and_pro_are_known_by_their_numbers)
+{
+    static const char *const wrong[] = {"attention.q_lora_rank", "attention.sliding_window", "expert_count",
+                                        "attention.indexer.top_k", "hyper_connection.sinkhorn_iterations"};
+    struct hparams *h = calloc(1, sizeof *h);
+    struct ds4_error error;
+    char path[300];
+    (void)snprintf(path, sizeof path, "%s/numbers.gguf", test_dir());
+    for (int pro = 0; pro < 2; pro++) {
+        write_numbers(path, pro, NULL);
+        assert_ok(read_numbers(path, h, &error), error);
+        assert_string_equal(h->family, pro ? "pro" : "flash");
+        assert_int_equal(h->ratio[2], 4);
+        assert_int_equal(h->ratio[pro ? 60 : 42], 4);
+        for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+            write_numbers(path, pro, wrong[i]);
+            assert_int_equal(read_numbers(path, h, &error), DS4_ERR_FORMAT);
+            if (!strstr(error.message, wrong[i])) fail_msg("\"%s\" does not name %s", error.message, wrong[i]);
+        }
+    }
+    free(h);
+    test_dir_remove();
+}
+
+/* With 512 rows to keep, the choice begins at position 2051: 513 rows are visible there. */
+TEST(logits_do_not_depend_on_chunks_where_the_indexer_begins_to_choose)
+{
+    enum { FROM = 2040, TO = 2064 };
+    const char *path = model_file("late", "random --seed 5 --layers 2 --ratios 4,0 --dim 64 --heads 2 --head-dim 128 "
+                                          "--q-rank 64 --o-groups 1 --o-rank 64 --window 32 --index-heads 2 "
+                                          "--index-topk 512 --experts 4 --used 2 --inner 64 --hash-layers 1 "
+                                          "--vocab 400 --type Q8_0");
+    static const uint32_t chunks[] = {512, 97, 64}, steps[] = {TO - FROM, 7, 1};
+    float *expected = NULL;
+    int32_t list[TO];
+    for (size_t i = 0; i < TO; i++) list[i] = model_token(i, 400);
+    for (size_t c = 0; c < 3; c++) {
+        struct ds4_engine *e = model_open(path, (struct ds4_engine_options){.ctx_tokens = 2304, .chunk_tokens = chunks[c]});
+        struct ds4_session *s = NULL;
+        struct ds4_error error = {0};
+        assert_ok(ds4_session_create(e, &s, &error), error);
+        assert_ok(ds4_session_sync(s, list, FROM, NULL, NULL, NULL, &error), error);
+        float *logits = malloc((size_t)(TO - FROM) * 400 * sizeof *logits);
+        for (size_t t = FROM; t < TO; t += steps[c]) {
+            size_t n = TO - t < steps[c] ? TO - t : steps[c];
+            struct ds4_job job = {.session = s, .tokens = list + t, .n = n, .logits = logits + (t - FROM) * 400};
+            assert_ok(ds4_eval(e, &job, 1, &error), error);
+        }
+        if (expected) assert_memory_equal(logits, expected, (size_t)(TO - FROM) * 400 * sizeof *logits);
+        if (expected) free(logits);
+        else expected = logits;
+        ds4_session_destroy(s);
+        ds4_engine_close(e);
+    }
+    free(expected);
 }
 
 TEST(what_does_not_fit_is_refused_before_anything_is_allocated)
@@ -378,6 +492,8 @@ int main(void)
         T(a_matrix_may_have_any_of_the_nine_formats),
         T(other_spellings_and_split_files_load_the_same_model),
         T(a_wrong_model_is_refused_with_one_sentence_that_names_the_fault),
+        T(flash_and_pro_are_known_by_their_numbers),
+        T(logits_do_not_depend_on_chunks_where_the_indexer_begins_to_choose),
         T(what_does_not_fit_is_refused_before_anything_is_allocated),
     };
     return cmocka_run_group_tests_name("model", tests, load_vectors, drop_vectors);

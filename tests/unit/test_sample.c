@@ -255,7 +255,8 @@ TEST(a_stop_string_ends_the_text_wherever_it_is_cut)
         for (int round = 0; round < 30; round++) {
             struct buf shown = {0};
             bool last_only = strchr(cases[i].text, '\n') && cases[i].hit == 1;
-            int hit = run_stop(strings + (last_only ? 1 : 0), last_only ? 1 : 3, cases[i].text, round ? &r : NULL, &shown);
+            const struct ds4_span *from = strings + (last_only ? 1 : 0);
+            int hit = run_stop(from, last_only ? 1 : 3, cases[i].text, round ? &r : NULL, &shown);
             assert_int_equal(hit, last_only ? 0 : cases[i].hit);
             assert_true(span_eq(buf_span(&shown), last_only ? SPAN("ab") : span_from(cases[i].shown)));
             buf_deinit(&shown);
