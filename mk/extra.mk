@@ -12,12 +12,12 @@ build/fixture-tiny.gguf: | ds4
 tidy:
 	@python3 scripts/tidy.py
 
-# Every header stands on its own.
-HEADERS := $(wildcard include/*.h src/*/*.h src/*/*/*.h)
+# Every header stands on its own (those named *_impl.h are bodies, included several times).
+HEADERS := $(filter-out %_impl.h,$(wildcard include/*.h src/*/*.h src/*/*/*.h))
 ifeq ($(ARCH),x86_64)
 HEADER_FLAGS := $(call variant_flags,_avx2.c)
 else
-HEADERS := $(filter-out %avx2.h %avx512.h,$(HEADERS))
+HEADERS := $(filter-out %avx2.h %avx512.h %/lanes.h,$(HEADERS))
 endif
 headers:
 	@for header in $(HEADERS); do \

@@ -216,7 +216,8 @@ def test_plan_adds_up_and_refuses_what_does_not_fit(model):
     assert result.returncode == 0 and got["fits"] and got["verdict"]
     assert sum(i["bytes"] for i in got["items"] if i["resident"]) == got["resident_bytes"]
     assert sum(i["bytes"] for i in got["items"] if not i["resident"]) == got["mapped_bytes"]
-    assert got["decode_tps_estimate"] == pytest.approx(got["memory_bytes_per_s"] / got["weight_bytes_per_token"], rel=1e-3)
+    speed = got["memory_bytes_per_s"] / got["weight_bytes_per_token"]
+    assert got["decode_tps_estimate"] == pytest.approx(speed, rel=1e-3)
     longer = json.loads(ds4("plan", "-m", model, "--json", "--no-probe", "--ctx", "65536").stdout)
     shorter = json.loads(ds4("plan", "-m", model, "--json", "--no-probe", "--ctx", "4096").stdout)
     assert longer["resident_bytes"] > shorter["resident_bytes"] and "decode_tps_estimate" not in longer
