@@ -376,10 +376,14 @@ enum ds4_status ds4_store_sync(struct ds4_store *store, struct ds4_session *sess
                                ds4_progress_fn progress, void *user, struct ds4_store_report *report,
                                struct ds4_error *error) DS4_MUST_CHECK;
 
-enum ds4_save_reason { DS4_SAVE_PREFIX, DS4_SAVE_TURN, DS4_SAVE_EVICT, DS4_SAVE_SHUTDOWN, DS4_SAVE_USER };
-/* Queues the session's new spans and, as far as the bound on written bytes allows (PREFIX and TURN) or always (the
- * others), a tip at its last token. Never waits for the disk. Not to be called inside a tool call (ds4_parser_in_call).
- * Failures are logged, counted and forgotten: generation goes on. *saved (optional): a tip was queued. */
+enum ds4_save_reason {
+    DS4_SAVE_PREFIX, DS4_SAVE_TURN, DS4_SAVE_EVICT, DS4_SAVE_SHUTDOWN, DS4_SAVE_USER, DS4_SAVE_PERIODIC
+};
+/* Queues the session's new spans and a tip at its last token: as far as the bound on written bytes allows (PREFIX,
+ * TURN, PERIODIC) or always (the others). PERIODIC may be called after every token: it does nothing but at the end of
+ * a span, and makes a tip every few thousand tokens. Only EVICT, SHUTDOWN and USER wait for the disk, when the queue
+ * is full. Not to be called inside a tool call (ds4_parser_in_call). Failures are logged, counted and forgotten:
+ * generation goes on. *saved (optional): a tip was queued. */
 void ds4_store_save(struct ds4_store *store, const struct ds4_session *session, enum ds4_save_reason reason,
                     bool *saved);
 /* Waits until everything queued is on disk (or failed). */
@@ -397,11 +401,115 @@ struct ds4_span ds4_store_replay_get(const struct ds4_store *store, struct ds4_s
 
 struct ds4_store_stats {
     uint64_t n_segments, n_tips, bytes, budget_bytes;       /* of this engine's identity, and of the directory */
+    uint64_t n_others, other_bytes;                         /* entries of other identities, and damaged ones */
     uint64_t bytes_written, row_bytes_written, tips_skipped; /* since the store was opened */
+    uint64_t bytes_read, tokens_restored;
     uint64_t n_hits, n_misses, n_evicted, n_quarantined, n_errors;
+    uint64_t queued_bytes;                                  /* not yet on disk */
     bool read_only;
 };
 void ds4_store_stats(const struct ds4_store *store, struct ds4_store_stats *out);
+
+/* ---- looking after a store ----------------------------------------------------------------------------------- */
+
+#define DS4_STORE_KEY_TEXT 33 /* 32 hexadecimal digits and a NUL */
+
+struct ds4_store_entry {
+    char key[DS4_STORE_KEY_TEXT];
+    bool is_tip;               /* a point that can be gone on from; else a segment: the rows of one span */
+    bool is_whole;             /* all segments before it are there */
+    enum ds4_save_reason reason; /* tips */
+    uint64_t n_tokens;         /* of the whole prefix that it ends */
+    uint64_t bytes, text_len, created, last_use; /* text_len: tips; times: Unix seconds */
+    uint32_t n_hits, n_tips;   /* n_tips: segments: tips that need it */
+};
+typedef void (*ds4_store_entry_fn)(void *user, const struct ds4_store_entry *entry);
+/* Calls fn with every entry of the engine's identity, youngest use first. NOMEM. */
+enum ds4_status ds4_store_list(struct ds4_store *store, ds4_store_entry_fn fn, void *user,
+                               struct ds4_error *error) DS4_MUST_CHECK;
+/* Appends the tokens of the tip whose key begins with these digits. STATE when there is none or more than one. */
+enum ds4_status ds4_store_tip_tokens(struct ds4_store *store, const char *key, struct ds4_tokens *tokens,
+                                     struct ds4_error *error) DS4_MUST_CHECK;
+
+struct ds4_store_check {
+    uint64_t n_checked, n_bytes, n_bad, n_unreadable, n_incomplete; /* incomplete: tips whose segments are missing */
+};
+/* Reads and verifies every entry; sets aside what is damaged. progress: phase "verify", bytes. */
+enum ds4_status ds4_store_verify(struct ds4_store *store, ds4_progress_fn progress, void *user,
+                                 struct ds4_store_check *out, struct ds4_error *error) DS4_MUST_CHECK;
+
+/* Removes the entries of least value until the directory holds at most keep_bytes (UINT64_MAX: no bound), and those
+ * not used for older_than_s seconds (0: no bound). others: entries of other identities and damaged ones go as well. */
+struct ds4_store_prune {
+    uint64_t keep_bytes, older_than_s;
+    bool others;
+};
+enum ds4_status ds4_store_prune(struct ds4_store *store, const struct ds4_store_prune *how, uint64_t *freed_bytes,
+                                struct ds4_error *error) DS4_MUST_CHECK;
+
+/* Why a prompt finds what it finds. */
+enum ds4_store_cause {
+    DS4_CAUSE_HIT,                /* a stored conversation is a beginning of the prompt */
+    DS4_CAUSE_NOTHING_STORED,
+    DS4_CAUSE_HISTORY_EDITED,     /* the texts differ where a person or client wrote */
+    DS4_CAUSE_REASONING_DROPPED,  /* ... where the model had thought */
+    DS4_CAUSE_TOOL_SPELLING,      /* ... inside a tool call */
+    DS4_CAUSE_OTHER_MODEL         /* stored for another model, quantisation or build */
+};
+#define DS4_EXPLAIN_BEFORE 40u    /* bytes of context before the first difference */
+#define DS4_EXPLAIN_BYTES 120u    /* bytes shown of each side */
+struct ds4_store_explanation {
+    enum ds4_store_cause cause;
+    char key[DS4_STORE_KEY_TEXT];       /* the stored tip that shares most bytes with the prompt; "" = none */
+    uint64_t n_tokens, text_len;        /* of that tip */
+    uint64_t same_bytes;                /* first differing byte */
+    uint64_t n_usable_tokens;           /* of the longest tip that can be used for the prompt */
+    uint64_t context_at;                /* offset of both contexts in their texts */
+    char stored[DS4_EXPLAIN_BYTES], prompt[DS4_EXPLAIN_BYTES];
+    size_t stored_len, prompt_len;
+};
+/* text: a rendered prompt. */
+enum ds4_status ds4_store_explain(struct ds4_store *store, struct ds4_span text, struct ds4_store_explanation *out,
+                                  struct ds4_error *error) DS4_MUST_CHECK;
+
+/* Writes the tip whose key begins with `key`, with all its segments, into one file (created new, 0600). */
+enum ds4_status ds4_store_export(struct ds4_store *store, const char *key, const char *path, uint64_t *bytes,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
+/* Takes what a pack holds, all or nothing, after verifying every byte of it. FORMAT: damaged; UNSUPPORTED: of another
+ * model, quantisation or build. Digests find accidents, not lies: import only from people you would take a model from.
+ * *n_tokens (optional): of its tip. */
+enum ds4_status ds4_store_import(struct ds4_store *store, const char *path, uint64_t *n_tokens,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
+
+/* ---- live sessions: the tier above the store -------------------------------------------------------------------- */
+
+/* A few sessions in memory for many conversations. The one worth least moves to the store when room is needed. Worker
+ * thread. */
+struct ds4_live;
+struct ds4_live_options {
+    uint32_t n_sessions;     /* most sessions; 0 = the engine's n_sessions_max */
+    uint64_t budget_bytes;   /* most state in memory, shared spans counted once; 0 = no bound but n_sessions */
+};
+/* Borrows the engine and the store (which may be NULL). */
+enum ds4_status ds4_live_create(struct ds4_engine *engine, struct ds4_store *store,
+                                const struct ds4_live_options *options, struct ds4_live **out,
+                                struct ds4_error *error) DS4_MUST_CHECK;
+/* Saves every session (SHUTDOWN) and destroys it. All must have been released. */
+void ds4_live_destroy(struct ds4_live *live);
+/* A session to ds4_store_sync to the prompt: the idle one that it continues; else a fork of the one (busy or idle) that
+ * shares most with it, or, without room for a fork, that one if it is idle; else an empty one. LIMIT: every session is
+ * in use. */
+enum ds4_status ds4_live_acquire(struct ds4_live *live, const int32_t *tokens, size_t n, struct ds4_session **out,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
+/* Gives it back. keep false: its state is not to be trusted or not wanted; it is destroyed. */
+void ds4_live_release(struct ds4_live *live, struct ds4_session *session, bool keep);
+
+struct ds4_live_stats {
+    uint32_t n_sessions, n_busy;
+    uint64_t bytes;                          /* of state, shared spans counted once */
+    uint64_t n_continued, n_forked, n_fresh, n_evicted;
+};
+void ds4_live_stats(const struct ds4_live *live, struct ds4_live_stats *out);
 
 /* ---- sampling ---------------------------------------------------------------------------------------------- */
 

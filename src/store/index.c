@@ -74,6 +74,7 @@ void index_remove(struct index *x, const struct entry_key *key)
     x->bytes -= item->bytes;
     x->n--;
     bool tip = item->kind == ENTRY_TIP;
+    if (!tip && item->n_tips) x->broken = true;
     item->bytes = 0;
     /* Close the gap: whatever was pushed past this slot moves back. */
     for (size_t i = (size_t)(item - x->items);;) {
@@ -144,6 +145,7 @@ bool index_choose_victim(struct index *x, uint64_t now, uint64_t grace_s, const 
 {
     struct index_item *worst = NULL;
     double least = 0;
+    if (x->broken) index_count_tips(x);
     if (doom_orphan(x, now, grace_s, keep)) return true;
     for (size_t i = 0; i < x->cap; i++) {
         struct index_item *item = &x->items[i];

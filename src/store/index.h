@@ -11,8 +11,9 @@ struct index_item {
     enum entry_kind kind;
     bool pending;            /* queued, not yet on disk */
     bool doomed;             /* chosen for eviction in this round */
-    uint64_t n_tokens, bytes, text_len, last_use;
+    uint64_t n_tokens, bytes, text_len, created, last_use;
     uint8_t text_digest[16];
+    uint32_t reason;         /* enum ds4_save_reason */
     uint32_t hits;
     uint32_t n_tips;         /* segments: tips that need it */
 };
@@ -21,6 +22,7 @@ struct index {
     struct index_item *items; /* open addressing by key; bytes == 0: empty */
     size_t cap, n, n_tips;
     uint64_t bytes;           /* of all items */
+    bool broken;              /* a segment went that tips need: counts may be off until they are made again */
 };
 
 void index_init(struct index *x);

@@ -128,7 +128,7 @@ static size_t session_keeps(const struct ds4_session *session, const int32_t *id
 
 /* Restores the longest tip that beats what the session keeps. Damaged entries are set aside and the next one tried. */
 static void restore_best(struct ds4_store *s, struct ds4_session *session, const int32_t *ids, size_t n,
-                         struct ds4_store_report *report)
+                         struct ds4_store_report *report, struct entry_key *used)
 {
     for (int tries = 0; tries < STORE_RETRIES_MAX; tries++) {
         struct chain chain;
@@ -145,9 +145,11 @@ static void restore_best(struct ds4_store *s, struct ds4_session *session, const
         enum ds4_status status = restore_tip(s, session, tip, &chain, ids, &from, &error);
         mem_free(chain.keys);
         if (status == DS4_OK) {
+            *used = tip->key;
             tip->hits++;
             tip->last_use = clock_unix_s();
             s->stats.n_hits++;
+            s->stats.tokens_restored += tip->n_tokens;
             report->source = DS4_STORE_DISK;
             report->restore_seconds = clock_seconds_since(start);
             return;
@@ -176,6 +178,33 @@ static bool shifted_progress(void *user, const char *phase, uint64_t done, uint6
     return !p->fn || p->fn(p->user, phase, p->before + done, p->total);
 }
 
+struct prompt {
+    const int32_t *ids;
+    size_t n;
+    ds4_progress_fn progress;
+    void *user;
+};
+
+/* Computes what the session does not hold yet, saving on the way. */
+static enum ds4_status compute_rest(struct ds4_store *s, struct ds4_session *session, const struct prompt *prompt,
+                                    struct ds4_store_report *r, struct ds4_error *error)
+{
+    size_t n = prompt->n, kept = session_keeps(session, prompt->ids, n), first;
+    size_t chunk = ds4_engine_info(s->engine)->chunk_tokens;
+    struct shifted p = {.fn = prompt->progress, .user = prompt->user, .total = n - kept};
+    if (kept == 0) s->stats.n_misses++;
+    for (size_t at = kept;;) {
+        size_t end = (at / chunk + 1) * chunk; /* at the ends of spans, mostly: see DS4_SAVE_PERIODIC */
+        if (end > n) end = n;
+        p.before = at - kept;
+        TRY(ds4_session_sync(session, prompt->ids, end, shifted_progress, &p, &first, error));
+        if (at == kept) r->n_reused = first;
+        at = end;
+        if (at == n) return DS4_OK;
+        ds4_store_save(s, session, DS4_SAVE_PERIODIC, NULL);
+    }
+}
+
 enum ds4_status ds4_store_sync(struct ds4_store *s, struct ds4_session *session, const int32_t *tokens, size_t n,
                                ds4_progress_fn progress, void *user, struct ds4_store_report *report,
                                struct ds4_error *error)
@@ -188,21 +217,23 @@ enum ds4_status ds4_store_sync(struct ds4_store *s, struct ds4_session *session,
         return DS4_OK;
     }
     store_collect(s);
-    if (session_keeps(session, tokens, n) < n) restore_best(s, session, tokens, n, r);
-    size_t kept = session_keeps(session, tokens, n), chunk = ds4_engine_info(s->engine)->chunk_tokens, first;
-    struct shifted p = {.fn = progress, .user = user, .total = n - kept};
-    if (kept == 0) s->stats.n_misses++;
-    for (size_t at = kept;;) {
-        size_t end = n - at < chunk ? n : at + chunk;
-        p.before = at - kept;
-        TRY(ds4_session_sync(session, tokens, end, shifted_progress, &p, &first, error));
-        if (at == kept) r->n_reused = first;
-        at = end;
-        if (at == n) break;
-        store_save_rows(s, session);
+    struct entry_key used;
+    if (session_keeps(session, tokens, n) < n) restore_best(s, session, tokens, n, r, &used);
+    struct prompt prompt = {tokens, n, progress, user};
+    enum ds4_status status = compute_rest(s, session, &prompt, r, error);
+    bool suspect = status != DS4_OK && status != DS4_ERR_CANCELLED && status != DS4_ERR_NOMEM;
+    if (suspect && status != DS4_ERR_LIMIT && r->source == DS4_STORE_DISK) {
+        /* The entry is sound, and yet nothing follows from it: once more without it. If that works it was to blame. */
+        struct ds4_error cause = error ? *error : (struct ds4_error){0}, again = {0};
+        *r = (struct ds4_store_report){.n_tokens = n};
+        TRY(ds4_session_rewind(session, 0, NULL));
+        status = compute_rest(s, session, &prompt, r, &again);
+        struct index_item *culprit = index_find(&s->index, &used);
+        if (status == DS4_OK && culprit) store_quarantine(s, culprit, &cause);
+        if (error) *error = again;
     }
-    if (r->source == DS4_STORE_NONE && r->n_reused) r->source = DS4_STORE_RAM;
-    return DS4_OK;
+    if (status == DS4_OK && r->source == DS4_STORE_NONE && r->n_reused) r->source = DS4_STORE_RAM;
+    return status;
 }
 
 static int by_text_len(const void *a, const void *b)
@@ -211,9 +242,9 @@ static int by_text_len(const void *a, const void *b)
     return (*x)->text_len < (*y)->text_len ? -1 : (*x)->text_len > (*y)->text_len;
 }
 
-static bool is_whole(const struct ds4_store *s, const struct index_item *tip)
+bool store_is_whole(const struct ds4_store *s, const struct index_item *tip)
 {
-    uint64_t left = tip->n_tokens / s->layout->span_tokens;
+    uint64_t left = tip->n_tokens / s->layout->span_tokens - (tip->kind == ENTRY_SEGMENT);
     struct entry_key key = tip->parent;
     for (; left > 0; left--) {
         const struct index_item *segment = index_find(&s->index, &key);
@@ -236,7 +267,7 @@ static struct index_item *best_text(const struct ds4_store *s, struct ds4_span t
             at = tips[i]->text_len;
             hash_digest(hash, digest);
         }
-        if (memcmp(digest, tips[i]->text_digest, 16) == 0 && is_whole(s, tips[i])) best = tips[i];
+        if (memcmp(digest, tips[i]->text_digest, 16) == 0 && store_is_whole(s, tips[i])) best = tips[i];
     }
     hash_destroy(hash);
     return best;

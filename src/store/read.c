@@ -34,7 +34,7 @@ enum ds4_status store_read_front(const struct ds4_store *s, enum entry_kind kind
     return status;
 }
 
-enum ds4_status store_read_payload(const struct ds4_store *s, int fd, const struct entry *entry,
+enum ds4_status store_read_payload(struct ds4_store *s, int fd, const struct entry *entry,
                                    const struct ds4_text *front, uint8_t *dest, struct ds4_error *error)
 {
     char path[WRITER_PATH_BYTES];
@@ -46,6 +46,7 @@ enum ds4_status store_read_payload(const struct ds4_store *s, int fd, const stru
         TRY(file_read_at(fd, path, at + done, dest + done, n, error));
         if (!entry_block_ok((const uint8_t *)front->ptr, i, dest + done, n))
             return err_set(error, DS4_ERR_FORMAT, "%s: block %u does not have its digest", path, i);
+        s->stats.bytes_read += n;
     }
     return DS4_OK;
 }

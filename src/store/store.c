@@ -1,6 +1,7 @@
 /* store.c - a directory of state: opening it, queueing what is new, keeping within the budget. See ds4.h, entry.h. */
 #include "store/store.h"
 
+#include <errno.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -12,14 +13,20 @@
 
 #define SUFFIX_LEN 4u
 #define WARN_EVERY_S 60u
+#define BAD "bad-" /* before the name of a damaged file */
 
 static const char *const suffixes[] = {[ENTRY_SEGMENT] = ".seg", [ENTRY_TIP] = ".tip"};
+
+void store_key_text(const struct entry_key *key, char out[DS4_STORE_KEY_TEXT])
+{
+    for (int i = 0; i < 16; i++) (void)snprintf(out + 2 * i, 3, "%02x", key->bytes[i]);
+}
 
 void store_path(const struct ds4_store *s, enum entry_kind kind, const struct entry_key *key, const char *prefix,
                 char out[WRITER_PATH_BYTES])
 {
-    char hex[33];
-    for (int i = 0; i < 16; i++) (void)snprintf(hex + 2 * i, 3, "%02x", key->bytes[i]);
+    char hex[DS4_STORE_KEY_TEXT];
+    store_key_text(key, hex);
     (void)snprintf(out, WRITER_PATH_BYTES, "%s/%s%s%s", s->dir, prefix, hex, suffixes[kind]);
 }
 
@@ -34,18 +41,6 @@ void store_warn(struct ds4_store *s, const char *what, const struct ds4_error *e
     s->options.log(s->options.log_user, DS4_LOG_WARN, line);
 }
 
-void store_quarantine(struct ds4_store *s, const struct index_item *item, const struct ds4_error *error)
-{
-    char path[WRITER_PATH_BYTES], bad[WRITER_PATH_BYTES];
-    struct entry_key key = item->key;
-    store_path(s, item->kind, &key, "", path);
-    store_path(s, item->kind, &key, "bad-", bad);
-    s->stats.n_quarantined++;
-    store_warn(s, "an entry is set aside", error);
-    if (!s->read_only) (void)!file_rename(path, bad, NULL);
-    index_remove(&s->index, &key);
-}
-
 /* ---- opening -------------------------------------------------------------------------------------------------- */
 
 static bool from_hex(const char *text, uint8_t out[16])
@@ -57,6 +52,52 @@ static bool from_hex(const char *text, uint8_t out[16])
         out[i / 2] = (uint8_t)(i % 2 ? out[i / 2] << 4 | digit : digit);
     }
     return true;
+}
+
+/* e: NULL for a damaged file. */
+static void add_other(struct ds4_store *s, const char *name, uint64_t bytes, const struct entry *e)
+{
+    s->other_bytes += bytes;
+    if (s->n_others == STORE_OTHERS_MAX) return;
+    if (s->n_others == s->others_cap) {
+        size_t cap = s->others_cap ? 2 * s->others_cap : 64;
+        struct store_other *more = mem_realloc(s->others, cap, sizeof *more);
+        if (!more) return;
+        s->others = more;
+        s->others_cap = cap;
+    }
+    struct store_other *other = &s->others[s->n_others++];
+    *other = (struct store_other){.bytes = bytes, .bad = !e};
+    (void)snprintf(other->name, sizeof other->name, "%s", name);
+    if (!e) return;
+    other->kind = e->kind;
+    other->created = e->created;
+    other->text_len = e->text_len;
+    memcpy(other->text_digest, e->text_digest, sizeof other->text_digest);
+}
+
+void store_quarantine(struct ds4_store *s, const struct index_item *item, const struct ds4_error *error)
+{
+    char path[WRITER_PATH_BYTES], bad[WRITER_PATH_BYTES];
+    struct entry_key key = item->key;
+    store_path(s, item->kind, &key, "", path);
+    store_path(s, item->kind, &key, BAD, bad);
+    s->stats.n_quarantined++;
+    store_warn(s, "an entry is set aside", error);
+    if (!s->read_only && file_rename(path, bad, NULL) == DS4_OK)
+        add_other(s, strrchr(bad, '/') + 1, item->bytes, NULL);
+    index_remove(&s->index, &key);
+}
+
+static void add_damaged(struct ds4_store *s, const char *name)
+{
+    char path[WRITER_PATH_BYTES];
+    struct file_id id;
+    int fd;
+    (void)snprintf(path, sizeof path, "%s/%s", s->dir, name);
+    if (file_open(path, FILE_READ_NOFOLLOW, &fd, NULL) != DS4_OK) return;
+    if (file_identity(fd, path, &id, NULL) == DS4_OK) add_other(s, name, id.size_bytes, NULL);
+    file_close(fd);
 }
 
 /* Reads the fixed part of one file and adds it to the index when it is ours. */
@@ -79,11 +120,12 @@ static void scan_entry(struct ds4_store *s, enum entry_kind kind, const struct e
         status = err_set(&error, DS4_ERR_FORMAT, "%s holds another entry than its name says", path);
     file_close(fd);
     struct index_item item = {.key = *key, .parent = e.parent, .kind = kind, .n_tokens = e.n_tokens,
-                              .bytes = id.size_bytes, .text_len = e.text_len, .last_use = e.created};
+                              .bytes = id.size_bytes, .text_len = e.text_len, .created = e.created,
+                              .last_use = e.created, .reason = e.reason};
     memcpy(item.text_digest, e.text_digest, 16);
     if (status == DS4_ERR_FORMAT) store_quarantine(s, &item, &error);
     else if (status != DS4_OK) store_warn(s, "an entry cannot be read", &error);
-    else if (memcmp(e.identity, s->layout->digest, 16) != 0) s->foreign_bytes += id.size_bytes;
+    else if (memcmp(e.identity, s->layout->digest, 16) != 0) add_other(s, strrchr(path, '/') + 1, id.size_bytes, &e);
     else if (!index_find(&s->index, key) && index_add(&s->index, &item) != DS4_OK)
         store_warn(s, "an entry is left out", &(struct ds4_error){.message = "out of memory"});
 }
@@ -100,6 +142,7 @@ static void scan_name(void *user, const char *name)
         if (!path.failed) (void)!file_unlink(path.text.ptr, NULL);
         buf_deinit(&path);
     }
+    if (len == 4 + 32 + SUFFIX_LEN && strncmp(name, BAD, 4) == 0) add_damaged(s, name);
     if (len != 32 + SUFFIX_LEN || !from_hex(name, key.bytes)) return;
     for (int kind = 0; kind < 2; kind++)
         if (strcmp(name + 32, suffixes[kind]) == 0) scan_entry(s, (enum entry_kind)kind, &key);
@@ -139,6 +182,7 @@ static enum ds4_status open_parts(struct ds4_store *s, struct ds4_error *error)
     TRY(take_lock(s, error));
     TRY(file_list_dir(s->dir, scan_name, s, error));
     index_count_tips(&s->index);
+    usage_read(s);
     TRY(replay_open(s->dir, s->read_only, &s->replay, error));
     return s->read_only ? DS4_OK : writer_create(s->dir, !s->options.no_sync, &s->writer, error);
 }
@@ -172,17 +216,12 @@ void ds4_store_close(struct ds4_store *s)
     if (s->writer) writer_flush(s->writer);
     store_collect(s);
     writer_destroy(s->writer);
+    if (!s->read_only && s->lock_fd >= 0) usage_write(s);
+    mem_free(s->others);
     replay_close(s->replay);
     index_deinit(&s->index);
     file_close(s->lock_fd);
     mem_free(s);
-}
-
-/* Bytes of an entry that are rows of new tokens: a segment's, or the part of a tip after the last full span. */
-static uint64_t row_bytes(const struct ds4_store *s, const struct index_item *item)
-{
-    if (item->kind == ENTRY_SEGMENT) return item->bytes;
-    return item->n_tokens % s->layout->span_tokens * s->layout->span_bytes / s->layout->span_tokens;
 }
 
 /* ---- budget --------------------------------------------------------------------------------------------------- */
@@ -194,7 +233,7 @@ void store_collect(struct ds4_store *s)
         if (item) item->pending = false;
         if (!job->failed) {
             s->stats.bytes_written += job->bytes.len;
-            if (item) s->stats.row_bytes_written += row_bytes(s, item);
+            if (item) s->stats.row_bytes_written += store_row_bytes(s, item);
             continue;
         }
         index_remove(&s->index, &job->key);
@@ -202,189 +241,74 @@ void store_collect(struct ds4_store *s)
     }
 }
 
-/* Removes entries until `extra` more bytes fit. keep: a prefix that must stay. */
-static bool make_room(struct ds4_store *s, uint64_t extra, const struct entry_key *keep)
+static void remove_file(struct ds4_store *s, const char *path, uint64_t bytes)
 {
-    uint64_t now = clock_unix_s();
-    while (s->index.bytes + s->foreign_bytes + extra > s->options.budget_bytes) {
-        if (!index_choose_victim(&s->index, now, STORE_GRACE_S, keep) &&
-            !index_choose_victim(&s->index, now, 0, keep))
-            return false;
+    struct ds4_error error = {0};
+    if (file_unlink(path, &error) == DS4_OK || errno == ENOENT) return;
+    s->other_bytes += bytes; /* it still takes its place */
+    store_warn(s, "an entry cannot be removed", &error);
+}
+
+uint64_t store_remove_doomed(struct ds4_store *s)
+{
+    uint64_t freed = 0;
+    /* Tips first: a tip leaves the counts of its segments when it goes. */
+    for (int kind = ENTRY_TIP; kind >= ENTRY_SEGMENT; kind--) {
         for (size_t i = 0; i < s->index.cap; i++) {
             struct index_item *item = &s->index.items[i];
-            if (!item->bytes || !item->doomed) continue;
+            if (!item->bytes || !item->doomed || (int)item->kind != kind) continue;
             char path[WRITER_PATH_BYTES];
             struct entry_key key = item->key;
+            freed += item->bytes;
             store_path(s, item->kind, &key, "", path);
-            (void)!file_unlink(path, NULL);
+            remove_file(s, path, item->bytes);
             index_remove(&s->index, &key);
             s->stats.n_evicted++;
             i = SIZE_MAX; /* the table closed a gap: look from the start */
         }
     }
-    return true;
+    return freed;
 }
 
-/* ---- saving --------------------------------------------------------------------------------------------------- */
-
-/* Hands one entry to the writer. pieces are copied. False when there is no room or no memory. */
-static bool queue_entry(struct ds4_store *s, struct entry *e, const int32_t *ids, const struct ds4_span *pieces,
-                        size_t n_pieces, const struct index_item *item, const struct entry_key *keep)
+void store_remove_other(struct ds4_store *s, size_t i)
 {
-    struct writer_job *job = mem_zalloc(1, sizeof *job);
-    struct buf bytes = {0};
-    if (!job) return false;
-    entry_write(e, ids, pieces, n_pieces, &bytes);
-    for (size_t i = 0; i < n_pieces; i++) buf_put_span(&bytes, pieces[i]);
-    struct index_item record = *item;
-    record.bytes = bytes.text.len;
-    record.pending = true;
-    record.last_use = clock_unix_s();
-    if (bytes.failed || !make_room(s, record.bytes, keep) || index_add(&s->index, &record) != DS4_OK) {
-        buf_deinit(&bytes);
-        mem_free(job);
-        return false;
+    char path[WRITER_PATH_BYTES];
+    (void)snprintf(path, sizeof path, "%s/%s", s->dir, s->others[i].name);
+    s->other_bytes -= s->others[i].bytes;
+    remove_file(s, path, s->others[i].bytes);
+    s->others[i] = s->others[--s->n_others];
+}
+
+/* The other that goes first: damaged ones, then the oldest. SIZE_MAX: none. */
+static size_t worst_other(const struct ds4_store *s, bool bad_only)
+{
+    size_t worst = SIZE_MAX;
+    for (size_t i = 0; i < s->n_others; i++) {
+        const struct store_other *other = &s->others[i];
+        if (other->bad) return i;
+        if (!bad_only && (worst == SIZE_MAX || other->created < s->others[worst].created)) worst = i;
     }
-    job->bytes = bytes.text;
-    job->key = e->key;
-    store_path(s, e->kind, &e->key, "", job->path);
-    (void)snprintf(job->temporary, sizeof job->temporary, "%s/.tmp-%ld-%llu", s->dir, (long)getpid(),
-                   (unsigned long long)s->n_temporary++);
-    writer_push(s->writer, job);
-    return true;
+    return worst;
 }
 
-static bool queue_is_full(const struct ds4_store *s)
+/* Damaged files go first. Entries of other identities are left alone while we hold more than half of the budget;
+ * then the one worth least of our own goes. */
+bool store_make_room(struct ds4_store *s, uint64_t extra, const struct entry_key *keep)
 {
-    return writer_queued_bytes(s->writer) > s->options.queue_bytes;
-}
-
-/* Queues the full spans that are not stored yet. Sets *parent to the key of the last full span; false when one could
- * not be queued. */
-static bool save_spans(struct ds4_store *s, const struct ds4_session *session, bool may_wait, struct entry_key *parent)
-{
-    size_t n, span = s->layout->span_tokens;
-    const int32_t *ids = ds4_session_tokens(session, &n);
-    *parent = s->root;
-    for (size_t i = 0; i < n / span; i++) {
-        struct entry e = {.kind = ENTRY_SEGMENT, .parent = *parent, .n_tokens = (i + 1) * span, .n_ids = (uint32_t)span,
-                          .created = clock_unix_s()};
-        e.key = entry_next(parent, ids + i * span, span);
-        memcpy(e.identity, s->layout->digest, 16);
-        struct index_item *known = index_find(&s->index, &e.key);
-        if (known) {
-            known->last_use = e.created;
-        } else {
-            if (queue_is_full(s)) {
-                if (!may_wait) return false;
-                writer_flush(s->writer);
-            }
-            struct index_item item = {.key = e.key, .parent = *parent, .kind = ENTRY_SEGMENT, .n_tokens = e.n_tokens};
-            struct ds4_span rows = span_make((const char *)ds4_session_span(session, i), s->layout->span_bytes);
-            if (!queue_entry(s, &e, ids + i * span, &rows, 1, &item, parent)) return false;
+    uint64_t now = clock_unix_s();
+    while (s->index.bytes + s->other_bytes + extra > s->options.budget_bytes) {
+        bool modest = s->index.bytes + extra <= s->options.budget_bytes / 2;
+        size_t other = worst_other(s, !modest);
+        if (other == SIZE_MAX && (index_choose_victim(&s->index, now, STORE_GRACE_S, keep) ||
+                                  index_choose_victim(&s->index, now, 0, keep))) {
+            (void)store_remove_doomed(s);
+            continue;
         }
-        *parent = e.key;
+        if (other == SIZE_MAX) other = worst_other(s, false);
+        if (other == SIZE_MAX) return false;
+        store_remove_other(s, other);
     }
     return true;
-}
-
-static bool text_digest(const struct ds4_store *s, const int32_t *ids, size_t n, uint64_t *len, uint8_t digest[16])
-{
-    struct hash *hash = hash_create();
-    if (!hash) return false;
-    *len = 0;
-    for (size_t i = 0; i < n; i++) {
-        struct ds4_span bytes = ds4_token_bytes(s->engine, ids[i]);
-        hash_update(hash, bytes.ptr, bytes.len);
-        *len += bytes.len;
-    }
-    hash_digest(hash, digest);
-    hash_destroy(hash);
-    return true;
-}
-
-/* The bound on written bytes: a tip is worth its bytes only beside as many bytes of new rows. */
-static bool tip_allowed(const struct ds4_store *s, enum ds4_save_reason reason, const struct index_item *tip)
-{
-    if (reason != DS4_SAVE_PREFIX && reason != DS4_SAVE_TURN) return true;
-    uint64_t rows = s->stats.row_bytes_written + row_bytes(s, tip), all = s->stats.bytes_written + tip->bytes;
-    for (size_t i = 0; i < s->index.cap; i++) {
-        const struct index_item *item = &s->index.items[i];
-        if (!item->bytes || !item->pending) continue;
-        all += item->bytes;
-        rows += row_bytes(s, item);
-    }
-    return (double)all <= s->options.write_ratio_max * (double)rows;
-}
-
-static bool save_tip(struct ds4_store *s, const struct ds4_session *session, enum ds4_save_reason reason,
-                     const struct entry_key *parent)
-{
-    size_t n, span = s->layout->span_tokens;
-    const int32_t *ids = ds4_session_tokens(session, &n);
-    struct entry e = {.kind = ENTRY_TIP, .parent = *parent, .n_tokens = n, .n_ids = (uint32_t)(n % span),
-                      .reason = (uint32_t)reason, .created = clock_unix_s()};
-    e.key = entry_tip_key(parent, ids + n - e.n_ids, e.n_ids);
-    memcpy(e.identity, s->layout->digest, 16);
-    struct index_item *known = index_find(&s->index, &e.key);
-    if (known) {
-        known->last_use = e.created;
-        return true;
-    }
-    uint8_t *tip = mem_alloc(s->layout->tip_bytes_max, 1);
-    size_t tip_len = 0;
-    struct ds4_error error = {0};
-    bool done = false;
-    if (!tip || !text_digest(s, ids, n, &e.text_len, e.text_digest)) goto out;
-    if (ds4_session_tip_save(session, tip, s->layout->tip_bytes_max, &tip_len, &error) != DS4_OK) {
-        store_warn(s, "a tip cannot be made", &error);
-        goto out;
-    }
-    size_t partial = e.n_ids ? s->layout->span_bytes : 0;
-    struct index_item item = {.key = e.key, .parent = *parent, .kind = ENTRY_TIP, .n_tokens = n,
-                              .text_len = e.text_len, .bytes = tip_len + partial};
-    memcpy(item.text_digest, e.text_digest, 16);
-    if (!tip_allowed(s, reason, &item)) {
-        s->stats.tips_skipped++;
-        goto out;
-    }
-    e.tip_len = tip_len;
-    struct ds4_span pieces[2] = {span_make((const char *)ds4_session_span(session, n / span), partial),
-                                 span_make((const char *)tip, tip_len)};
-    done = queue_entry(s, &e, ids + n - e.n_ids, pieces, 2, &item, parent);
-out:
-    mem_free(tip);
-    return done;
-}
-
-void ds4_store_save(struct ds4_store *s, const struct ds4_session *session, enum ds4_save_reason reason, bool *saved)
-{
-    size_t n;
-    (void)ds4_session_tokens(session, &n);
-    if (saved) *saved = false;
-    if (!s || s->read_only || n == 0) return;
-    store_collect(s);
-    struct entry_key parent;
-    bool may_wait = reason != DS4_SAVE_PREFIX && reason != DS4_SAVE_TURN;
-    if (!save_spans(s, session, may_wait, &parent)) return;
-    bool done = ds4_session_logits(session) && save_tip(s, session, reason, &parent);
-    if (saved) *saved = done;
-}
-
-/* Spans only: called while a long prompt is being computed. */
-void store_save_rows(struct ds4_store *s, const struct ds4_session *session)
-{
-    struct entry_key parent;
-    if (!s || s->read_only) return;
-    store_collect(s);
-    (void)save_spans(s, session, false, &parent);
-}
-
-void ds4_store_flush(struct ds4_store *s)
-{
-    if (!s || !s->writer) return;
-    writer_flush(s->writer);
-    store_collect(s);
 }
 
 /* ---- small things --------------------------------------------------------------------------------------------- */
@@ -406,7 +330,10 @@ void ds4_store_stats(const struct ds4_store *s, struct ds4_store_stats *out)
     *out = s->stats;
     out->n_tips = s->index.n_tips;
     out->n_segments = s->index.n - s->index.n_tips;
-    out->bytes = s->index.bytes + s->foreign_bytes;
+    out->bytes = s->index.bytes + s->other_bytes;
+    out->n_others = s->n_others;
+    out->other_bytes = s->other_bytes;
+    out->queued_bytes = s->writer ? writer_queued_bytes(s->writer) : 0;
     out->budget_bytes = s->options.budget_bytes;
     out->read_only = s->read_only;
 }

@@ -362,6 +362,26 @@ static enum ds4_status check_state(const int32_t *tokens, size_t n, const uint8_
     return load_u32(tip + 8) == hash ? DS4_OK : err_set(error, DS4_ERR_FORMAT, "the tip's hash is wrong");
 }
 
+enum ds4_status ds4_session_restore_from(struct ds4_session *session, const int32_t *tokens, size_t n_tokens,
+                                         ds4_span_reader read, void *user, const uint8_t *tip, size_t tip_len,
+                                         struct ds4_error *error)
+{
+    enum { BYTES = FAKE_SPAN_TOKENS * ROW_BYTES };
+    size_t n = (n_tokens + FAKE_SPAN_TOKENS - 1) / FAKE_SPAN_TOKENS;
+    uint8_t *bytes = mem_alloc(n, BYTES);
+    const uint8_t **spans = mem_alloc(n, sizeof *spans);
+    enum ds4_status status = bytes && spans ? DS4_OK : err_set(error, DS4_ERR_NOMEM, "no memory to restore");
+    for (size_t i = 0; i < n && status == DS4_OK; i++) {
+        spans[i] = bytes + i * BYTES;
+        status = read(user, i, bytes + i * BYTES, error);
+    }
+    if (status == DS4_OK) status = ds4_session_restore(session, tokens, n_tokens, spans, n, tip, tip_len, error);
+    else truncate_to(session, 0);
+    mem_free(spans);
+    mem_free(bytes);
+    return status;
+}
+
 enum ds4_status ds4_session_restore(struct ds4_session *session, const int32_t *tokens, size_t n_tokens,
                                     const uint8_t *const *spans, size_t n_spans, const uint8_t *tip, size_t tip_len,
                                     struct ds4_error *error)
