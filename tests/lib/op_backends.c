@@ -17,8 +17,6 @@ const struct op_backend_entry op_backends[] = {
     {"ref", backend_ref_create},
     {"cpu", backend_cpu_create},
     {"cpu, scalar", create_cpu_scalar},
-    {"cpu", backend_cpu_create},
-    {"cpu, scalar", create_cpu_scalar},
 };
 const size_t n_op_backends = sizeof op_backends / sizeof *op_backends;
 
