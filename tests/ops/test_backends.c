@@ -80,7 +80,7 @@ static const struct case_row cases[] = {
          .fill = FILL_HUGE),
     CASE(matmul, .n_rows = 3, .n_in = 256, .n_out = 16, .n_groups = 1, .n_outputs = 1, .type = ALL_TYPES,
          .fill = FILL_TINY),
-    CASE(matmul, .n_rows = 131, .n_in = 256, .n_out = 50, .n_groups = 1, .n_outputs = 1, .type = ALL_TYPES),
+    CASE(matmul, .n_rows = 205, .n_in = 256, .n_out = 50, .n_groups = 1, .n_outputs = 1, .type = ALL_TYPES),
     CASE(matmul, .n_rows = 5, .n_in = 7, .n_out = 3, .n_groups = 1, .n_outputs = 1, .type = QUANT_F32),
     CASE(matmul, .n_rows = 12, .n_in = 71, .n_out = 33, .n_groups = 1, .n_outputs = 1, .type = QUANT_F16),
     CASE(matmul, .n_rows = 35, .n_in = 256, .n_out = 96, .n_groups = 1, .n_outputs = 3, .type = QUANT_Q8_0,
@@ -205,7 +205,7 @@ static const struct case_row cases[] = {
     CASE(router, .n_rows = 33, .n_stack = 256, .n_used = 6, .large = true),
     CASE(router, .n_rows = 33, .n_stack = 384, .n_used = 6, .large = true),
     CASE(moe_gate_up, .n_rows = 34, .n_in = 256, .n_out = 32, .n_stack = 7, .n_used = 3, .type = ALL_TYPES),
-    CASE(moe_gate_up, .n_rows = 131, .n_in = 256, .n_out = 20, .n_stack = 2, .n_used = 2, .type = ALL_TYPES),
+    CASE(moe_gate_up, .n_rows = 205, .n_in = 256, .n_out = 20, .n_stack = 2, .n_used = 2, .type = ALL_TYPES),
     CASE(moe_gate_up, .n_rows = 9, .n_in = 512, .n_out = 33, .n_stack = 16, .n_used = 4, .type = ALL_TYPES, .skew = 4),
     CASE(moe_gate_up, .n_rows = 9, .n_in = 256, .n_out = 16, .n_stack = 5, .n_used = 1, .type = QUANT_IQ2_XXS,
          .type2 = QUANT_Q2_K),
@@ -218,7 +218,7 @@ static const struct case_row cases[] = {
     CASE(moe_gate_up, .n_rows = 2, .n_in = 4096, .n_out = 256, .n_stack = 8, .n_used = 6, .type = ALL_TYPES,
          .large = true),
     CASE(moe_down, .n_rows = 34, .n_in = 256, .n_out = 40, .n_stack = 7, .n_used = 3, .type = ALL_TYPES),
-    CASE(moe_down, .n_rows = 131, .n_in = 256, .n_out = 20, .n_stack = 2, .n_used = 2, .type = ALL_TYPES),
+    CASE(moe_down, .n_rows = 205, .n_in = 256, .n_out = 20, .n_stack = 2, .n_used = 2, .type = ALL_TYPES),
     CASE(moe_down, .n_rows = 9, .n_in = 512, .n_out = 17, .n_stack = 16, .n_used = 6, .type = ALL_TYPES, .skew = 4),
     CASE(moe_down, .n_rows = 3, .n_in = 256, .n_out = 16, .n_stack = 5, .n_used = 2, .type = ALL_TYPES,
          .fill = FILL_ZERO),
@@ -341,7 +341,7 @@ static const struct {
     uint32_t n_threads;
 } batchings[] = {
     {{1}, 1, 1}, {{2}, 1, 2}, {{3}, 1, 3}, {{4}, 1, 1}, {{5}, 1, 2}, {{6}, 1, 3}, {{7}, 1, 1}, {{8}, 1, 2},
-    {{9}, 1, 3}, {{33}, 1, 2}, {{5, 1, 9, 2}, 4, 2}, {{1}, 1, 3}, {{40}, 1, 1}, {{97}, 1, 3},
+    {{9}, 1, 3}, {{33}, 1, 2}, {{5, 1, 9, 2}, 4, 2}, {{1}, 1, 3}, {{40}, 1, 1}, {{197}, 1, 3},
 };
 
 static void check_invariance(size_t case_i, size_t backend_i)
