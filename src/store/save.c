@@ -165,18 +165,27 @@ out:
     return done;
 }
 
+static bool save_all(struct ds4_store *s, const struct ds4_session *session, enum ds4_save_reason reason)
+{
+    struct entry_key parent;
+    if (!save_spans(s, session, !is_bounded(reason), &parent)) return false;
+    if (reason == DS4_SAVE_PERIODIC && s->n_segments_since_tip < STORE_PERIOD_SEGMENTS) return false;
+    return ds4_session_logits(session) && save_tip(s, session, reason, &parent);
+}
+
 void ds4_store_save(struct ds4_store *s, const struct ds4_session *session, enum ds4_save_reason reason, bool *saved)
 {
     size_t n;
-    struct entry_key parent;
     (void)ds4_session_tokens(session, &n);
     if (saved) *saved = false;
     if (!s || s->read_only || n == 0) return;
     store_collect(s);
     if (reason == DS4_SAVE_PERIODIC && n % s->layout->span_tokens != 0) return;
-    if (!save_spans(s, session, !is_bounded(reason), &parent)) return;
-    if (reason == DS4_SAVE_PERIODIC && s->n_segments_since_tip < STORE_PERIOD_SEGMENTS) return;
-    bool done = ds4_session_logits(session) && save_tip(s, session, reason, &parent);
+    bool done = save_all(s, session, reason);
+    if (!done && !is_bounded(reason)) { /* what is being written cannot make room */
+        ds4_store_flush(s);
+        done = save_all(s, session, reason);
+    }
     if (saved) *saved = done;
 }
 

@@ -17,7 +17,9 @@
 
 struct fake_stats fake_stats;
 static const char *next_script;
+static bool fail_after_restore;
 
+void fake_engine_fail_after_restore(bool on) { fail_after_restore = on; }
 void fake_engine_script(const char *json) { next_script = json; }
 const struct fake_stats *fake_engine_stats(void) { return &fake_stats; }
 
@@ -126,7 +128,7 @@ struct ds4_session {
     struct ds4_tokens tokens;
     struct ds4_text rows; /* whole spans: per token its id and the running hash */
     float logits[FAKE_N_VOCAB];
-    bool has_logits;
+    bool has_logits, restored;
 };
 
 enum ds4_status ds4_session_create(struct ds4_engine *engine, struct ds4_session **out, struct ds4_error *error)
@@ -181,6 +183,7 @@ static void truncate_to(struct ds4_session *s, size_t n)
 {
     size_t spans = (n + FAKE_SPAN_TOKENS - 1) / FAKE_SPAN_TOKENS;
     if (n < s->tokens.n) s->has_logits = false;
+    if (n == 0) s->restored = false;
     s->tokens.n = n;
     s->rows.len = spans * FAKE_SPAN_TOKENS * ROW_BYTES;
     if (s->rows.ptr && s->rows.len > n * ROW_BYTES)
@@ -270,6 +273,8 @@ enum ds4_status ds4_session_sync(struct ds4_session *session, const int32_t *tok
         if (progress && !progress(user, "prefill", at - common, n - common))
             return err_set(error, DS4_ERR_CANCELLED, "cancelled after %zu of %zu tokens", at, n);
         sleep_ms(e->chunk_ms);
+        if (fail_after_restore && session->restored)
+            return err_set(error, DS4_ERR_DEVICE, "the scripted device failed after a restore at token %zu", at);
         if (prefill_fails(e, tokens + at, chunk))
             return err_set(error, DS4_ERR_DEVICE, "the scripted device failed in prefill at token %zu", at);
         for (size_t i = 0; i < chunk; i++) TRY(append(session, tokens[at++]));
@@ -397,6 +402,7 @@ enum ds4_status ds4_session_restore(struct ds4_session *session, const int32_t *
     fake_stats.n_restores++;
     truncate_to(session, 0);
     for (size_t i = 0; i < n_tokens; i++) TRY(append(session, tokens[i]));
+    session->restored = true;
     session->has_logits = load_u32(tip + 12) != 0;
     if (session->has_logits) TRY(compute_logits(session, session->logits, error));
     return DS4_OK;

@@ -33,6 +33,9 @@ enum fake_id {
  * model_path). */
 void fake_engine_script(const char *json);
 
+/* While it is on, a session whose state was restored fails at its next prefill (DEVICE), until it is empty again. */
+void fake_engine_fail_after_restore(bool on);
+
 struct fake_stats { /* since the program began; any thread may read while no call runs */
     uint64_t n_tokens_evaluated; /* in prefill and decode */
     uint64_t n_tokens_reused;    /* by ds4_session_sync */
