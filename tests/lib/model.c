@@ -57,6 +57,13 @@ const char *model_tiny(void) { return model_file("tiny", "tiny"); }
 
 const char *model_tiny_q8(void) { return model_file("tiny-q8", "tiny --type Q8_0"); }
 
+const char *model_micro(void)
+{
+    return model_file("micro", "random --seed 9 --layers 3 --ratios 0,4,128 --dim 64 --heads 2 --head-dim 128 --q-rank 64 "
+                               "--o-groups 1 --o-rank 64 --window 32 --index-heads 2 --index-topk 8 --experts 4 --used 2 "
+                               "--inner 64 --hash-layers 1 --vocab 400 --type Q8_0");
+}
+
 const char *model_odd(void)
 {
     return model_file("odd", "random --seed 7 --layers 5 --ratios 0,4,128,4,4 --dim 96 --heads 12 --head-dim 128 "

@@ -13,6 +13,8 @@ const char *model_file(const char *name, const char *args);
 const char *model_tiny(void);
 /* The same weights as Q8_0 (they are exact in it), a tenth of the bytes: for tests that evaluate many tokens. */
 const char *model_tiny_q8(void);
+/* The smallest with every kind of layer: for tests that are not about the model. */
+const char *model_micro(void);
 /* An odd one: nothing of it is a multiple of what Flash has. */
 const char *model_odd(void);
 /* All kinds of layers in 2 MB: made, opened and run in a moment. */

@@ -20,7 +20,7 @@ static int32_t tokens[N_TOKENS];
 static int set_up(void **state)
 {
     (void)state;
-    engine = model_open(model_tiny_q8(), (struct ds4_engine_options){.ctx_tokens = 1024, .chunk_tokens = 64,
+    engine = model_open(model_micro(), (struct ds4_engine_options){.ctx_tokens = 1024, .chunk_tokens = 64,
                                                                     .n_sessions_max = 3});
     for (size_t i = 0; i < N_TOKENS; i++) tokens[i] = model_token(i, ds4_engine_info(engine)->n_vocab);
     return 0;
@@ -305,7 +305,7 @@ TEST(what_belongs_to_another_model_is_neither_used_nor_touched)
     const char *dir = strdup(fresh_dir("foreign"));
     fill(dir, 300);
     struct ds4_engine_options options_ideal = {.ctx_tokens = 1024, .ideal = true};
-    struct ds4_engine *ideal = model_open(model_tiny_q8(), options_ideal);
+    struct ds4_engine *ideal = model_open(model_micro(), options_ideal);
     struct ds4_store_options options = {.dir = dir, .write_ratio_max = 1000, .no_sync = true};
     struct ds4_store *store = NULL;
     struct ds4_error error = {0};
@@ -423,7 +423,7 @@ TEST(any_failing_system_call_leaves_generation_as_it_was)
 TEST(the_directory_never_outgrows_its_budget)
 {
     const char *dir = fresh_dir("budget");
-    struct ds4_store_options options = {.dir = dir, .budget_bytes = 3u << 20, .write_ratio_max = 1000, .no_sync = true};
+    struct ds4_store_options options = {.dir = dir, .budget_bytes = 1u << 20, .write_ratio_max = 1000, .no_sync = true};
     struct ds4_store *store = NULL;
     struct ds4_error error = {0};
     assert_ok(ds4_store_open(engine, &options, &store, &error), error);
