@@ -13,7 +13,7 @@ $(BUILD)/tests/%.o: CPPFLAGS += -Itests
 $(SCRIPTED): $(FAKE_LIB)
 $(TEST_BINS): %: %.o $(TEST_LIB) $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(TEST_LIBS) $(LDLIBS)
-$(BUILD)/ds4-fake: $(BUILD)/src/main.o $(FAKE_LIB) $(LIB)
+$(BUILD)/ds4-fake: $(BUILD)/src/main.o $(filter-out %/fake_store.o,$(FAKE_LIB)) $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS)
 
 tests: ds4 $(BUILD)/ds4-fake $(TEST_BINS)
