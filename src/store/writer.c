@@ -69,11 +69,9 @@ enum ds4_status writer_create(const char *dir, bool sync, struct writer **out, s
 {
     struct writer *w = mem_zalloc(1, sizeof *w);
     if (!w) return err_set(error, DS4_ERR_NOMEM, "no memory for the store's writer");
-    struct buf path = {0};
-    buf_put_text(&path, dir);
-    bool fits = !path.failed && path.text.len < sizeof w->dir;
-    if (fits) memcpy(w->dir, path.text.ptr, path.text.len);
-    buf_deinit(&path);
+    size_t len = strlen(dir);
+    bool fits = len < sizeof w->dir;
+    if (fits) memcpy(w->dir, dir, len);
     w->sync = sync;
     (void)pthread_mutex_init(&w->lock, NULL);
     (void)pthread_cond_init(&w->wake, NULL);
