@@ -59,9 +59,9 @@ const char *model_tiny_q8(void) { return model_file("tiny-q8", "tiny --type Q8_0
 
 const char *model_micro(void)
 {
-    return model_file("micro", "random --seed 9 --layers 3 --ratios 0,4,128 --dim 64 --heads 2 --head-dim 128 --q-rank 64 "
-                               "--o-groups 1 --o-rank 64 --window 32 --index-heads 2 --index-topk 8 --experts 4 --used 2 "
-                               "--inner 64 --hash-layers 1 --vocab 400 --type Q8_0");
+    return model_file("micro", "random --seed 9 --layers 3 --ratios 0,4,128 --dim 64 --heads 2 --head-dim 128 "
+                               "--q-rank 64 --o-groups 1 --o-rank 64 --window 32 --index-heads 2 --index-topk 8 "
+                               "--experts 4 --used 2 --inner 64 --hash-layers 1 --vocab 400 --type Q8_0");
 }
 
 const char *model_odd(void)

@@ -444,7 +444,8 @@ TEST(logits_do_not_depend_on_chunks_where_the_indexer_begins_to_choose)
     int32_t list[TO];
     for (size_t i = 0; i < TO; i++) list[i] = model_token(i, 400);
     for (size_t c = 0; c < 3; c++) {
-        struct ds4_engine *e = model_open(path, (struct ds4_engine_options){.ctx_tokens = 2304, .chunk_tokens = chunks[c]});
+        struct ds4_engine_options options = {.ctx_tokens = 2304, .chunk_tokens = chunks[c]};
+        struct ds4_engine *e = model_open(path, options);
         struct ds4_session *s = NULL;
         struct ds4_error error = {0};
         assert_ok(ds4_session_create(e, &s, &error), error);
