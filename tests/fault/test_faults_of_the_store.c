@@ -1,5 +1,5 @@
-/* test_faults_of_the_store.c - every allocation of the store fails in turn, in the worker and in the thread that writes:
- * answers stay the same bit for bit, whatever the failed runs left on disk, and nothing is left in memory. */
+/* test_faults_of_the_store.c - every allocation of the store fails in turn, in the worker and in the thread that
+ * writes: answers stay the same bit for bit, whatever the failed runs left on disk, and nothing is left in memory. */
 #include "lib/test.h"
 
 #include <dirent.h>
