@@ -9,8 +9,10 @@
 
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_4 _Pragma("clang loop unroll_count(4)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_4 _Pragma("GCC unroll 4")
 #endif
 /* For arrays on the stack that are written before they are read, in loops where filling them with zeros would show. */
 #define UNINITIALISED __attribute__((uninitialized))

@@ -8,7 +8,7 @@
 #if defined(__x86_64__)
 #include "ops/cpu/avx2.h"
 
-#define STRIDE 128u      /* elements between fetches ahead */
+#define STRIDE 256u      /* elements between fetches ahead */
 
 /* Where one register block works: the panel from row on, columns from these. */
 struct block {
@@ -55,11 +55,10 @@ INLINE void block_wide(const struct block *k, uint32_t n_cols, uint32_t group, u
         __m256i total[PANEL][3];
         const int16_t *x0 = k->cols[0].x.q16 + tile->from + at, *x1 = k->cols[n_cols > 1].x.q16 + tile->from + at;
         const int16_t *x2 = k->cols[n_cols - 1].x.q16 + tile->from + at;
-        fetch_ahead(k, n_cols, at);
+        if (at % STRIDE == 0) fetch_ahead(k, n_cols, at);
         UNROLL for (uint32_t r = 0; r < PANEL; r++)
             UNROLL for (uint32_t c = 0; c < n_cols; c++) total[r][c] = _mm256_setzero_si256();
-        for (uint32_t i = 0; i < group; i += 16, w += TILE_Q16_STEP) {
-            if (group == 256 && i == 128) fetch_ahead(k, n_cols, at + 128);
+        UNROLL_4 for (uint32_t i = 0; i < group; i += 16, w += TILE_Q16_STEP) {
             __m256i v0 = load256(x0 + i), v1 = load256(x1 + i);
             UNROLL for (uint32_t r = 0; r < PANEL; r++) {
                 __m256i v = load256(w + 16 * r);
@@ -68,20 +67,25 @@ INLINE void block_wide(const struct block *k, uint32_t n_cols, uint32_t group, u
                 if (n_cols > 2) add_pairs_at(&total[r][2], v, (const __m256i *)(const void *)(x2 + i));
             }
         }
-        const float *mins = min_group ? tile->mins + k->row * tile->mins_stride + at / min_group : NULL;
-        __m256 d[PANEL];
-        UNROLL for (uint32_t r = 0; r < PANEL; r++) d[r] = _mm256_broadcast_ss(scales + r);
+        const size_t stride = tile->mins_stride;
+        const float *mins = min_group == 32 ? tile->mins + k->row * stride + at / 32 : NULL, *x_sums[3];
+        const int16_t *mins16 = min_group == 16 ? tile->mins16 + k->row * stride + at / 16 : NULL, *x_t_sums[3];
+        const float *d_min = min_group == 16 ? scales + (tile->d_min - tile->d) : NULL;
         UNROLL for (uint32_t c = 0; c < n_cols; c++) {
-            const float *x_sums = min_group ? k->cols[c].x.sums + (tile->from + at) / min_group : NULL;
-            __m256 low = min_group ? _mm256_loadu_ps(x_sums) : _mm256_setzero_ps();
-            __m256 high = min_group == 16 ? _mm256_loadu_ps(x_sums + 8) : low;
-            UNROLL for (uint32_t r = 0; r < PANEL; r++) {
-                __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[r][c]), d[r], sums[r * n_cols + c]);
-                const float *m = min_group ? mins + r * tile->mins_stride : NULL;
-                if (min_group == 32) sum = _mm256_fnmadd_ps(_mm256_loadu_ps(m), low, sum);
-                if (min_group == 16) { /* the sum of the two products is exact */
-                    __m256 both = _mm256_fmadd_ps(_mm256_loadu_ps(m + 8), high, _mm256_mul_ps(_mm256_loadu_ps(m), low));
-                    sum = _mm256_fnmadd_ps(both, _mm256_broadcast_ss(scales + r + (tile->d_min - tile->d)), sum);
+            if (min_group == 32) x_sums[c] = k->cols[c].x.sums + (tile->from + at) / 32;
+            if (min_group == 16) x_t_sums[c] = k->cols[c].x.t_sums + (tile->from + at) / 16;
+        }
+        UNROLL for (uint32_t r = 0; r < PANEL; r++) {
+            __m256 d = _mm256_broadcast_ss(scales + r), min32 = d, dm = d;
+            __m256i min16 = _mm256_setzero_si256();
+            if (min_group == 32) min32 = _mm256_loadu_ps(mins + r * stride);
+            if (min_group == 16) min16 = load256(mins16 + r * stride), dm = _mm256_broadcast_ss(d_min + r);
+            UNROLL for (uint32_t c = 0; c < n_cols; c++) {
+                __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[r][c]), d, sums[r * n_cols + c]);
+                if (min_group == 32) sum = _mm256_fnmadd_ps(min32, _mm256_loadu_ps(x_sums[c]), sum);
+                if (min_group == 16) {
+                    __m256i minima = _mm256_madd_epi16(min16, load256(x_t_sums[c]));
+                    sum = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(minima), dm, sum);
                 }
                 sums[r * n_cols + c] = sum;
             }

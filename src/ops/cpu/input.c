@@ -49,5 +49,5 @@ struct input input_of(const struct input_set *set, enum input_form form, uint32_
 {
     if (form == INPUT_FLOAT) return (struct input){.f32 = set->x + (size_t)row * set->n_in};
     struct input_record r = input_record_at(set->records[form] + row * set->record_bytes[form], set->n_in);
-    return (struct input){.q16 = r.q16, .q8 = r.q8, .t = r.t, .q_sums = r.q_sums, .sums = r.sums, .d = *r.d};
+    return (struct input){.q16 = r.q16, .q8 = r.q8, .t = r.t, .t_sums = r.t_sums, .sums = r.sums, .d = *r.d};
 }

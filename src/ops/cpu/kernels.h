@@ -28,13 +28,14 @@
 
 enum input_form { INPUT_FLOAT, INPUT_FINE, INPUT_COARSE, INPUT_FORMS };
 
-/* One input row. FINE: sums[i] = sum of q16 of the i-th 32. COARSE, for each 256: t and q_sums (of q8) of its sixteen
- * 16s in the order of coarse_order, sums[] = t q_sums, those at even places of that order first. All sums are exact. */
+/* One input row. FINE: sums[i] = sum of q16 of the i-th 32, exactly. COARSE, for each 256: t and t sum(q8) / SUM_UNIT,
+ * rounded, of its sixteen 16s in the order of coarse_order. */
+#define SUM_UNIT 32 /* 16 * 127 * 255 / 32 fits 16 bits; the rounding is a tenth of the noise of the 16 values */
 struct input {
     const float *f32;
     const int16_t *q16;
     const int8_t *q8;
-    const int16_t *t, *q_sums;
+    const int16_t *t, *t_sums;
     const float *sums;
     float d;
 };
@@ -58,8 +59,9 @@ struct tile {
     uint32_t n_groups; /* n_in / group */
     int16_t *q16;      /* [panel][n_in / 16][PANEL][16], values ordered as the input's */
     float *d;          /* [panel][n_groups][PANEL] */
-    float *mins;       /* [row][mins_stride], multiplied by the input's sums; groups of 16: to be scaled by d_min */
-    float *d_min;      /* [panel][n_groups][PANEL], with groups of 16 */
+    float *mins;       /* [row][mins_stride], multiplied by the input's sums */
+    int16_t *mins16;   /* with groups of 16 instead: [row][mins_stride], multiplied by the input's t_sums and d_min */
+    float *d_min;      /* [panel][n_groups][PANEL], SUM_UNIT included */
     float *f32;        /* [panel][n_in / 8, rounded up][PANEL][8], zero-padded */
     float *sums;       /* [TILE_ROWS][COLS_MAX][8] sums over the pieces so far */
     size_t mins_stride;
@@ -137,7 +139,7 @@ extern const struct cpu_kernels cpu_kernels_avx2;
 #endif
 const struct cpu_kernels *cpu_kernels_best(void);
 
-/* Layout of a record: q16 [n], sums [n/16], d, then COARSE: t [n/16], q_sums [n/16], q8 [n]. n is a multiple of 32. */
+/* Layout of a record: q16 [n], sums [n/16], d, then COARSE: t [n/16], t_sums [n/16], q8 [n]. n is a multiple of 32. */
 static inline size_t input_record_bytes(enum input_form form, uint32_t n_in)
 {
     size_t n = n_in, bytes = 2 * n + 4 * (n / INPUT_MULT_BLOCK) + 4;
@@ -147,7 +149,7 @@ static inline size_t input_record_bytes(enum input_form form, uint32_t n_in)
 struct input_record {
     int16_t *q16;
     float *sums, *d;
-    int16_t *t, *q_sums;
+    int16_t *t, *t_sums;
     int8_t *q8;
 };
 static inline struct input_record input_record_at(uint8_t *record, uint32_t n_in)
@@ -157,8 +159,8 @@ static inline struct input_record input_record_at(uint8_t *record, uint32_t n_in
     r.sums = (float *)(void *)(r.q16 + n_in);
     r.d = r.sums + n_in / INPUT_MULT_BLOCK;
     r.t = (int16_t *)(void *)(r.d + 1);
-    r.q_sums = r.t + n_in / INPUT_MULT_BLOCK;
-    r.q8 = (int8_t *)(r.q_sums + n_in / INPUT_MULT_BLOCK);
+    r.t_sums = r.t + n_in / INPUT_MULT_BLOCK;
+    r.q8 = (int8_t *)(r.t_sums + n_in / INPUT_MULT_BLOCK);
     return r;
 }
 

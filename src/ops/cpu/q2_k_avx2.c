@@ -37,9 +37,10 @@ INLINE __m256 add_block(const uint8_t *w, const struct input *x, uint32_t b, __m
             total = _mm256_add_epi32(total, _mm256_madd_epi16(products, scale_pair(factors, 4 * h + j)));
         }
     }
-    __m256i mins = _mm256_madd_epi16(_mm256_mullo_epi16(s.mins, t), load256(x->q_sums + 16 * b));
+    __m256i mins = _mm256_madd_epi16(s.mins, load256(x->t_sums + 16 * b));
     /* d and d_min lie together: both are broadcast and converted at once. */
     __m256 d = _mm256_cvtph_ps(_mm_set1_epi32((int32_t)load_u32(w + 80)));
+    d = _mm256_mul_ps(d, _mm256_setr_ps(1, SUM_UNIT, 1, SUM_UNIT, 1, SUM_UNIT, 1, SUM_UNIT));
     sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_moveldup_ps(d), sum);
     return _mm256_fnmadd_ps(_mm256_cvtepi32_ps(mins), _mm256_movehdup_ps(d), sum);
 }
@@ -62,7 +63,8 @@ static void unpack_q2_k(const uint8_t *w, const struct tile *tile, uint32_t row_
 {
     const __m256i two_bits = _mm256_set1_epi16(3);
     int16_t *q = tile_q16(tile, row_i);
-    float *d = tile_d(tile, row_i), *mins = tile->mins + row_i * tile->mins_stride;
+    float *d = tile_d(tile, row_i);
+    int16_t *mins = tile->mins16 + row_i * tile->mins_stride;
     for (uint32_t b = 0; b < tile->n_in / 256; b++, w += BLOCK_BYTES, q += 16 * TILE_Q16_STEP) {
         struct scales s = unpack_scales(w);
         UNROLL for (uint32_t i = 0; i < 8; i++) {
@@ -73,10 +75,8 @@ static void unpack_q2_k(const uint8_t *w, const struct tile *tile, uint32_t row_
             _mm256_storeu_si256((__m256i *)(q + (2 * i + 1) * TILE_Q16_STEP), _mm256_mullo_epi16(odd, scale));
         }
         d[b * PANEL] = half_at(w + 80);
-        d[b * PANEL + (tile->d_min - tile->d)] = half_at(w + 82);
-        __m256i even = _mm256_and_si256(s.mins, _mm256_set1_epi32(0xFFFF)), odd = _mm256_srli_epi32(s.mins, 16);
-        _mm256_storeu_ps(mins + 16 * b, _mm256_cvtepi32_ps(even));
-        _mm256_storeu_ps(mins + 16 * b + 8, _mm256_cvtepi32_ps(odd));
+        d[b * PANEL + (tile->d_min - tile->d)] = half_at(w + 82) * SUM_UNIT;
+        _mm256_storeu_si256((__m256i *)(mins + 16 * b), s.mins);
     }
 }
 

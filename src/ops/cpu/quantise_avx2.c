@@ -84,8 +84,7 @@ static void quantise_coarse(const float *x, uint32_t n_in, uint8_t *record)
             int32_t t = quantise_16(x + i + 16 * half, to_ratio, d, q + 2 * half, scaled + 2 * half);
             int32_t sum = sum_lanes_i32(_mm256_add_epi32(q[2 * half], q[2 * half + 1]));
             out.t[block + at] = (int16_t)t;
-            out.q_sums[block + at] = (int16_t)sum;
-            out.sums[block + at / 2 + 8 * (at % 2)] = (float)(t * sum);
+            out.t_sums[block + at] = (int16_t)((t * sum + SUM_UNIT / 2) >> 5);
         }
         store_q16(scaled, out.q16 + i);
         __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));

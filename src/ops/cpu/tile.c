@@ -22,7 +22,8 @@ static void clear_rest(const struct format_kernels *format, const struct tile *t
         for (uint32_t k = 0; k < tile->n_groups; k++) tile_d(tile, i)[k * PANEL] = 0;
         if (format->min_group == 16)
             for (uint32_t k = 0; k < tile->n_groups; k++) tile->d_min[tile_d(tile, i) - tile->d + k * PANEL] = 0;
-        memset(tile->mins + i * tile->mins_stride, 0, tile->mins_stride * sizeof *tile->mins);
+        if (format->min_group == 16) memset(tile->mins16 + i * tile->mins_stride, 0, tile->mins_stride * 2);
+        else memset(tile->mins + i * tile->mins_stride, 0, tile->mins_stride * sizeof *tile->mins);
     }
 }
 
@@ -58,9 +59,15 @@ static struct tile unpack_tile(const struct format_kernels *format, const struct
         tile.d = (float *)(void *)(tile.q16 + (size_t)n_padded * tile.n_in);
         tile.d_min = tile.d + (size_t)n_padded * tile.n_groups;
         tile.mins = tile.d_min + (format->min_group == 16 ? (size_t)n_padded * tile.n_groups : 0);
+        tile.mins16 = (int16_t *)(void *)tile.mins;
     }
+    size_t piece_bytes = tile.n_in / layout->block_elems * layout->block_bytes;
     row += (size_t)(from / layout->block_elems) * layout->block_bytes;
     for (uint32_t i = 0; i < n_rows; i++, row += w->row_bytes) {
+        /* Two rows ahead; the last two rows fetch the first two of the next piece. */
+        const uint8_t *ahead = row + 2 * w->row_bytes;
+        if (i + 2 >= n_rows && n_rows > 2) ahead += piece_bytes - n_rows * w->row_bytes;
+        for (size_t at = 0; at < piece_bytes; at += 64) __builtin_prefetch(ahead + at);
         if (format) format->unpack(row, &tile, i);
         else decode_row(layout, row, &tile, i);
     }
