@@ -1,0 +1,134 @@
+/* openai_chat.c - bodies of /v1/chat/completions and /v1/completions to the neutral request. */
+#include "serve/api/request.h"
+
+static bool role_of(const struct jv *role, enum ds4_role *out)
+{
+    static const struct {
+        const char *word;
+        enum ds4_role role;
+    } roles[] = {{"system", DS4_ROLE_SYSTEM}, {"developer", DS4_ROLE_SYSTEM}, {"user", DS4_ROLE_USER},
+                 {"assistant", DS4_ROLE_ASSISTANT}, {"tool", DS4_ROLE_TOOL}, {"function", DS4_ROLE_TOOL},
+                 {"latest_reminder", DS4_ROLE_LATEST_REMINDER}};
+    for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
+        if (jv_text_is(role, roles[i].word)) {
+            *out = roles[i].role;
+            return true;
+        }
+    return false;
+}
+
+static enum ds4_status read_calls(struct api_builder *b, struct ds4_message *m, const struct jv *calls)
+{
+    if (!calls) return DS4_OK;
+    if (calls->kind != JV_ARRAY) return api_refuse(b, "messages", "tool_calls must be a list");
+    for (const struct jv *call = calls->first; call; call = call->next) {
+        const struct jv *function = jv_get(call, "function"), *arguments = jv_get(function, "arguments");
+        struct ds4_span text = jv_is(arguments, JV_STRING) ? arguments->text : arguments ? arguments->raw : SPAN("{}");
+        if (!jv_is(jv_get(function, "name"), JV_STRING))
+            return api_refuse(b, "messages", "a tool call has no function name");
+        TRY(api_add_call(b, m, jv_text(jv_get(call, "id")), jv_text(jv_get(function, "name")), text));
+    }
+    return DS4_OK;
+}
+
+static enum ds4_status read_message(struct api_builder *b, const struct jv *item)
+{
+    struct ds4_message *m;
+    enum ds4_role role;
+    if (!role_of(jv_get(item, "role"), &role)) return api_refuse(b, "messages", "a message has no known role");
+    TRY(api_message(b, role, &m));
+    TRY(api_parts(b, m, jv_get(item, "content"), role == DS4_ROLE_TOOL));
+    m->tool_call_id = jv_text(jv_get(item, "tool_call_id"));
+    if (role != DS4_ROLE_ASSISTANT) return DS4_OK;
+    const struct jv *reasoning = jv_get(item, "reasoning_content");
+    if (!reasoning) reasoning = jv_get(item, "reasoning");
+    m->reasoning = jv_text(reasoning);
+    return read_calls(b, m, jv_get(item, "tool_calls"));
+}
+
+static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
+{
+    const struct jv *tools = jv_get(body, "tools"), *functions = jv_get(body, "functions");
+    const struct jv *choice = jv_get(body, "tool_choice");
+    if (!choice) choice = jv_get(body, "function_call");
+    if (jv_text_is(choice, "none")) return DS4_OK;
+    if (choice && !jv_text_is(choice, "auto")) b->request->unsupported = "tool_choice";
+    if ((tools && tools->kind != JV_ARRAY) || (functions && functions->kind != JV_ARRAY))
+        return api_refuse(b, "tools", "tools must be a list");
+    for (const struct jv *tool = tools ? tools->first : NULL; tool; tool = tool->next) {
+        const struct jv *function = jv_get(tool, "function");
+        if (!jv_is(function, JV_OBJECT)) return api_refuse(b, "tools", "a tool is no function");
+        TRY(api_add_tool(b, function->raw));
+    }
+    for (const struct jv *function = functions ? functions->first : NULL; function; function = function->next)
+        TRY(api_add_tool(b, function->raw));
+    return DS4_OK;
+}
+
+static enum ds4_status read_format(struct api_builder *b, const struct jv *format)
+{
+    const struct jv *type = jv_get(format, "type");
+    if (!format || jv_text_is(type, "text")) return DS4_OK;
+    const struct jv *schema = jv_get(jv_get(format, "json_schema"), "schema");
+    if (!schema) schema = jv_get(format, "schema");
+    b->request->chat.response_schema = schema ? schema->raw : SPAN("{\"type\": \"object\"}");
+    b->request->unsupported = "response_format";
+    return DS4_OK;
+}
+
+static enum ds4_status read_logprobs(struct api_builder *b, const struct jv *body)
+{
+    double n = 0;
+    const struct jv *top = jv_get(body, "top_logprobs");
+    b->request->logprobs = jv_is_true(jv_get(body, "logprobs"));
+    if (top && (!jv_number(top, &n) || n < 0 || n > 20))
+        return api_refuse(b, "top_logprobs", "top_logprobs must be a number from 0 to 20");
+    b->request->top_logprobs = (uint32_t)n;
+    return DS4_OK;
+}
+
+enum ds4_status api_parse_chat(struct api_builder *b, const struct jv *body)
+{
+    const struct jv *messages = jv_get(body, "messages");
+    if (!jv_is(messages, JV_ARRAY) || messages->n == 0)
+        return api_refuse(b, "messages", "messages is missing or empty");
+    for (const struct jv *item = messages->first; item; item = item->next) TRY(read_message(b, item));
+    TRY(read_tools(b, body));
+    TRY(read_logprobs(b, body));
+    for (const struct jv *m = jv_get(body, "modalities") ? jv_get(body, "modalities")->first : NULL; m; m = m->next)
+        if (!jv_text_is(m, "text")) return api_refuse(b, "modalities", "this model answers in text only");
+    return read_format(b, jv_get(body, "response_format"));
+}
+
+static enum ds4_status read_ids(struct api_builder *b, const struct jv *list)
+{
+    struct ds4_tokens *ids = &b->request->prompt_ids;
+    ids->ids = arena_alloc(b->arena, list->n, sizeof *ids->ids);
+    if (!ids->ids) return api_no_memory(b);
+    for (const struct jv *item = list->first; item; item = item->next) {
+        double id;
+        if (!jv_number(item, &id) || id < 0 || id > INT32_MAX)
+            return api_refuse(b, "prompt", "a list as prompt must hold token ids only");
+        ids->ids[ids->n++] = (int32_t)id;
+    }
+    return DS4_OK;
+}
+
+enum ds4_status api_parse_completions(struct api_builder *b, const struct jv *body)
+{
+    struct api_request *r = b->request;
+    const struct jv *prompt = jv_get(body, "prompt");
+    double best = 1;
+    r->raw = true;
+    if (jv_get(body, "suffix") && jv_text(jv_get(body, "suffix")).len) r->unsupported = "suffix";
+    if (jv_is_true(jv_get(body, "echo"))) r->unsupported = "echo";
+    if (jv_get(body, "logprobs")) r->unsupported = "logprobs";
+    if (jv_number(jv_get(body, "best_of"), &best) && best > 1) r->unsupported = "best_of";
+    if (jv_is(prompt, JV_ARRAY) && prompt->n == 1 && jv_is(prompt->first, JV_STRING)) prompt = prompt->first;
+    if (jv_is(prompt, JV_STRING)) {
+        r->prompt = prompt->text;
+        return DS4_OK;
+    }
+    if (jv_is(prompt, JV_ARRAY) && prompt->n && jv_is(prompt->first, JV_NUMBER)) return read_ids(b, prompt);
+    return api_refuse(b, "prompt", "prompt must be a string or a list of token ids");
+}

@@ -1,0 +1,166 @@
+/* openai_responses.c - bodies of /v1/responses to the neutral request. */
+#include "serve/api/request.h"
+
+enum ds4_status api_namespaced(struct api_builder *b, struct ds4_span space, struct ds4_span name,
+                               struct ds4_span *out)
+{
+    *out = name;
+    if (space.len == 0) return DS4_OK;
+    char last = space.ptr[space.len - 1];
+    bool alphanumeric = (last >= '0' && last <= '9') || ((last | 0x20) >= 'a' && (last | 0x20) <= 'z');
+    *out = space;
+    return api_join(b, out, alphanumeric ? "__" : "", name);
+}
+
+/* The assistant message that an item belongs to: the last message, or a new one. */
+static enum ds4_status assistant_of(struct api_builder *b, bool needs_no_text, struct ds4_message **out)
+{
+    struct ds4_message *last = b->n ? &b->messages[b->n - 1] : NULL;
+    if (last && last->role == DS4_ROLE_ASSISTANT &&
+        (!needs_no_text || (last->n_parts == 0 && last->n_calls == 0))) {
+        *out = last;
+        return DS4_OK;
+    }
+    return api_message(b, DS4_ROLE_ASSISTANT, out);
+}
+
+/* What this server calls encrypted is the reasoning's own text behind a mark; anything else is left aside. */
+static enum ds4_status read_reasoning(struct api_builder *b, const struct jv *item)
+{
+    static const char *const lists[] = {"summary", "content"};
+    struct ds4_message *m;
+    TRY(assistant_of(b, true, &m));
+    for (size_t i = 0; i < 2; i++) {
+        const struct jv *list = jv_get(item, lists[i]);
+        for (const struct jv *part = jv_is(list, JV_ARRAY) ? list->first : NULL; part; part = part->next)
+            TRY(api_join(b, &m->reasoning, "\n", jv_text(jv_get(part, "text"))));
+    }
+    return DS4_OK;
+}
+
+static enum ds4_status read_message_item(struct api_builder *b, const struct jv *item)
+{
+    const struct jv *role = jv_get(item, "role");
+    struct ds4_message *m;
+    if (jv_text_is(role, "assistant")) {
+        TRY(assistant_of(b, true, &m));
+        return api_parts(b, m, jv_get(item, "content"), false);
+    }
+    bool system = jv_text_is(role, "system") || jv_text_is(role, "developer");
+    if (!system && !jv_text_is(role, "user")) return api_refuse(b, "input", "an item has no known role");
+    TRY(api_message(b, system ? DS4_ROLE_SYSTEM : DS4_ROLE_USER, &m));
+    return api_parts(b, m, jv_get(item, "content"), false);
+}
+
+static enum ds4_status read_call(struct api_builder *b, const struct jv *item, bool custom)
+{
+    struct ds4_message *m;
+    struct ds4_span name;
+    struct ds4_span arguments = jv_text(jv_get(item, "arguments"));
+    if (custom) {
+        struct buf text = {0};
+        buf_put_text(&text, "{\"input\":");
+        buf_put_json_string(&text, jv_text(jv_get(item, "input")));
+        buf_put_text(&text, "}");
+        arguments = text.failed ? span_make(NULL, 0) : arena_copy(b->arena, buf_span(&text));
+        buf_deinit(&text);
+        if (!arguments.ptr) return api_no_memory(b);
+    }
+    if (!jv_is(jv_get(item, "name"), JV_STRING)) return api_refuse(b, "input", "a call has no name");
+    TRY(api_namespaced(b, jv_text(jv_get(item, "namespace")), jv_text(jv_get(item, "name")), &name));
+    TRY(assistant_of(b, false, &m));
+    return api_add_call(b, m, jv_text(jv_get(item, "call_id")), name, arguments);
+}
+
+static enum ds4_status read_output(struct api_builder *b, const struct jv *item)
+{
+    struct ds4_message *m;
+    TRY(api_message(b, DS4_ROLE_TOOL, &m));
+    m->tool_call_id = jv_text(jv_get(item, "call_id"));
+    return api_parts(b, m, jv_get(item, "output"), true);
+}
+
+static enum ds4_status read_item(struct api_builder *b, const struct jv *item)
+{
+    const struct jv *type = jv_get(item, "type");
+    if (jv_text_is(jv_get(item, "status"), "in_progress"))
+        return api_refuse(b, "input", "an item is still in progress");
+    if (!type || jv_text_is(type, "message")) return read_message_item(b, item);
+    if (jv_text_is(type, "reasoning")) return read_reasoning(b, item);
+    if (jv_text_is(type, "function_call")) return read_call(b, item, false);
+    if (jv_text_is(type, "custom_tool_call")) return read_call(b, item, true);
+    if (jv_text_is(type, "function_call_output") || jv_text_is(type, "custom_tool_call_output"))
+        return read_output(b, item);
+    if (jv_text_is(type, "compaction") || jv_text_is(type, "context_compaction")) return DS4_OK;
+    return api_refuse(b, "input", "an item has a type that is not supported");
+}
+
+static enum ds4_status read_tool(struct api_builder *b, const struct jv *tool, struct ds4_span space)
+{
+    const struct jv *type = jv_get(tool, "type"), *name = jv_get(tool, "name");
+    struct ds4_span function, full;
+    if (!jv_text_is(type, "function") && !jv_text_is(type, "custom")) return DS4_OK; /* run by the hosted service */
+    if (!jv_is(name, JV_STRING)) return api_refuse(b, "tools", "a tool has no name");
+    TRY(api_namespaced(b, space, name->text, &full));
+    static const char input[] = "{\"type\":\"object\",\"properties\":{\"input\":{\"type\":\"string\"}},"
+                                "\"required\":[\"input\"]}";
+    struct jv free_form = {.kind = JV_OBJECT, .raw = {input, sizeof input - 1}};
+    const struct jv *schema = jv_text_is(type, "custom") ? &free_form : jv_get(tool, "parameters");
+    TRY(api_function_object(b, full, jv_get(tool, "description"), schema, jv_is_true(jv_get(tool, "strict")),
+                            &function));
+    return api_add_tool(b, function);
+}
+
+static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
+{
+    const struct jv *tools = jv_get(body, "tools"), *choice = jv_get(body, "tool_choice");
+    if (jv_text_is(choice, "none")) return DS4_OK;
+    if (choice && !jv_text_is(choice, "auto")) b->request->unsupported = "tool_choice";
+    if (tools && tools->kind != JV_ARRAY) return api_refuse(b, "tools", "tools must be a list");
+    b->request->tool_names = tools;
+    for (const struct jv *tool = tools ? tools->first : NULL; tool; tool = tool->next) {
+        const struct jv *inner = jv_get(tool, "tools");
+        if (!jv_text_is(jv_get(tool, "type"), "namespace")) {
+            TRY(read_tool(b, tool, SPAN("")));
+            continue;
+        }
+        for (const struct jv *item = inner ? inner->first : NULL; item; item = item->next)
+            TRY(read_tool(b, item, jv_text(jv_get(tool, "name"))));
+    }
+    return DS4_OK;
+}
+
+static enum ds4_status read_format(struct api_builder *b, const struct jv *format)
+{
+    if (!format || jv_text_is(jv_get(format, "type"), "text")) return DS4_OK;
+    const struct jv *schema = jv_get(format, "schema");
+    b->request->chat.response_schema = schema ? schema->raw : SPAN("{\"type\": \"object\"}");
+    b->request->unsupported = "text.format";
+    return DS4_OK;
+}
+
+enum ds4_status api_parse_responses(struct api_builder *b, const struct jv *body)
+{
+    const struct jv *input = jv_get(body, "input"), *instructions = jv_get(body, "instructions");
+    const struct jv *summary = jv_get(jv_get(body, "reasoning"), "summary");
+    struct ds4_message *m;
+    b->request->show_thinking = jv_is(summary, JV_STRING) && !jv_text_is(summary, "none");
+    if (jv_get(body, "previous_response_id") || jv_get(body, "conversation"))
+        return api_refuse(b, "previous_response_id",
+                          "previous_response_id and conversation are not supported; replay full input instead");
+    if (jv_is_true(jv_get(body, "background"))) b->request->unsupported = "background";
+    if (jv_is(instructions, JV_STRING)) {
+        TRY(api_message(b, DS4_ROLE_SYSTEM, &m));
+        TRY(api_one_part(b, m, instructions->text));
+    }
+    if (jv_is(input, JV_STRING)) {
+        TRY(api_message(b, DS4_ROLE_USER, &m));
+        TRY(api_one_part(b, m, input->text));
+    } else if (jv_is(input, JV_ARRAY) && input->n) {
+        for (const struct jv *item = input->first; item; item = item->next) TRY(read_item(b, item));
+    } else {
+        return api_refuse(b, "input", "input is missing or empty");
+    }
+    TRY(read_tools(b, body));
+    return read_format(b, jv_get(jv_get(body, "text"), "format"));
+}

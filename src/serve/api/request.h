@@ -1,0 +1,99 @@
+/* request.h - what a request asks for, whatever dialect it came in: one chat (or raw prompt), limits, sampling and how
+ * the answer is to be written. Everything borrows from the request's arena or from constants. */
+#ifndef DS4_SERVE_API_REQUEST_H
+#define DS4_SERVE_API_REQUEST_H
+
+#include "base/buf.h"
+#include "serve/json.h"
+
+/* Limits of a request. */
+#define API_MESSAGES_MAX 10000
+#define API_TOOLS_MAX 512
+#define API_STOPS_MAX 16
+#define API_STOP_BYTES_MAX 1024
+#define API_BIAS_MAX 1024
+#define API_TOKENS_DEFAULT 32768u /* most tokens of an answer when the client does not say */
+
+enum api_dialect { API_CHAT, API_COMPLETIONS, API_MESSAGES, API_RESPONSES };
+
+struct api_request {
+    enum api_dialect dialect;
+    struct arena *arena;
+    struct ds4_chat chat;
+    struct ds4_span model;          /* as sent, to be echoed */
+    bool raw;                       /* prompt instead of chat */
+    struct ds4_span prompt;
+    struct ds4_tokens prompt_ids;   /* ids instead of text; arena memory */
+    bool stream, include_usage;
+    bool show_thinking;
+    bool encrypted_reasoning;
+    bool one_call;                  /* parallel_tool_calls: false */
+    bool has_seed;
+    bool logprobs;
+    uint32_t top_logprobs;
+    uint32_t n_max;                 /* most tokens of the answer */
+    struct ds4_sampling sampling;
+    struct ds4_span stops[API_STOPS_MAX];
+    size_t n_stops;
+    const char *unsupported;        /* a parameter that cannot be honoured (constant text), else NULL */
+    const char *param;              /* which parameter an error is about (constant text) */
+    const struct jv *tool_names;    /* Responses: the tools array, to give namespaced calls their names back */
+};
+
+/* Known calls of earlier answers: gives the sampled bytes for the calls of one message, or an empty span. */
+typedef struct ds4_span (*api_replay_fn)(void *user, struct arena *arena, const struct ds4_tool_call *calls,
+                                         size_t n_calls);
+struct api_options {
+    float min_p;                    /* when the client is silent */
+    enum ds4_effort_table effort_table;
+    bool tools_first;
+    api_replay_fn replay;           /* optional */
+    void *replay_user;
+};
+
+/* Reads a body. The error's message is a constant sentence: nothing of the request is repeated in it. */
+enum ds4_status api_parse(enum api_dialect dialect, const struct api_options *options, struct arena *arena,
+                          struct ds4_span body, struct api_request *out, struct ds4_error *error) DS4_MUST_CHECK;
+
+/* ---- for the files of the dialects --------------------------------------------------------------------------- */
+
+struct api_builder {
+    struct api_request *request;
+    const struct api_options *options;
+    struct arena *arena;
+    struct ds4_message *messages;
+    size_t n, cap;
+    struct ds4_error *error;
+};
+
+enum ds4_status api_refuse(struct api_builder *b, const char *param, const char *sentence) DS4_MUST_CHECK;
+enum ds4_status api_no_memory(struct api_builder *b) DS4_MUST_CHECK;
+/* Appends an empty message. */
+enum ds4_status api_message(struct api_builder *b, enum ds4_role role, struct ds4_message **out) DS4_MUST_CHECK;
+enum ds4_status api_one_part(struct api_builder *b, struct ds4_message *m, struct ds4_span text) DS4_MUST_CHECK;
+/* Text parts of a content: string, null, or parts with "text". tool: parts without text become a note of their type;
+ * elsewhere they are refused. */
+enum ds4_status api_parts(struct api_builder *b, struct ds4_message *m, const struct jv *content,
+                          bool tool) DS4_MUST_CHECK;
+/* a + between + b. */
+enum ds4_status api_join(struct api_builder *b, struct ds4_span *text, const char *between,
+                         struct ds4_span more) DS4_MUST_CHECK;
+enum ds4_status api_add_call(struct api_builder *b, struct ds4_message *m, struct ds4_span id, struct ds4_span name,
+                             struct ds4_span arguments) DS4_MUST_CHECK;
+/* Function object of name, description and schema (each may be NULL). */
+enum ds4_status api_function_object(struct api_builder *b, struct ds4_span name, const struct jv *description,
+                                    const struct jv *schema, bool strict, struct ds4_span *out) DS4_MUST_CHECK;
+enum ds4_status api_add_tool(struct api_builder *b, struct ds4_span function) DS4_MUST_CHECK;
+
+enum ds4_status api_effort(struct api_builder *b, const struct jv *effort, const char *param) DS4_MUST_CHECK;
+enum ds4_status api_common(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
+
+enum ds4_status api_parse_chat(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
+enum ds4_status api_parse_completions(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
+enum ds4_status api_parse_messages(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
+enum ds4_status api_parse_responses(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
+/* The full name of a call whose tool lies in a namespace. */
+enum ds4_status api_namespaced(struct api_builder *b, struct ds4_span space, struct ds4_span name,
+                               struct ds4_span *out) DS4_MUST_CHECK;
+
+#endif
