@@ -1,0 +1,263 @@
+/* answer.c - see answer.h. */
+#include "serve/api/answer.h"
+
+#include <stdio.h>
+#include <unistd.h>
+#if defined(__APPLE__)
+#include <sys/random.h>
+#endif
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+void answer_make_id(char out[ANSWER_ID_BYTES], const char *prefix, size_t n_digits)
+{
+    unsigned char bytes[16] = {0};
+    size_t n = strlen(prefix);
+    ensure(n_digits <= 32 && n + n_digits < ANSWER_ID_BYTES);
+    ensure(getentropy(bytes, sizeof bytes) == 0);
+    memcpy(out, prefix, n);
+    for (size_t i = 0; i < n_digits; i++) out[n + i] = "0123456789abcdef"[bytes[i / 2] >> 4 * (i % 2) & 15];
+    out[n + n_digits] = 0;
+}
+
+enum ds4_status answer_init(struct answer *a, const struct api_request *request, struct exchange *x,
+                            struct ds4_error *error)
+{
+    static const struct answer_writer *const writers[] = {
+        [API_CHAT] = &answer_chat, [API_COMPLETIONS] = &answer_completions, [API_MESSAGES] = &answer_messages,
+        [API_RESPONSES] = &answer_responses};
+    static const char *const prefixes[] = {[API_CHAT] = "chatcmpl-", [API_COMPLETIONS] = "cmpl-",
+                                           [API_MESSAGES] = "msg_", [API_RESPONSES] = "resp_"};
+    *a = (struct answer){.request = request, .exchange = x, .writer = writers[request->dialect], .block = -1,
+                         .created = clock_unix_s()};
+    answer_make_id(a->id, prefixes[request->dialect], 24);
+    a->calls = mem_zalloc(ANSWER_CALLS_MAX, sizeof *a->calls);
+    return a->calls ? DS4_OK : err_set(error, DS4_ERR_NOMEM, "no memory for an answer");
+}
+
+void answer_deinit(struct answer *a)
+{
+    for (size_t i = 0; a->calls && i < ANSWER_CALLS_MAX; i++) {
+        buf_deinit(&a->calls[i].name);
+        buf_deinit(&a->calls[i].arguments);
+    }
+    mem_free(a->calls);
+    buf_deinit(&a->think);
+    buf_deinit(&a->text);
+    buf_deinit(&a->held);
+    buf_deinit(&a->out);
+    *a = (struct answer){0};
+}
+
+void answer_begin(struct answer *a)
+{
+    a->begun = true;
+    if (!a->request->stream) return;
+    a->writer->begin(a);
+    answer_flush(a);
+}
+
+void answer_flush(struct answer *a)
+{
+    if (a->out.text.len == 0) return;
+    exchange_put(a->exchange, buf_span(&a->out));
+    buf_clear(&a->out);
+}
+
+static void show_text(struct answer *a, struct ds4_span text)
+{
+    if (text.len == 0) return;
+    buf_put_span(&a->text, text);
+    if (a->request->stream) a->writer->text(a, text);
+}
+
+/* The first stop string in the held text. */
+static bool find_stop(const struct answer *a, size_t *at, struct ds4_span *which)
+{
+    *at = SIZE_MAX;
+    for (size_t i = 0; i < a->request->n_stops; i++) {
+        size_t found = span_find(buf_span(&a->held), a->request->stops[i], 0);
+        if (found >= *at) continue;
+        *at = found;
+        *which = a->request->stops[i];
+    }
+    return *at != SIZE_MAX;
+}
+
+/* Bytes at the end of the held text that begin a stop string. */
+static size_t undecided(const struct answer *a)
+{
+    size_t most = 0;
+    struct ds4_span held = buf_span(&a->held);
+    for (size_t i = 0; i < a->request->n_stops; i++) {
+        struct ds4_span stop = a->request->stops[i];
+        size_t n = stop.len - 1 < held.len ? stop.len - 1 : held.len;
+        while (n > most && memcmp(held.ptr + held.len - n, stop.ptr, n) != 0) n--;
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+static void add_text(struct answer *a, struct ds4_span text)
+{
+    size_t at;
+    a->thinking_ended = true;
+    if (a->request->n_stops == 0) {
+        show_text(a, text);
+        return;
+    }
+    buf_put_span(&a->held, text);
+    if (find_stop(a, &at, &a->stop_sequence)) {
+        show_text(a, span_make(a->held.text.ptr, at));
+        buf_clear(&a->held);
+        a->finish = FINISH_SEQUENCE;
+        a->ended = true;
+        return;
+    }
+    size_t free_bytes = a->held.text.len - undecided(a);
+    show_text(a, span_make(a->held.text.ptr, free_bytes));
+    memmove(a->held.text.ptr, a->held.text.ptr + free_bytes, a->held.text.len - free_bytes);
+    a->held.text.len -= free_bytes;
+}
+
+static void release_held(struct answer *a)
+{
+    show_text(a, buf_span(&a->held));
+    buf_clear(&a->held);
+}
+
+static void add_think(struct answer *a, struct ds4_span text)
+{
+    buf_put_span(&a->think, text);
+    if (a->request->stream && a->request->show_thinking) a->writer->think(a, text);
+}
+
+static void begin_call(struct answer *a, const struct ds4_event *event)
+{
+    a->thinking_ended = true;
+    if (a->n_calls == ANSWER_CALLS_MAX || (a->request->one_call && a->n_calls == 1)) {
+        a->ended = true;
+        a->finish = FINISH_CALLS;
+        return;
+    }
+    release_held(a);
+    struct answer_call *call = &a->calls[a->n_calls++];
+    answer_make_id(call->id, a->request->dialect == API_MESSAGES ? "toolu_" : "call_", 32);
+    buf_put_span(&call->name, event->text);
+    if (a->request->stream) a->writer->call_begin(a, a->n_calls - 1);
+}
+
+static void add_arguments(struct answer *a, struct ds4_span text)
+{
+    if (a->n_calls == 0) return;
+    buf_put_span(&a->calls[a->n_calls - 1].arguments, text);
+    if (a->request->stream) a->writer->call_arguments(a, a->n_calls - 1, text);
+}
+
+static void end_call(struct answer *a)
+{
+    if (a->n_calls == 0) return;
+    a->calls[a->n_calls - 1].ended = true;
+    if (a->request->stream) a->writer->call_end(a, a->n_calls - 1);
+}
+
+static void break_calls(struct answer *a, struct ds4_span raw)
+{
+    for (size_t i = 0; i < a->n_calls; i++) {
+        buf_clear(&a->calls[i].name);
+        buf_clear(&a->calls[i].arguments);
+    }
+    a->n_calls = 0;
+    add_text(a, raw);
+}
+
+void answer_event(void *user, const struct ds4_event *event)
+{
+    struct answer *a = user;
+    if (a->ended) return;
+    switch (event->kind) {
+    case DS4_EVENT_THINK: add_think(a, event->text); break;
+    case DS4_EVENT_TEXT: add_text(a, event->text); break;
+    case DS4_EVENT_CALL_BEGIN: begin_call(a, event); break;
+    case DS4_EVENT_CALL_ARGS: add_arguments(a, event->text); break;
+    case DS4_EVENT_CALL_END: end_call(a); break;
+    case DS4_EVENT_CALLS_DONE:
+        a->ended = true;
+        a->finish = FINISH_CALLS;
+        if (a->sampled && a->n_calls) a->sampled(a->sampled_user, a, event->text);
+        break;
+    case DS4_EVENT_CALLS_BROKEN: break_calls(a, event->text); break;
+    case DS4_EVENT_STOP: break;
+    }
+}
+
+void answer_end(struct answer *a, enum answer_finish finish)
+{
+    if (!a->ended) {
+        release_held(a);
+        a->finish = finish;
+    }
+    if (a->request->stream) {
+        a->writer->end(a);
+        answer_flush(a);
+        exchange_end(a->exchange);
+        return;
+    }
+    a->writer->whole(a);
+    if (a->out.failed || a->text.failed || a->think.failed) {
+        answer_fail(a, "no memory for the answer");
+        return;
+    }
+    (void)exchange_reply(a->exchange, 200, "application/json", buf_span(&a->out), NULL);
+}
+
+void answer_fail(struct answer *a, const char *sentence)
+{
+    struct buf body = {0};
+    answer_put_error(&body, a->request->dialect, 500, sentence, NULL, NULL);
+    if (!exchange_reply(a->exchange, 500, "application/json", buf_span(&body), NULL)) {
+        a->writer->fail(a, sentence);
+        answer_flush(a);
+        exchange_end(a->exchange);
+    }
+    buf_deinit(&body);
+}
+
+static const char *type_of(int status, bool anthropic)
+{
+    static const struct {
+        int status;
+        const char *openai, *anthropic;
+    } types[] = {{401, "authentication_error", "authentication_error"}, {403, "permission_error", "permission_error"},
+                 {404, "not_found_error", "not_found_error"}, {413, "request_too_large", "request_too_large"},
+                 {500, "server_error", "api_error"}, {501, "not_supported_error", "not_supported_error"},
+                 {503, "unavailable_error", "overloaded_error"}, {529, "unavailable_error", "overloaded_error"}};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (types[i].status == status) return anthropic ? types[i].anthropic : types[i].openai;
+    return "invalid_request_error";
+}
+
+void answer_put_error(struct buf *out, enum api_dialect dialect, int status, const char *sentence, const char *param,
+                      const char *code)
+{
+    bool anthropic = dialect == API_MESSAGES;
+    buf_put_text(out, anthropic ? "{\"type\":\"error\",\"error\":{\"type\":\"" : "{\"error\":{\"type\":\"");
+    buf_put_text(out, type_of(status, anthropic));
+    buf_put_text(out, "\",\"message\":");
+    buf_put_json_string(out, span_from(sentence));
+    if (anthropic) {
+        char id[ANSWER_ID_BYTES];
+        answer_make_id(id, "req_", 24);
+        buf_printf(out, "},\"request_id\":\"%s\"}", id);
+        return;
+    }
+    buf_put_text(out, ",\"param\":");
+    if (param) buf_put_json_string(out, span_from(param));
+    else buf_put_text(out, "null");
+    buf_put_text(out, ",\"code\":");
+    if (status == 401) code = "invalid_api_key";
+    if (code) buf_put_json_string(out, span_from(code));
+    else buf_put_text(out, "null");
+    buf_put_text(out, "}}");
+}

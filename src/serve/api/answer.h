@@ -1,0 +1,85 @@
+/* answer.h - events of the parser to the reply of a dialect, streamed or whole.
+ *
+ * One answer belongs to one request and is used by the worker only. Stop strings are looked for in the visible text,
+ * across tokens: the longest tail that may become one is held back. */
+#ifndef DS4_SERVE_API_ANSWER_H
+#define DS4_SERVE_API_ANSWER_H
+
+#include "serve/api/request.h"
+#include "serve/http/exchange.h"
+
+#define ANSWER_CALLS_MAX 128
+#define ANSWER_ID_BYTES 48
+
+enum answer_finish { FINISH_STOP, FINISH_LENGTH, FINISH_CALLS, FINISH_SEQUENCE };
+
+struct answer_call {
+    char id[ANSWER_ID_BYTES];
+    struct buf name, arguments;
+    bool ended;
+};
+
+struct answer_usage {
+    size_t n_prompt, n_reused, n_out, n_thinking;
+    double prefill_s, decode_s;
+};
+
+struct answer_writer;
+struct answer {
+    const struct api_request *request;
+    struct exchange *exchange;
+    const struct answer_writer *writer;
+    char id[ANSWER_ID_BYTES];
+    uint64_t created;
+    struct buf think, text;    /* shown so far */
+    struct buf held;           /* visible text that may begin a stop string */
+    struct answer_call *calls;
+    size_t n_calls;
+    struct buf out;            /* events not yet handed to the exchange */
+    struct answer_usage usage;
+    enum answer_finish finish;
+    struct ds4_span stop_sequence;
+    bool thinking_ended;
+    bool ended;                /* generation should stop: a stop string, or the calls are complete */
+    bool begun;
+    int block;                 /* the dialect's: kind of the open block, -1 = none */
+    size_t n_blocks, n_events;
+    void (*sampled)(void *user, const struct answer *a, struct ds4_span block); /* the calls' exact bytes */
+    void *sampled_user;
+};
+
+/* How a dialect writes. Each appends events to a->out; whole builds the reply that is not streamed. */
+struct answer_writer {
+    void (*begin)(struct answer *a);
+    void (*think)(struct answer *a, struct ds4_span text);
+    void (*text)(struct answer *a, struct ds4_span text);
+    void (*call_begin)(struct answer *a, size_t call_i);
+    void (*call_arguments)(struct answer *a, size_t call_i, struct ds4_span text);
+    void (*call_end)(struct answer *a, size_t call_i);
+    void (*end)(struct answer *a);
+    void (*fail)(struct answer *a, const char *sentence);
+    void (*whole)(struct answer *a);
+};
+extern const struct answer_writer answer_chat, answer_completions, answer_messages, answer_responses;
+
+enum ds4_status answer_init(struct answer *a, const struct api_request *request, struct exchange *x,
+                            struct ds4_error *error) DS4_MUST_CHECK;
+void answer_deinit(struct answer *a);
+/* The prompt is evaluated: usage.n_prompt and n_reused are known, and a stream begins. */
+void answer_begin(struct answer *a);
+/* A ds4_event_fn; user is the answer. */
+void answer_event(void *user, const struct ds4_event *event);
+/* Sends what the events since the last flush made. */
+void answer_flush(struct answer *a);
+/* The last words. finish is FINISH_STOP or FINISH_LENGTH; calls and stop strings say the rest. */
+void answer_end(struct answer *a, enum answer_finish finish);
+/* Instead of answer_end. sentence is constant. */
+void answer_fail(struct answer *a, const char *sentence);
+
+/* prefix and n_digits hexadecimal digits that nobody can guess. */
+void answer_make_id(char out[ANSWER_ID_BYTES], const char *prefix, size_t n_digits);
+/* An error body in the shape of the dialect. param, code: may be NULL. */
+void answer_put_error(struct buf *out, enum api_dialect dialect, int status, const char *sentence, const char *param,
+                      const char *code);
+
+#endif
