@@ -25,8 +25,7 @@ enum ds4_status answer_init(struct answer *a, const struct api_request *request,
                             struct ds4_error *error)
 {
     static const struct answer_writer *const writers[] = {
-        [API_CHAT] = &answer_chat, [API_COMPLETIONS] = &answer_completions, [API_MESSAGES] = &answer_messages,
-        [API_RESPONSES] = &answer_responses};
+        [API_CHAT] = &answer_chat, [API_COMPLETIONS] = &answer_completions, [API_MESSAGES] = &answer_messages};
     static const char *const prefixes[] = {[API_CHAT] = "chatcmpl-", [API_COMPLETIONS] = "cmpl-",
                                            [API_MESSAGES] = "msg_", [API_RESPONSES] = "resp_"};
     *a = (struct answer){.request = request, .exchange = x, .writer = writers[request->dialect], .block = -1,

@@ -60,7 +60,7 @@ struct answer_writer {
     void (*fail)(struct answer *a, const char *sentence);
     void (*whole)(struct answer *a);
 };
-extern const struct answer_writer answer_chat, answer_completions, answer_messages, answer_responses;
+extern const struct answer_writer answer_chat, answer_completions, answer_messages;
 
 enum ds4_status answer_init(struct answer *a, const struct api_request *request, struct exchange *x,
                             struct ds4_error *error) DS4_MUST_CHECK;

@@ -1,0 +1,222 @@
+/* cmd_serve.c - `ds4 serve`: options, life and death of the server. See serve.h. */
+#include "serve/serve.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/model_flags.h"
+#include "base/net.h"
+#include "serve/app.h"
+
+#define DRAIN_SECONDS 8 /* answers in progress may take so long after the first signal */
+#define FLUSH_SECONDS 1 /* and their last bytes so much longer */
+
+struct serve {
+    const char *host, *key_file, *kv_dir, *alias;
+    uint32_t port, n_sessions, queue_max, body_mib;
+    uint64_t kv_bytes;
+    struct option_list hosts, origins;
+    bool no_auth, doctor, tools_first, dsml_entities, quiet;
+    int effort_table;
+    float min_p, time_scale;
+    struct model_flags model;
+};
+
+static const struct option rows[] = {
+    {.name = "host", .value = "ADDRESS", .type = OPTION_TEXT, .offset = offsetof(struct serve, host),
+     .preset = "127.0.0.1", .help = "numeric address to listen on"},
+    {.name = "port", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, port), .max = 65535,
+     .preset = "8000", .help = "port; 0 = any free one, which is then printed"},
+    {.name = "api-key-file", .value = "FILE", .type = OPTION_TEXT, .offset = offsetof(struct serve, key_file),
+     .help = "ask every client for one of these keys, one a line; only its owner may be able to read the file"},
+    {.name = "no-auth", .type = OPTION_FLAG, .offset = offsetof(struct serve, no_auth),
+     .help = "let everybody use the server who can reach an address of other machines"},
+    {.name = "allow-host", .value = "NAME", .type = OPTION_LIST, .offset = offsetof(struct serve, hosts),
+     .help = "another name that clients may call the server by"},
+    {.name = "allow-origin", .value = "ORIGIN", .type = OPTION_LIST, .offset = offsetof(struct serve, origins),
+     .help = "web pages of this origin may use the server"},
+    {.name = "parallel", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, n_sessions), .min = 1,
+     .max = WORKER_SESSIONS_MAX, .preset = "2", .help = "conversations computed at the same time"},
+    {.name = "max-queue", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, queue_max), .min = 1,
+     .max = WORKER_QUEUE_MAX, .preset = "64", .help = "requests that may wait; more are refused with 503"},
+    {.name = "max-body-mb", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, body_mib), .min = 1,
+     .max = 64, .preset = "32", .help = "largest body in MiB"},
+    {.name = "kv-dir", .value = "DIR", .type = OPTION_TEXT, .offset = offsetof(struct serve, kv_dir),
+     .help = "keep computed state in this folder, so that a prompt seen before costs nothing; holds prompts in clear"},
+    {.name = "kv-bytes", .value = "BYTES", .type = OPTION_BYTES, .offset = offsetof(struct serve, kv_bytes),
+     .preset = "8g", .help = "most bytes of that folder"},
+    {.name = "alias", .value = "NAME", .type = OPTION_TEXT, .offset = offsetof(struct serve, alias),
+     .preset = "deepseek-v4-flash", .help = "name of the model for clients"},
+    {.name = "min-p", .value = "P", .type = OPTION_F32, .offset = offsetof(struct serve, min_p), .max = 1,
+     .preset = "0.05", .help = "min_p of requests that say none"},
+    {.name = "effort-table", .value = "preview|0731", .type = OPTION_CHOICE, .offset = offsetof(struct serve, effort_table),
+     .preset = "preview", .help = "wording of the reasoning effort, by release of the model"},
+    {.name = "tools-first", .type = OPTION_FLAG, .offset = offsetof(struct serve, tools_first),
+     .help = "put the tools before the system text"},
+    {.name = "dsml-entities", .type = OPTION_FLAG, .offset = offsetof(struct serve, dsml_entities),
+     .help = "unescape XML entities in the arguments of tool calls"},
+    {.name = "time-scale", .value = "X", .type = OPTION_F32, .offset = offsetof(struct serve, time_scale), .min = 1,
+     .max = 1000, .preset = "1", .help = "divide every deadline of a connection by this; for tests"},
+    {.name = "quiet", .type = OPTION_FLAG, .offset = offsetof(struct serve, quiet), .help = "no line for each request"},
+    {.name = "doctor", .type = OPTION_FLAG, .offset = offsetof(struct serve, doctor),
+     .help = "print the settings of Claude Code, Codex, opencode, Pi and the SDKs, and end"},
+    MODEL_FLAG_ROWS(struct serve, model),
+};
+static const struct options table = {
+    .command = "serve", .summary = "answer clients of the OpenAI and Anthropic APIs over HTTP", OPTIONS_ROWS(rows),
+    .notes = "Paths: /v1/chat/completions, /v1/completions, /v1/messages, /v1/messages/count_tokens, /v1/models,\n"
+             "/tokenize, /detokenize, /apply-template, /health, /metrics, /props.\n"
+             "The first SIGTERM or SIGINT lets answers in progress finish for some seconds, the second ends at once.\n"
+             "There is no TLS: put a reverse proxy in front for that.",
+};
+
+static atomic_int stop_wanted;
+static int stop_wake_fd = -1;
+
+static void on_stop(int number)
+{
+    (void)number;
+    atomic_fetch_add(&stop_wanted, 1);
+    if (stop_wake_fd >= 0) net_wake(stop_wake_fd);
+}
+
+static void catch_signals(int wake_fd)
+{
+    struct sigaction action = {.sa_handler = on_stop}, ignore = {.sa_handler = SIG_IGN};
+    stop_wake_fd = wake_fd;
+    (void)sigaction(SIGTERM, &action, NULL);
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGPIPE, &ignore, NULL);
+}
+
+struct parts {
+    struct ds4_engine *engine;
+    struct ds4_store *store;
+    struct recall *replay;
+    struct app *app;
+    struct server *server;
+};
+
+static enum ds4_status open_engine(struct serve *flags, struct parts *parts, struct ds4_error *error)
+{
+    struct ds4_engine_options options;
+    struct term_progress progress = {0};
+    TRY(model_flags_options(&flags->model, &progress, &options, error));
+    options.n_sessions_max = flags->n_sessions;
+    enum ds4_status status = ds4_engine_open(&options, &parts->engine, error);
+    term_progress_clear(&progress);
+    TRY(status);
+    if (!flags->kv_dir) return DS4_OK;
+    struct ds4_store_options store = {.dir = flags->kv_dir, .budget_bytes = flags->kv_bytes};
+    return ds4_store_open(parts->engine, &store, &parts->store, error);
+}
+
+static enum ds4_status open_threads(struct serve *flags, struct parts *parts, struct ds4_error *error)
+{
+    struct app *app = parts->app;
+    parts->replay = recall_create();
+    if (!parts->replay) return err_set(error, DS4_ERR_NOMEM, "no memory for the server");
+    struct worker_options worker = {.engine = parts->engine, .store = parts->store, .metrics = &app->metrics,
+                                    .replay = parts->replay, .n_sessions = flags->n_sessions,
+                                    .dsml_entities = flags->dsml_entities};
+    TRY(worker_create(&worker, &app->worker, error));
+    struct preparer_options preparer = {
+        .engine = parts->engine, .worker = app->worker,
+        .api = {.min_p = flags->min_p, .tools_first = flags->tools_first, .replay = recall_find,
+                .replay_user = parts->replay,
+                .effort_table = flags->effort_table ? DS4_EFFORT_0731 : DS4_EFFORT_PREVIEW}};
+    return preparer_create(&preparer, &app->preparer, error);
+}
+
+static enum ds4_status open_server(struct serve *flags, struct parts *parts, struct ds4_error *error)
+{
+    struct app *app = parts->app;
+    struct server_options options = {.host = flags->host, .port = (uint16_t)flags->port, .admit = app_admit,
+                                     .handle = app_handle, .refuse = app_refuse, .header = app_header,
+                                     .log = flags->quiet ? NULL : app_log, .user = app,
+                                     .time_scale = (double)flags->time_scale,
+                                     .body_bytes_max = (size_t)flags->body_mib << 20};
+    app->engine = parts->engine;
+    app->model_id = flags->alias;
+    app->n_sessions = flags->n_sessions;
+    app->queue_max = flags->queue_max;
+    app->created = clock_unix_s();
+    TRY(server_open(&options, &parts->server, error));
+    (void)fprintf(stderr, "ds4 serve: listening on http://%s:%u\n", flags->host, (unsigned)server_port(parts->server));
+    return DS4_OK;
+}
+
+/* Ends the worker's answers while the sockets are still served, so that clients hear why. */
+static void *drain(void *user)
+{
+    struct app *app = user;
+    while (atomic_load(&stop_wanted) == 0) (void)usleep(20000);
+    atomic_store(&app->draining, true);
+    worker_drain(app->worker, DRAIN_SECONDS);
+    return NULL;
+}
+
+static enum ds4_status serve_until_stopped(struct parts *parts, struct ds4_error *error)
+{
+    pthread_t drainer;
+    catch_signals(server_wake_fd(parts->server));
+    if (pthread_create(&drainer, NULL, drain, parts->app))
+        return err_set(error, DS4_ERR_NOMEM, "a thread cannot be started");
+    server_run(parts->server, &stop_wanted, DRAIN_SECONDS + FLUSH_SECONDS);
+    (void)pthread_join(drainer, NULL);
+    worker_drain(parts->app->worker, 0);
+    return DS4_OK;
+}
+
+/* In reverse; connections go after those who answer them, but their jobs hold what they need. */
+static void close_all(struct parts *parts)
+{
+    struct app *app = parts->app;
+    if (app) preparer_destroy(app->preparer);
+    if (app) worker_destroy(app->worker);
+    server_close(parts->server);
+    recall_destroy(parts->replay);
+    ds4_store_close(parts->store);
+    ds4_engine_close(parts->engine);
+    mem_free(app);
+}
+
+/* The name of the model goes into JSON as it is. */
+static enum ds4_status check_flags(const struct serve *flags, struct ds4_error *error)
+{
+    bool printable = flags->alias[0] != 0;
+    for (const char *c = flags->alias; *c; c++) printable = printable && *c > ' ' && *c < 0x7F && *c != '"' && *c != '\\';
+    if (printable) return DS4_OK;
+    return err_set(error, DS4_ERR_FORMAT, "--alias: letters, digits and signs only");
+}
+
+int cmd_serve(int argc, char **argv)
+{
+    struct serve flags;
+    struct ds4_error error = {0};
+    struct parts parts = {0};
+    int exit_code;
+    if (!options_begin(&table, argc, argv, &flags, sizeof flags, &exit_code)) return exit_code;
+    if (flags.doctor) {
+        struct buf out = {0};
+        doctor_put(&out, flags.host, flags.port, flags.model.ctx_tokens, flags.key_file != NULL);
+        (void)fwrite(out.text.ptr, 1, out.text.len, stdout);
+        buf_deinit(&out);
+        return EXIT_CODE_OK;
+    }
+    enum ds4_status status = check_flags(&flags, &error);
+    parts.app = mem_zalloc(1, sizeof *parts.app);
+    if (!parts.app) status = err_set(&error, DS4_ERR_NOMEM, "no memory for the server");
+    if (status == DS4_OK)
+        status = policy_init(&parts.app->policy, flags.host, flags.key_file, flags.no_auth, &flags.hosts,
+                             &flags.origins, &error);
+    if (status == DS4_OK) status = open_engine(&flags, &parts, &error);
+    if (status == DS4_OK) status = open_threads(&flags, &parts, &error);
+    if (status == DS4_OK) status = open_server(&flags, &parts, &error);
+    if (status == DS4_OK) status = serve_until_stopped(&parts, &error);
+    close_all(&parts);
+    return status == DS4_OK ? EXIT_CODE_OK : options_failed(&table, &error);
+}

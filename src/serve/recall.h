@@ -1,0 +1,19 @@
+/* recall.h - which bytes the model sampled for a tool call that this server handed out, so that history renders to what
+ * was sampled and the state computed for it stays of use. A ring of the latest blocks; any thread. */
+#ifndef DS4_SERVE_RECALL_H
+#define DS4_SERVE_RECALL_H
+
+#include "serve/api/answer.h"
+
+#define RECALL_BLOCKS_MAX 1024
+#define RECALL_BLOCK_BYTES_MAX (256u << 10)
+
+struct recall;
+struct recall *recall_create(void); /* NULL when out of memory */
+void recall_destroy(struct recall *r);
+/* Remembers the block of an answer's calls. */
+void recall_put(struct recall *r, const struct answer *a, struct ds4_span block);
+/* An api_replay_fn; user is the replay. Empty unless all calls are those of one block, unchanged and in order. */
+struct ds4_span recall_find(void *user, struct arena *arena, const struct ds4_tool_call *calls, size_t n_calls);
+
+#endif

@@ -1,0 +1,36 @@
+/* worker.h - the thread that owns the engine's sessions. Up to --parallel jobs are computed at once: each round takes
+ * one chunk of one prompt, then one token of every answer in one pass, so that a long prompt silences nobody.
+ *
+ * A session keeps what was computed when its job ends or its client leaves; the next job gets the idle session whose
+ * tokens it can keep most of. */
+#ifndef DS4_SERVE_WORKER_H
+#define DS4_SERVE_WORKER_H
+
+#include "serve/job.h"
+#include "serve/recall.h"
+
+#define WORKER_SESSIONS_MAX 64
+#define WORKER_QUEUE_MAX 64
+
+struct worker;
+struct worker_options {
+    struct ds4_engine *engine;
+    struct ds4_store *store;     /* optional; used by the worker's thread only from now on */
+    struct metrics *metrics;
+    struct recall *replay;
+    uint32_t n_sessions;
+    bool dsml_entities;
+};
+
+enum ds4_status worker_create(const struct worker_options *options, struct worker **out,
+                              struct ds4_error *error) DS4_MUST_CHECK;
+/* Takes a prepared job. */
+void worker_submit(struct worker *w, struct job *job);
+/* No more jobs are begun; those in progress are ended with an error when grace_s are over. */
+void worker_drain(struct worker *w, double grace_s);
+/* Seconds since the worker last finished a round while it had work; 0 when idle. */
+double worker_silence_s(const struct worker *w);
+/* Ends the thread (drained first) and the sessions. */
+void worker_destroy(struct worker *w);
+
+#endif
