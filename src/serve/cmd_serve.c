@@ -52,8 +52,8 @@ static const struct option rows[] = {
      .preset = "deepseek-v4-flash", .help = "name of the model for clients"},
     {.name = "min-p", .value = "P", .type = OPTION_F32, .offset = offsetof(struct serve, min_p), .max = 1,
      .preset = "0.05", .help = "min_p of requests that say none"},
-    {.name = "effort-table", .value = "preview|0731", .type = OPTION_CHOICE, .offset = offsetof(struct serve, effort_table),
-     .preset = "preview", .help = "wording of the reasoning effort, by release of the model"},
+    {.name = "effort-table", .value = "preview|0731", .type = OPTION_CHOICE,
+     .offset = offsetof(struct serve, effort_table), .preset = "preview", .help = "wording of the reasoning effort, by release of the model"},
     {.name = "tools-first", .type = OPTION_FLAG, .offset = offsetof(struct serve, tools_first),
      .help = "put the tools before the system text"},
     {.name = "dsml-entities", .type = OPTION_FLAG, .offset = offsetof(struct serve, dsml_entities),
@@ -188,7 +188,8 @@ static void close_all(struct parts *parts)
 static enum ds4_status check_flags(const struct serve *flags, struct ds4_error *error)
 {
     bool printable = flags->alias[0] != 0;
-    for (const char *c = flags->alias; *c; c++) printable = printable && *c > ' ' && *c < 0x7F && *c != '"' && *c != '\\';
+    for (const char *c = flags->alias; *c; c++)
+        printable = printable && *c > ' ' && *c < 0x7F && *c != '"' && *c != '\\';
     if (printable) return DS4_OK;
     return err_set(error, DS4_ERR_FORMAT, "--alias: letters, digits and signs only");
 }

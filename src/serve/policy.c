@@ -68,7 +68,9 @@ static bool split_port(struct ds4_span host, struct ds4_span *name)
         if (host.ptr[i] == ':') colon = i;
     uint64_t port;
     *name = colon == SIZE_MAX ? host : span_make(host.ptr, colon);
-    return colon == SIZE_MAX || (host.ptr[colon + 1] != '0' && options_parse_u64(span_skip(host, colon + 1), 1, 65535, &port));
+    if (colon == SIZE_MAX) return true;
+    struct ds4_span digits = span_skip(host, colon + 1);
+    return digits.len && digits.ptr[0] != '0' && options_parse_u64(digits, 1, 65535, &port);
 }
 
 /* Four decimal numbers in their shortest form, or anything in brackets: no name that a stranger's DNS could resolve. */
@@ -149,7 +151,7 @@ struct policy_verdict policy_check(const struct policy *p, const struct http_req
 {
     bool page_is_known = r->origin.ptr && origin_index(p, r) != SIZE_MAX;
     if (p->n_keys == 0 && !policy_host_is_known(p, r->host))
-        return (struct policy_verdict){403, "the Host header names no host that this server is known by (--allow-host)"};
+        return (struct policy_verdict){403, "the Host header names none of this server's hosts (--allow-host)"};
     if (r->origin.ptr && !page_is_known)
         return (struct policy_verdict){403, "pages of this origin may not use the server (--allow-origin)"};
     if (r->fetch_site.ptr && !page_is_known && !gate_is_word(r->fetch_site, "same-origin") &&

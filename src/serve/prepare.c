@@ -48,7 +48,8 @@ static enum ds4_status tokenize(struct preparer *p, struct job *job, const struc
     bool pieces = jv_is_true(jv_get(body, "with_pieces"));
     if (!jv_is(jv_get(body, "content"), JV_STRING))
         return err_set(error, DS4_ERR_FORMAT, "content must be a string");
-    if (jv_is_true(jv_get(body, "add_special"))) TRY(ds4_tokens_append(&job->prompt, &ds4_special(p->o.engine)->bos, 1));
+    if (jv_is_true(jv_get(body, "add_special")))
+        TRY(ds4_tokens_append(&job->prompt, &ds4_special(p->o.engine)->bos, 1));
     TRY(ds4_tokenize(p->o.engine, jv_text(jv_get(body, "content")), !jv_is_false(jv_get(body, "parse_special")),
                      &job->prompt, error));
     buf_put_text(&out, "{\"tokens\":[");
@@ -129,7 +130,8 @@ static void refuse_overflow(struct preparer *p, struct job *job)
         (void)snprintf(sentence, sizeof sentence, "prompt is too long: %zu tokens > %u maximum", job->prompt.n, ctx);
     else
         (void)snprintf(sentence, sizeof sentence, "This model's maximum context length is %u tokens. However, your "
-                       "messages resulted in %zu tokens. Please reduce the length of the messages.", ctx, job->prompt.n);
+                       "messages resulted in %zu tokens. Please reduce the length of the messages.", ctx,
+                       job->prompt.n);
     answer_put_error(&body, job->dialect, 400, sentence, params[job->dialect], "context_length_exceeded");
     struct ds4_span plain = buf_span(&body);
     size_t inner = span_find(plain, SPAN("\"error\":{"), 0) + 9; /* two more members, in front */

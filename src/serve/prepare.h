@@ -1,5 +1,5 @@
-/* prepare.h - the thread between the sockets and the worker: bodies to prompts. Questions that need no session (counting,
- * tokenising, templates) are answered here, however busy the worker is. */
+/* prepare.h - the thread between the sockets and the worker: bodies to prompts. Questions that need no session
+ * (counting, tokenising, templates) are answered here, however busy the worker is. */
 #ifndef DS4_SERVE_PREPARE_H
 #define DS4_SERVE_PREPARE_H
 
