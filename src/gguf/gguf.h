@@ -94,6 +94,9 @@ const char *gguf_type_name(enum gguf_type type);
 
 struct gguf_writer;
 enum ds4_status gguf_writer_create(const char *path, struct gguf_writer **out, struct ds4_error *error) DS4_MUST_CHECK;
+/* The same for a file that is written with interruptions: NAME.part of an earlier run is kept and continued, and stays
+ * when this run fails, too. All puts must be those of the earlier run; what was written then is the caller's to know. */
+enum ds4_status gguf_writer_resume(const char *path, struct gguf_writer **out, struct ds4_error *error) DS4_MUST_CHECK;
 /* Closes; an unfinished file is removed. */
 void gguf_writer_destroy(struct gguf_writer *writer);
 void gguf_put_u32(struct gguf_writer *w, const char *key, uint32_t v);
@@ -102,6 +105,7 @@ void gguf_put_f32(struct gguf_writer *w, const char *key, float v);
 void gguf_put_bool(struct gguf_writer *w, const char *key, bool v);
 void gguf_put_string(struct gguf_writer *w, const char *key, struct ds4_span v);
 void gguf_put_array_u32(struct gguf_writer *w, const char *key, const uint32_t *v, size_t n);
+void gguf_put_array_u64(struct gguf_writer *w, const char *key, const uint64_t *v, size_t n);
 void gguf_put_array_i32(struct gguf_writer *w, const char *key, const int32_t *v, size_t n);
 void gguf_put_array_f32(struct gguf_writer *w, const char *key, const float *v, size_t n);
 void gguf_put_array_string(struct gguf_writer *w, const char *key, const struct ds4_span *v, size_t n);
@@ -111,6 +115,11 @@ void gguf_put_value(struct gguf_writer *w, struct ds4_span key, const struct ggu
 void gguf_put_tensor(struct gguf_writer *w, const char *name, uint32_t type, uint32_t n_dims, const uint64_t *dims);
 /* Writes header and directory; no put_* afterwards. Reports the first error of all puts. */
 enum ds4_status gguf_writer_begin(struct gguf_writer *w, struct ds4_error *error) DS4_MUST_CHECK;
+/* Replaces item i of an array of u64 that was put, for what is known after the data only: at any time before finish. */
+void gguf_writer_patch_u64(struct gguf_writer *w, const char *key, size_t i, uint64_t v);
+/* Reads back what gguf_writer_data wrote. */
+enum ds4_status gguf_writer_read(const struct gguf_writer *w, size_t i, uint64_t at, void *bytes, size_t n,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
 uint64_t gguf_writer_tensor_bytes(const struct gguf_writer *w, size_t i);
 uint64_t gguf_writer_tensor_offset(const struct gguf_writer *w, size_t i); /* absolute, valid after begin */
 /* Writes bytes of tensor i at byte `at` inside it (any order; ranges never written stay holes of zeros). */

@@ -12,6 +12,7 @@
 #include "quant/quant.h"
 
 #define ALIGNMENT_DEFAULT 32u
+#define HEAD_BYTES 24u /* magic, version, counts */
 
 struct record { /* place of a key or name in a buf, and what it describes */
     size_t name_at, name_len;
@@ -26,7 +27,7 @@ struct records {
 struct gguf_writer {
     char *path, *part_path;
     int fd;
-    bool begun, finished;
+    bool begun, finished, keep, patched;
     struct buf kvs, infos;
     struct records keys, tensors;
     uint64_t alignment, data_base, data_bytes;
@@ -44,7 +45,7 @@ static char *text_join(const char *a, const char *b)
     return out;
 }
 
-enum ds4_status gguf_writer_create(const char *path, struct gguf_writer **out, struct ds4_error *error)
+static enum ds4_status writer_open(const char *path, bool keep, struct gguf_writer **out, struct ds4_error *error)
 {
     enum ds4_status status = DS4_ERR_NOMEM;
     *out = NULL;
@@ -58,7 +59,12 @@ enum ds4_status gguf_writer_create(const char *path, struct gguf_writer **out, s
         (void)err_set(error, DS4_ERR_NOMEM, "out of memory");
         goto fail;
     }
-    TRY_GOTO(file_open(w->part_path, FILE_CREATE_TRUNCATE, &w->fd, error), fail);
+    w->keep = keep;
+    if (keep && file_open(w->part_path, FILE_READ_WRITE, &w->fd, NULL) == DS4_OK) {
+        *out = w;
+        return DS4_OK;
+    }
+    TRY_GOTO(file_open(w->part_path, keep ? FILE_CREATE_NEW : FILE_CREATE_TRUNCATE, &w->fd, error), fail);
     *out = w;
     return DS4_OK;
 fail:
@@ -66,11 +72,21 @@ fail:
     return status;
 }
 
+enum ds4_status gguf_writer_create(const char *path, struct gguf_writer **out, struct ds4_error *error)
+{
+    return writer_open(path, false, out, error);
+}
+
+enum ds4_status gguf_writer_resume(const char *path, struct gguf_writer **out, struct ds4_error *error)
+{
+    return writer_open(path, true, out, error);
+}
+
 void gguf_writer_destroy(struct gguf_writer *w)
 {
     if (!w) return;
     file_close(w->fd);
-    if (w->fd >= 0 && !w->finished) (void)!file_unlink(w->part_path, NULL);
+    if (w->fd >= 0 && !w->finished && !w->keep) (void)!file_unlink(w->part_path, NULL);
     buf_deinit(&w->kvs);
     buf_deinit(&w->infos);
     mem_free(w->keys.items);
@@ -163,12 +179,37 @@ void gguf_put_string(struct gguf_writer *w, const char *key, struct ds4_span v)
     if (put_key(w, span_from(key), GGUF_STRING)) put_text(&w->kvs, v);
 }
 
-static void put_array(struct gguf_writer *w, const char *key, enum gguf_type item, const void *bytes, size_t n)
+static void put_items(struct gguf_writer *w, const char *key, enum gguf_type item, const void *bytes, size_t n,
+                      size_t item_bytes)
 {
     if (!put_key(w, span_from(key), GGUF_ARRAY)) return;
     put_u32(&w->kvs, item);
     put_u64(&w->kvs, n);
-    buf_put(&w->kvs, bytes, n * 4);
+    buf_put(&w->kvs, bytes, n * item_bytes);
+}
+
+static void put_array(struct gguf_writer *w, const char *key, enum gguf_type item, const void *bytes, size_t n)
+{
+    put_items(w, key, item, bytes, n, 4);
+}
+
+void gguf_put_array_u64(struct gguf_writer *w, const char *key, const uint64_t *v, size_t n)
+{
+    put_items(w, key, GGUF_U64, v, n, 8);
+}
+
+void gguf_writer_patch_u64(struct gguf_writer *w, const char *key, size_t i, uint64_t v)
+{
+    if (w->kvs.failed) return;
+    for (size_t k = 0; k < w->keys.n; k++) {
+        const struct record *r = &w->keys.items[k];
+        struct ds4_span name = span_make(w->kvs.text.ptr + r->name_at, r->name_len);
+        if (!span_eq(name, span_from(key))) continue;
+        char *head = w->kvs.text.ptr + r->name_at + r->name_len; /* u32 type, u32 item type, u64 count, items */
+        ensure(load_u32(head) == GGUF_ARRAY && load_u32(head + 4) == GGUF_U64 && i < load_u64(head + 8));
+        store_u64(head + 16 + 8 * i, v);
+        w->patched = true;
+    }
 }
 
 void gguf_put_array_u32(struct gguf_writer *w, const char *key, const uint32_t *v, size_t n)
@@ -265,7 +306,7 @@ enum ds4_status gguf_writer_begin(struct gguf_writer *w, struct ds4_error *error
     put_u64(&head, w->tensors.n);
     put_u64(&head, w->keys.n);
     enum ds4_status status = buf_status(&head, error);
-    uint64_t infos_at = head.text.len + w->kvs.text.len;
+    uint64_t infos_at = HEAD_BYTES + w->kvs.text.len;
     if (status == DS4_OK) status = file_write_at(w->fd, w->part_path, 0, head.text.ptr, head.text.len, error);
     if (status == DS4_OK)
         status = file_write_at(w->fd, w->part_path, head.text.len, w->kvs.text.ptr, w->kvs.text.len, error);
@@ -301,9 +342,20 @@ enum ds4_status gguf_writer_data(struct gguf_writer *w, size_t i, uint64_t at, c
     return file_write_at(w->fd, w->part_path, gguf_writer_tensor_offset(w, i) + at, bytes, n, error);
 }
 
+enum ds4_status gguf_writer_read(const struct gguf_writer *w, size_t i, uint64_t at, void *bytes, size_t n,
+                                 struct ds4_error *error)
+{
+    uint64_t end;
+    if (!w->begun || i >= w->tensors.n || !add_ok(at, n, &end) || end > w->tensors.items[i].size_bytes)
+        return err_set(error, DS4_ERR_STATE, "%s: %zu bytes at %llu lie outside tensor %zu", w->path, n,
+                       (unsigned long long)at, i);
+    return file_read_at(w->fd, w->part_path, gguf_writer_tensor_offset(w, i) + at, bytes, n, error);
+}
+
 enum ds4_status gguf_writer_finish(struct gguf_writer *w, struct ds4_error *error)
 {
     if (!w->begun || w->finished) return err_set(error, DS4_ERR_STATE, "%s: nothing to finish", w->path);
+    if (w->patched) TRY(file_write_at(w->fd, w->part_path, HEAD_BYTES, w->kvs.text.ptr, w->kvs.text.len, error));
     TRY(file_resize(w->fd, w->part_path, w->data_base + w->data_bytes, error));
     TRY(file_sync(w->fd, w->part_path, error));
     TRY(file_rename(w->part_path, w->path, error));
