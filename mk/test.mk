@@ -5,12 +5,13 @@
 TEST_SRCS := $(wildcard tests/unit/*.c tests/ops/*.c tests/fault/*.c)
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/*.c))
 SCRIPTED := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/scripted/*.c))
-FAKE_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/fake/*.c))
+FAKE_STORE := $(BUILD)/tests/lib/fake/fake_store.o
+FAKE_LIB := $(filter-out $(FAKE_STORE),$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/fake/*.c)))
 TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%) $(SCRIPTED)
 TEST_LIBS := -lcmocka -lpcre2-8 -llzma
 
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests
-$(SCRIPTED): $(FAKE_LIB)
+$(SCRIPTED): $(FAKE_LIB) $(FAKE_STORE)
 $(TEST_BINS): %: %.o $(TEST_LIB) $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(TEST_LIBS) $(LDLIBS)
 $(BUILD)/ds4-fake: $(BUILD)/src/main.o $(filter-out %/fake_store.o,$(FAKE_LIB)) $(LIB)
@@ -27,3 +28,8 @@ run-tests: tests
 	@DS4=$(BUILD)/ds4 scripts/run-tests '$(BUILD)' '$(CHECK)' $(TEST_BINS)
 
 .PHONY: tests check run-tests
+
+# The long forms, minutes each; results are recorded in tests/soak.md.
+soak: $(BUILD)/tests/scripted/test_store_crash
+	nice -n 5 $< long
+.PHONY: soak

@@ -6,7 +6,10 @@
 #include "base/bytes.h"
 #include "base/mem.h"
 
-#define HALF_LIFE_S (6.0 * 3600) /* a use counts half after this long: a working day fades over night */
+/* Chosen with the simulator of tests/measure/store.c. */
+#define HALF_LIFE_S 600.0 /* a use counts half after this long */
+#define FORMER_END 0.1     /* a tip that another grew from: only an edited turn or a branch comes back to it */
+#define TURNS_MAX 8u
 
 void index_init(struct index *x) { *x = (struct index){0}; }
 
@@ -59,6 +62,8 @@ enum ds4_status index_add(struct index *x, const struct index_item *item)
     x->items[slot_of(x, &item->key)] = *item;
     x->n++;
     x->bytes += item->bytes;
+    if (item->kind == ENTRY_SEGMENT && (!x->span_tokens || item->n_tokens < x->span_tokens))
+        x->span_tokens = item->n_tokens;
     if (item->kind == ENTRY_TIP) {
         x->n_tips++;
         count_up(x, &item->parent, 1);
@@ -97,26 +102,45 @@ void index_count_tips(struct index *x)
         if (x->items[i].bytes && x->items[i].kind == ENTRY_TIP) count_up(x, &x->items[i].parent, 1);
 }
 
+static void mark_path(struct index *x, const struct entry_key *from, bool mark)
+{
+    for (struct index_item *s = index_find(x, from); s; s = index_find(x, &s->parent)) s->marked = mark;
+}
+
+void index_supersede(struct index *x, const struct entry_key *key)
+{
+    struct index_item *tip = index_find(x, key);
+    if (!tip) return;
+    mark_path(x, &tip->parent, true);
+    for (size_t i = 0; i < x->cap; i++) {
+        struct index_item *other = &x->items[i];
+        if (!other->bytes || other->kind != ENTRY_TIP || other->n_tokens >= tip->n_tokens) continue;
+        const struct index_item *segment = index_find(x, &other->parent);
+        if (!segment || !segment->marked) continue;
+        other->superseded = true;
+        if (other->turns + 1 > tip->turns) tip->turns = other->turns + 1;
+    }
+    mark_path(x, &tip->parent, false);
+}
+
 double index_value(const struct index_item *tip, uint64_t own_bytes, uint64_t own_tokens, uint64_t now)
 {
     double age = now > tip->last_use ? (double)(now - tip->last_use) : 0;
-    double worth = (1.0 + tip->hits) * exp2(-age / HALF_LIFE_S);
+    double turns = tip->turns < TURNS_MAX ? tip->turns : TURNS_MAX;
+    double likely = tip->superseded && tip->hits < 2 ? FORMER_END : 1.0 + tip->hits + turns;
+    double worth = likely * exp2(-age / HALF_LIFE_S);
     return worth * (double)(own_tokens + 1) / (double)own_bytes;
 }
 
-/* Bytes and tokens that go when a tip goes: its own, and those of segments that no other tip needs. */
-static void own_share(const struct index *x, const struct index_item *tip, uint64_t *bytes, uint64_t *tokens)
+/* Bytes of a tip and of all its segments, and its tokens: shared ones too. Counting only what no other tip needs would
+ * call the newest end of a long conversation nearly worthless, since a former end shares most of it (tried, and worse
+ * than least recently used: 51% of tokens computed instead of 36% at 300 MB). */
+static void whole_share(const struct index *x, const struct index_item *tip, uint64_t *bytes, uint64_t *tokens)
 {
-    *bytes = tip->bytes;
-    uint64_t shared_tokens = 0;
-    for (const struct index_item *s = index_find(x, &tip->parent); s; s = index_find(x, &s->parent)) {
-        if (s->n_tips > 1) {
-            shared_tokens = s->n_tokens;
-            break;
-        }
-        *bytes += s->bytes;
-    }
-    *tokens = tip->n_tokens - shared_tokens;
+    const struct index_item *last = index_find(x, &tip->parent);
+    *bytes = tip->bytes; /* all segments have the same size */
+    if (last && x->span_tokens) *bytes += last->n_tokens / x->span_tokens * last->bytes;
+    *tokens = tip->n_tokens;
 }
 
 /* Marks the segments on the path to `keep`, which must stay. */
@@ -151,7 +175,7 @@ bool index_choose_victim(struct index *x, uint64_t now, uint64_t grace_s, const 
         struct index_item *item = &x->items[i];
         if (!item->bytes || item->pending || item->kind != ENTRY_TIP || on_path(x, item, keep)) continue;
         uint64_t bytes, tokens;
-        own_share(x, item, &bytes, &tokens);
+        whole_share(x, item, &bytes, &tokens);
         double value = index_value(item, bytes, tokens, now);
         if (worst && value >= least) continue;
         worst = item;

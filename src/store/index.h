@@ -15,6 +15,9 @@ struct index_item {
     uint8_t text_digest[16];
     uint32_t reason;         /* enum ds4_save_reason */
     uint32_t hits;
+    uint32_t turns;          /* tips: how many tips this one grew from, one after another */
+    bool superseded;         /* tips: another one grew from it */
+    bool marked;             /* scratch */
     uint32_t n_tips;         /* segments: tips that need it */
 };
 
@@ -22,6 +25,7 @@ struct index {
     struct index_item *items; /* open addressing by key; bytes == 0: empty */
     size_t cap, n, n_tips;
     uint64_t bytes;           /* of all items */
+    uint64_t span_tokens;     /* of a segment */
     bool broken;              /* a segment went that tips need: counts may be off until they are made again */
 };
 
@@ -34,6 +38,9 @@ enum ds4_status index_add(struct index *x, const struct index_item *item) DS4_MU
 void index_remove(struct index *x, const struct entry_key *key);
 /* Recounts n_tips of every segment: after a directory was read in any order. */
 void index_count_tips(struct index *x);
+/* Tells the tips that a new tip (in the table) grew from that they are superseded, and gives it their turns: a
+ * conversation that went on for long is likely to go on, its former ends are not. */
+void index_supersede(struct index *x, const struct entry_key *tip);
 /* Value of keeping a tip, per byte that goes with it: tokens that would be computed again, weighed by how recently and
  * how often it was used. now and last_use in seconds. */
 double index_value(const struct index_item *tip, uint64_t own_bytes, uint64_t own_tokens, uint64_t now);

@@ -34,6 +34,7 @@ bool store_queue_file(struct ds4_store *s, struct ds4_text *bytes, const struct 
     (void)snprintf(job->temporary, sizeof job->temporary, "%s/.tmp-%ld-%llu", s->dir, (long)getpid(),
                    (unsigned long long)s->n_temporary++);
     writer_push(s->writer, job);
+    if (record.kind == ENTRY_TIP) index_supersede(&s->index, &record.key);
     s->n_segments_since_tip = record.kind == ENTRY_TIP ? 0 : s->n_segments_since_tip + 1;
     return true;
 }

@@ -182,6 +182,9 @@ static enum ds4_status open_parts(struct ds4_store *s, struct ds4_error *error)
     TRY(take_lock(s, error));
     TRY(file_list_dir(s->dir, scan_name, s, error));
     index_count_tips(&s->index);
+    for (size_t i = 0; i < s->index.cap; i++)
+        if (s->index.items[i].bytes && s->index.items[i].kind == ENTRY_TIP)
+            index_supersede(&s->index, &s->index.items[i].key);
     usage_read(s);
     TRY(replay_open(s->dir, s->read_only, &s->replay, error));
     return s->read_only ? DS4_OK : writer_create(s->dir, !s->options.no_sync, &s->writer, error);

@@ -191,7 +191,7 @@ static uint32_t check_after(const char *dir)
     assert_int_equal(fake_store_count(dir, ".tmp-"), 0);
     for (uint32_t seed = 1; seed < 5; seed++) found += visit(store, seed, 300, false) == 300;
     size_t got = 0;
-    for (int tries = 0; tries < 3 && got != 200; tries++) { /* rows that rotted on disk are found by the first reading */
+    for (int tries = 0; tries < 3 && got != 200; tries++) { /* rows that rotted are found by the first reading */
         (void)visit(store, 9, 200, true);
         ds4_store_flush(store);
         got = visit(store, 9, 200, false);
@@ -538,7 +538,8 @@ static void reseal(struct ds4_text *bytes)
 TEST(an_entry_with_another_identity_or_shape_is_not_used)
 {
     const char *dir = in_base("odd");
-    static const size_t places[] = {4, 24, 31, 39, 40, 55, 56, 57, 63, 88, 89, 96, 97, 104, 105, 120, 121, 122, 124, 125};
+    static const size_t places[] = {4, 24, 31, 39, 40, 55, 56, 57, 63, 88, 89, 96, 97, 104, 105, 120, 121, 122, 124,
+                                    125};
     uint32_t n_refused = 0;
     for (size_t i = 0; i < 16 + sizeof places / sizeof places[0]; i++) {
         struct nth f = {.dir = dir, .suffix = ".tip"};
