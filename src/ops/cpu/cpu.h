@@ -45,10 +45,12 @@ static inline void *worker_scratch(const struct backend_cpu *cpu, uint32_t worke
 static inline uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 static inline uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-/* The kernels of a weight format; NULL = unpacked to float by its decoder. */
+/* The kernels of a weight format; NULL = unpacked to float by its decoder. Coarse inputs are for routed experts only: a
+ * 2-bit matrix anywhere else is multiplied in float, because attention, shared expert and head need the precision. */
 static inline const struct format_kernels *format_of(const struct backend_cpu *cpu, const struct op_weight *w)
 {
-    return cpu->kernels->format(w->type);
+    const struct format_kernels *format = cpu->kernels->format(w->type);
+    return format && format->form == INPUT_COARSE && w->n_stack == 1 ? NULL : format;
 }
 static inline enum input_form form_of(const struct format_kernels *format)
 {
