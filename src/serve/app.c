@@ -115,8 +115,8 @@ static void put_props(struct app *app, struct buf *out)
     const struct ds4_model_info *info = ds4_engine_info(app->engine);
     const char *slash = strrchr(info->model_path, '/');
     buf_printf(out, "{\"default_generation_settings\":{\"n_ctx\":%u,\"params\":{\"temperature\":1,\"top_p\":1,"
-               "\"top_k\":0,\"min_p\":0.05}},\"total_slots\":%u,\"model_alias\":\"%s\",\"model_path\":", info->ctx_tokens,
-               app->n_sessions, app->model_id);
+               "\"top_k\":0,\"min_p\":0.05}},\"total_slots\":%u,\"model_alias\":\"%s\",\"model_path\":",
+               info->ctx_tokens, app->n_sessions, app->model_id);
     buf_put_json_string(out, span_from(slash ? slash + 1 : info->model_path));
     buf_put_text(out, ",\"chat_template\":\"built in: see /apply-template\",\"chat_template_caps\":{\"supports_tools\":"
                  "true,\"supports_parallel_tool_calls\":true,\"supports_system_role\":true,"

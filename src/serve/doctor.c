@@ -15,18 +15,9 @@ static void put_claude_code(struct buf *out, const char *host, unsigned port, co
                "  export CLAUDE_CODE_ATTRIBUTION_HEADER=0\n\n", host, port, key);
 }
 
-static void put_codex(struct buf *out, const char *host, unsigned port, unsigned ctx_tokens)
+static void put_codex(struct buf *out)
 {
-    buf_printf(out, "Codex (~/.codex/config.toml; the key in DS4_API_KEY):\n"
-               "  model = \"deepseek-v4-flash\"\n"
-               "  model_provider = \"ds4\"\n"
-               "  model_context_window = %u\n"
-               "  [model_providers.ds4]\n"
-               "  name = \"ds4\"\n"
-               "  base_url = \"http://%s:%u/v1\"\n"
-               "  wire_api = \"responses\"\n"
-               "  env_key = \"DS4_API_KEY\"\n"
-               "  stream_idle_timeout_ms = 1000000\n\n", ctx_tokens, host, port);
+    buf_put_text(out, "Codex: speaks /v1/responses only, which this version does not serve yet.\n\n");
 }
 
 static void put_opencode(struct buf *out, const char *host, unsigned port, const char *key, unsigned ctx_tokens)
@@ -63,7 +54,7 @@ void doctor_put(struct buf *out, const char *host, unsigned port, unsigned ctx_t
     const char *key = needs_key ? "YOUR-KEY" : "any";
     unsigned ctx = ctx_tokens ? ctx_tokens : 32768;
     put_claude_code(out, host, port, key);
-    put_codex(out, host, port, ctx);
+    put_codex(out);
     put_opencode(out, host, port, key, ctx);
     put_pi(out, host, port, key, ctx);
     put_sdks(out, host, port, key);

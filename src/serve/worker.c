@@ -146,8 +146,6 @@ static struct slot *choose(struct worker *w, const struct ds4_tokens *prompt)
         best = s;
         best_usable = n;
     }
-    if (best && best_usable == 0 && held_tokens(best) && w->o.store)
-        ds4_store_save(w->o.store, best->session, DS4_SAVE_EVICT, NULL);
     return best;
 }
 
@@ -178,6 +176,8 @@ static enum ds4_status set_up(struct worker *w, struct slot *s, struct ds4_error
 static void start(struct worker *w, struct slot *s, struct job *job)
 {
     struct ds4_error error = {0};
+    if (w->o.store && held_tokens(s) && usable(s->session, &job->prompt) == 0)
+        ds4_store_save(w->o.store, s->session, DS4_SAVE_EVICT, NULL);
     job_waits_no_more(job);
     metrics_add(&w->o.metrics->processing, 1);
     metrics_add(&w->o.metrics->requests, 1);

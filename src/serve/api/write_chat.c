@@ -132,8 +132,8 @@ static void put_calls(struct answer *a)
 {
     buf_put_text(&a->out, ",\"tool_calls\":[");
     for (size_t i = 0; i < a->n_calls; i++) {
-        buf_printf(&a->out, "%s{\"index\":%zu,\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":", i ? "," : "",
-                   i, a->calls[i].id);
+        buf_printf(&a->out, "%s{\"index\":%zu,\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":",
+                   i ? "," : "", i, a->calls[i].id);
         buf_put_json_string(&a->out, buf_span(&a->calls[i].name));
         buf_put_text(&a->out, ",\"arguments\":");
         buf_put_json_string(&a->out, buf_span(&a->calls[i].arguments));

@@ -46,7 +46,8 @@ static void log_request(const struct conn *c, const struct server_options *o, in
     int path_len = (int)(c->request.path.len < 128 ? c->request.path.len : 128);
     if (!o->log) return;
     (void)snprintf(line, sizeof line, "%s %.*s %d %zu bytes %.1f ms%s%s%s",
-                   c->refused ? "-" : methods[c->request.method], c->refused ? 1 : path_len, c->refused ? "-" : c->request.path.ptr, status, c->n_body_out,
+                   c->refused ? "-" : methods[c->request.method], c->refused ? 1 : path_len,
+                   c->refused ? "-" : c->request.path.ptr, status, c->n_body_out,
                    clock_seconds_since(c->began_ns) * 1e3, x->note[0] ? " " : "", x->note,
                    exchange_is_cancelled(x) ? " (client left)" : "");
     o->log(o->user, line);

@@ -1,0 +1,303 @@
+"""`ds4 serve` on the scripted engine, over real sockets: Python's own HTTP client and raw bytes."""
+
+import concurrent.futures
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from cli import FAKE, run, script
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+ANSWERS = [
+    {"when": "weather", "think": "Need it.", "say": "Checking.",
+     "calls": [{"name": "get_weather", "arguments": {"city": 'Roma "c"', "days": 2}},
+               {"name": "now", "arguments": {}}]},
+    {"when": "endless", "say": "word ", "endless": True, "token_ms": 2},
+    {"when": "slow", "say": "s" * 40, "token_ms": 20},
+    {"when": "breaks", "say": "abcdefgh", "fail_after": 4},
+    {"when": "nan", "say": "abcdefgh", "nan_after": 0},
+    {"when": "stop here", "think": "END in thought", "say": "one two END three"},
+    {"when": "hello", "think": "Hm, \u00e4.", "say": "Hi there, \u20ac friend."},
+]
+
+
+class Server:
+    def __init__(self, tmp_path, *args, **members):
+        members = dict({"answers": ANSWERS, "ctx": 4096, "chunk": 64, "rewind": 64, "sessions": 4}, **members)
+        self.process = subprocess.Popen([FAKE, "serve", "-m", script(tmp_path, **members), "--port", "0", *args],
+                                        stderr=subprocess.PIPE, text=True, bufsize=1)
+        for line in self.process.stderr:
+            if match := re.search(r"http://[^ ]*:(\d+)", line):
+                self.port = int(match.group(1))
+                break
+
+    def raw(self, data, close=True, timeout=10):
+        with socket.create_connection(("127.0.0.1", self.port), timeout) as s:
+            s.sendall(data)
+            got = b""
+            while part := s.recv(65536):
+                got += part
+            return got
+
+    def request(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        headers = dict({"Content-Type": "application/json"} if method == "POST" else {}, **(headers or {}))
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        reply = connection.getresponse()
+        data = reply.read()
+        connection.close()
+        return reply.status, dict(reply.getheaders()), data
+
+    def post(self, path, **body):
+        status, _, data = self.request("POST", path, body)
+        return status, json.loads(data)
+
+    def events(self, path, **body):
+        status, headers, data = self.request("POST", path, dict(body, stream=True))
+        assert status == 200 and headers["Content-Type"] == "text/event-stream", data
+        lines = [line[6:] for line in data.decode().split("\n") if line.startswith("data: ")]
+        return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+    def metric(self, name):
+        return float(re.search(rf"^ds4:{name} (\S+)", self.request("GET", "/metrics")[2].decode(), re.M).group(1))
+
+    def wait_idle(self, seconds=5):
+        deadline = time.monotonic() + seconds
+        while self.metric("requests_processing") or self.metric("requests_deferred"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(15)
+        return code, self.process.stderr.read()
+
+
+@pytest.fixture
+def start(tmp_path):
+    servers = []
+
+    def begin(*args, **members):
+        servers.append(Server(tmp_path, *args, **members))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        if server.process.poll() is None:
+            assert server.stop()[0] == 0
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def joined(events, name):
+    deltas = [e["choices"][0]["delta"] for e in events if e != "[DONE]" and e["choices"]]
+    return "".join(d.get(name) or "" for d in deltas)
+
+
+def test_streamed_chat_says_what_unstreamed_chat_says(start):
+    server = start()
+    for text in ("hello", "weather", "stop here"):
+        more = {"messages": user(text), "tools": TOOLS, "stop": ["END"], "temperature": 0}
+        status, whole = server.post("/v1/chat/completions", **more)
+        assert status == 200
+        events = server.events("/v1/chat/completions", stream_options={"include_usage": True}, **more)
+        message, choice = whole["choices"][0]["message"], whole["choices"][0]
+        assert events[-1] == "[DONE]"
+        assert events[-2]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+        assert joined(events, "content") == (message["content"] or "")
+        assert joined(events, "reasoning_content") == message["reasoning_content"]
+        calls = {}
+        for event in events[:-2]:
+            for call in event["choices"][0]["delta"].get("tool_calls", []):
+                entry = calls.setdefault(call["index"], {"name": "", "arguments": ""})
+                entry["name"] += call["function"].get("name", "")
+                entry["arguments"] += call["function"]["arguments"]
+        assert list(calls.values()) == [c["function"] for c in message.get("tool_calls", [])]
+        assert events[-3]["choices"][0]["finish_reason"] == choice["finish_reason"]
+    assert message["content"] == "one two " and message["reasoning_content"] == "END in thought"
+
+
+def test_messages_give_blocks_in_order_streamed_or_not(start):
+    server = start()
+    body = {"messages": user("weather"), "max_tokens": 500, "tools": [{"name": "get_weather", "input_schema": {}}]}
+    status, whole = server.post("/v1/messages?beta=true", **body)
+    assert status == 200 and whole["stop_reason"] == "tool_use"
+    assert [b["type"] for b in whole["content"]] == ["thinking", "text", "tool_use", "tool_use"]
+    assert whole["content"][2]["input"] == {"city": 'Roma "c"', "days": 2} and whole["content"][3]["input"] == {}
+    events = server.events("/v1/messages", **body)
+    assert [e["type"] for e in events[:2]] == ["message_start", "ping"]
+    assert [e["type"] for e in events[-2:]] == ["message_delta", "message_stop"]
+    blocks, n_open = [], 0
+    for event in events:
+        if event["type"] == "content_block_start":
+            assert event["index"] == len(blocks) and n_open == 0
+            blocks.append(dict(event["content_block"], json=""))
+            n_open = 1
+        elif event["type"] == "content_block_delta":
+            delta = event["delta"]
+            blocks[-1]["json"] += delta.get("partial_json", "")
+            for name in ("text", "thinking"):
+                blocks[-1][name] = blocks[-1].get(name, "") + delta.get(name, "")
+        elif event["type"] == "content_block_stop":
+            n_open = 0
+    assert blocks[0]["thinking"] == "Need it." and blocks[1]["text"] == "Checking."
+    assert [json.loads(b["json"]) for b in blocks[2:]] == [b["input"] for b in whole["content"][2:]]
+    status, count = server.post("/v1/messages/count_tokens", **body)
+    assert count["input_tokens"] == sum(v for k, v in whole["usage"].items() if "input" in k)
+
+
+def test_a_second_turn_computes_only_what_is_new(start):
+    server = start("--parallel", "1")
+    messages = user("weather " + "x" * 500)
+    _, first = server.post("/v1/chat/completions", messages=messages, tools=TOOLS)
+    answer = first["choices"][0]["message"]
+    messages += [answer] + [{"role": "tool", "tool_call_id": c["id"], "content": "sunny"} for c in answer["tool_calls"]]
+    _, second = server.post("/v1/chat/completions", messages=messages, tools=TOOLS)
+    known = first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] >= known - 1
+
+
+def test_what_cannot_be_honoured_is_refused_by_name(start):
+    server = start()
+    for name, value in (("response_format", {"type": "json_object"}), ("tool_choice", "required"), ("n", 2),
+                        ("reasoning_effort", "huge"), ("temperature", "hot"), ("stop", [1])):
+        status, reply = server.post("/v1/chat/completions", messages=user("hello"), tools=TOOLS, **{name: value})
+        assert status == 400 and reply["error"]["param"] == name
+    status, reply = server.post("/v1/chat/completions", messages=user("x" * 5000))
+    assert status == 400 and reply["error"]["code"] == "context_length_exceeded"
+    assert "maximum context length is 4096 tokens" in reply["error"]["message"]
+    status, reply = server.post("/v1/messages", messages=user("x" * 5000))
+    assert status == 400 and re.search(r"prompt is too long: \d+ tokens > 4096 maximum", reply["error"]["message"])
+
+
+def test_errors_of_the_engine_reach_the_client_and_leave_the_server_well(start):
+    server = start()
+    for text in ("breaks", "nan"):
+        assert server.post("/v1/chat/completions", messages=user(text))[0] == 500
+    events = server.events("/v1/chat/completions", messages=user("breaks"))
+    assert events[-1] == "[DONE]" and events[-2]["error"]["type"] == "server_error"
+    assert server.post("/v1/chat/completions", messages=user("hello"))[0] == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_place(start, stream):
+    server = start("--parallel", "1")
+    body = json.dumps({"messages": user("endless"), "stream": stream}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as s:
+        s.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        while not server.metric("requests_processing"):
+            time.sleep(0.01)
+    server.wait_idle()
+    assert server.metric("cancelled_total") == 1
+    assert server.post("/v1/chat/completions", messages=user("hello"))[0] == 200
+
+
+def test_a_long_prompt_does_not_silence_a_short_request(start):
+    server = start("--parallel", "2", chunk_ms=30)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        long = pool.submit(server.post, "/v1/chat/completions", messages=user("x" * 3500 + " hello"))
+        while not server.metric("requests_processing"):
+            time.sleep(0.01)
+        assert server.post("/v1/chat/completions", messages=user("hello"))[0] == 200
+        assert not long.done()
+        assert long.result()[0] == 200
+
+
+def test_more_than_the_queue_holds_is_refused_and_the_rest_is_served(start):
+    server = start("--parallel", "1", "--max-queue", "4")
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        body = {"messages": user("slow")}
+        jobs = [pool.submit(server.request, "POST", "/v1/chat/completions", body) for _ in range(16)]
+        replies = [job.result() for job in jobs]
+    codes = [status for status, _, _ in replies]
+    assert set(codes) == {200, 503} and codes.count(200) >= 5
+    assert all("Retry-After" in headers for status, headers, _ in replies if status == 503)
+    server.wait_idle()
+
+
+def test_bytes_that_drip_and_silence_end_at_their_deadline(start):
+    server = start("--time-scale", "20")
+    with socket.create_connection(("127.0.0.1", server.port), 10) as s:
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\n" * 1000:
+                s.send(bytes([byte]))
+                time.sleep(0.02)
+        assert time.monotonic() - began < 5
+    assert server.request("GET", "/health")[0] == 200
+
+
+def test_silence_of_a_stream_is_filled_with_comments(start):
+    server = start("--time-scale", "100", chunk_ms=300)
+    _, _, data = server.request("POST", "/v1/chat/completions", {"messages": user("hello"), "stream": True})
+    assert data.startswith(b": working\n\n") and data.rstrip().endswith(b"[DONE]")
+
+
+def test_access_is_as_tabled(start, tmp_path):
+    server = start()
+    assert server.request("GET", "/v1/models", headers={"Host": "evil.com"})[0] == 403
+    assert server.request("GET", "/v1/models", headers={"Origin": "http://evil.com"})[0] == 403
+    assert server.request("GET", "/v1/models", headers={"Sec-Fetch-Site": "cross-site"})[0] == 403
+    assert server.request("POST", "/tokenize", {"content": "a"}, {"Content-Type": "text/plain"})[0] == 415
+    assert server.request("GET", "/nothing")[0] == 404
+    assert server.request("GET", "/v1/messages")[0] == 405
+    assert server.request("HEAD", "/")[:1] == (200,) and server.request("HEAD", "/")[2] == b""
+    keys = tmp_path / "keys"
+    keys.write_text("sesame\n")
+    result = run("serve", "-m", script(tmp_path), "--port", "0", "--api-key-file", str(keys))
+    assert result.returncode == 1 and b"chmod 600" in result.stderr
+    os.chmod(keys, 0o600)
+    guarded = start("--api-key-file", str(keys))
+    assert guarded.request("GET", "/v1/models")[0] == 401
+    assert guarded.request("GET", "/v1/models", headers={"Authorization": "Bearer sesame"})[0] == 200
+    assert guarded.request("GET", "/v1/models", headers={"x-api-key": "sesame"})[0] == 200
+    assert run("serve", "-m", script(tmp_path), "--host", "0.0.0.0", "--port", "0").returncode == 1
+    code, log = guarded.stop()
+    assert code == 0 and "sesame" not in log
+
+
+def test_two_requests_in_one_packet_are_answered_in_order(start):
+    server = start()
+    get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = get.replace(b"/health", b"/x").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    data = server.raw(get + get.replace(b"/health", b"/nothing") + last)
+    assert re.findall(rb"HTTP/1.1 (\d+)", data) == [b"200", b"404", b"404"]
+
+
+def test_sigterm_lets_an_answer_finish_and_exits_with_0(start):
+    server = start()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        job = pool.submit(server.post, "/v1/chat/completions", messages=user("slow"))
+        while not server.metric("requests_processing"):
+            time.sleep(0.01)
+        began = time.monotonic()
+        code, log = server.stop()
+        assert code == 0 and time.monotonic() - began < 10
+        assert job.result()[0] == 200
+    assert re.search(r"POST /v1/chat/completions 200 .* stop$", log, re.M)
+
+
+def test_tokens_and_templates_are_told(start):
+    server = start()
+    assert server.post("/tokenize", content="hi")[1] == {"tokens": [104, 105]}
+    assert server.post("/detokenize", tokens=[104, 105])[1] == {"content": "hi"}
+    _, reply = server.post("/apply-template", messages=user("hello"))
+    assert "hello" in reply["prompt"] and len(reply["tokens"]) > 5
+    status, reply = server.post("/v1/completions", prompt="abc", max_tokens=5)
+    assert status == 200 and reply["usage"]["completion_tokens"] <= 5
+
+
+def test_the_doctor_names_every_client(tmp_path):
+    out = run("serve", "--doctor", "--port", "1234").stdout.decode()
+    for word in ("Claude Code", "Codex", "opencode", "Pi ", "OpenAI SDK", "Anthropic SDK", "127.0.0.1:1234"):
+        assert word in out
