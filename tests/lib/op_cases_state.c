@@ -182,6 +182,7 @@ void op_case_attention(struct op_run *run, const struct op_shape *s)
     float *q = op_input(run, s->n_rows * row_n, NULL), *o = op_result(run, s->n_rows * row_n);
     float *sinks = op_host(run, s->n_heads, sizeof *sinks);
     op_fill(run, sinks, s->n_heads, FILL_NORMAL);
+    for (uint32_t h = 0; h < s->n_heads; h++) sinks[h] = 2 * sinks[h] + 3; /* a visible share among hundreds of rows */
     if (s->inverse) {
         sinks[0] = 200;
         sinks[s->n_heads - 1] = -1e30f;
