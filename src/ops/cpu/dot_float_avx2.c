@@ -3,6 +3,8 @@
 #if defined(__x86_64__)
 #include "ops/cpu/avx2.h"
 
+#define DOT_COLS 48u /* up to here, reading the weights as they are is faster than unpacking them */
+
 enum float_kind { KIND_F32, KIND_F16, KIND_BF16 };
 
 INLINE uint32_t kind_bytes(enum float_kind kind) { return kind == KIND_F32 ? 4 : 2; }
@@ -23,36 +25,53 @@ static void load_rest(enum float_kind kind, const uint8_t *w, uint32_t n_in, flo
     _mm256_storeu_ps(values, load_weights(kind, bytes, 0));
 }
 
+/* Up to 4 rows by 3 inputs. */
 INLINE void dot_rows(enum float_kind kind, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
-                     const float *x, float *y)
+                     const float *const *x, float *const *y, uint32_t n_cols)
 {
-    __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    __m256 sum[4][3];
+    UNROLL for (uint32_t r = 0; r < n_rows; r++)
+        UNROLL for (uint32_t c = 0; c < n_cols; c++) sum[r][c] = _mm256_setzero_ps();
     const size_t ahead = ahead_of(row_bytes);
     uint32_t i = 0;
     for (; i + 8 <= n_in; i += 8) {
-        __m256 v = _mm256_loadu_ps(x + i);
+        __m256 v[3];
+        UNROLL for (uint32_t c = 0; c < n_cols; c++) v[c] = _mm256_loadu_ps(x[c] + i);
         UNROLL for (uint32_t r = 0; r < n_rows; r++) {
             if (i % (64 / kind_bytes(kind)) == 0) fetch(w + r * row_bytes + i * kind_bytes(kind) + ahead);
-            sum[r] = _mm256_fmadd_ps(load_weights(kind, w + r * row_bytes, i), v, sum[r]);
+            __m256 row = load_weights(kind, w + r * row_bytes, i);
+            UNROLL for (uint32_t c = 0; c < n_cols; c++) sum[r][c] = _mm256_fmadd_ps(row, v[c], sum[r][c]);
         }
     }
     if (i < n_in) {
-        float rest_x[8] = {0}, rest_w[8];
-        memcpy(rest_x, x + i, (n_in - i) * sizeof *x);
-        for (uint32_t r = 0; r < n_rows; r++) {
+        float rest_x[3][8] = {{0}}, rest_w[8];
+        for (uint32_t c = 0; c < n_cols; c++) memcpy(rest_x[c], x[c] + i, (n_in - i) * sizeof(float));
+        UNROLL for (uint32_t r = 0; r < n_rows; r++) {
             load_rest(kind, w + r * row_bytes, n_in, rest_w);
-            sum[r] = _mm256_fmadd_ps(_mm256_loadu_ps(rest_w), _mm256_loadu_ps(rest_x), sum[r]);
+            UNROLL for (uint32_t c = 0; c < n_cols; c++)
+                sum[r][c] = _mm256_fmadd_ps(_mm256_loadu_ps(rest_w), _mm256_loadu_ps(rest_x[c]), sum[r][c]);
         }
     }
-    for (uint32_t r = 0; r < n_rows; r++) y[r] = sum_lanes(sum[r]);
+    UNROLL for (uint32_t r = 0; r < n_rows; r++)
+        UNROLL for (uint32_t c = 0; c < n_cols; c++) y[c][r] = sum_lanes(sum[r][c]);
 }
 
-INLINE void dot_kind(enum float_kind kind, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
-                     const struct input *x, float *y)
+INLINE void dots_kind(enum float_kind kind, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
+                      const struct gemm_col *cols, uint32_t n_cols)
 {
-    uint32_t r = 0;
-    for (; r + 4 <= n_rows; r += 4) dot_rows(kind, w + r * row_bytes, row_bytes, 4, n_in, x->f32, y + r);
-    for (; r < n_rows; r++) dot_rows(kind, w + r * row_bytes, row_bytes, 1, n_in, x->f32, y + r);
+    for (uint32_t r = 0, n; r < n_rows; r += n, w += n * row_bytes) {
+        n = n_rows - r >= 4 ? 4 : 1;
+        for (uint32_t c = 0; c < n_cols; c += 3) {
+            const float *x[3];
+            float *y[3];
+            uint32_t m = n_cols - c < 3 ? n_cols - c : 3;
+            for (uint32_t i = 0; i < m; i++) x[i] = cols[c + i].x.f32, y[i] = cols[c + i].y + r;
+            if (n == 4 && m == 3) dot_rows(kind, w, row_bytes, 4, n_in, x, y, 3);
+            else if (n == 4 && m == 2) dot_rows(kind, w, row_bytes, 4, n_in, x, y, 2);
+            else if (n == 4) dot_rows(kind, w, row_bytes, 4, n_in, x, y, 1);
+            else for (uint32_t i = 0; i < m; i++) dot_rows(kind, w, row_bytes, 1, n_in, x + i, y + i, 1);
+        }
+    }
 }
 
 INLINE void unpack_kind(enum float_kind kind, const uint8_t *w, const struct tile *tile, uint32_t row_i)
@@ -63,20 +82,26 @@ INLINE void unpack_kind(enum float_kind kind, const uint8_t *w, const struct til
     if (i < tile->n_in) load_rest(kind, w, tile->n_in, to);
 }
 
-#define FLOAT_FORMAT(name, kind) \
+#define FLOAT_FORMAT(name, kind, dot_cols) \
+    static void dots_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, \
+                            const struct gemm_col *cols, uint32_t n_cols) \
+    { \
+        dots_kind(kind, w, row_bytes, n_rows, n_in, cols, n_cols); \
+    } \
     static void dot_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, \
                            float *y) \
     { \
-        dot_kind(kind, w, row_bytes, n_rows, n_in, x, y); \
+        struct gemm_col col = {*x, y}; \
+        dots_kind(kind, w, row_bytes, n_rows, n_in, &col, 1); \
     } \
     static void unpack_##name(const uint8_t *w, const struct tile *tile, uint32_t row_i) \
     { \
         unpack_kind(kind, w, tile, row_i); \
     } \
-    const struct format_kernels avx2_##name = {INPUT_FLOAT, 0, 0, 3, dot_##name, unpack_##name};
+    const struct format_kernels avx2_##name = {INPUT_FLOAT, 0, 0, dot_cols, dot_##name, dots_##name, unpack_##name};
 
-FLOAT_FORMAT(f32, KIND_F32)
-FLOAT_FORMAT(f16, KIND_F16)
-FLOAT_FORMAT(bf16, KIND_BF16)
+FLOAT_FORMAT(f32, KIND_F32, DOT_COLS)
+FLOAT_FORMAT(f16, KIND_F16, DOT_COLS)
+FLOAT_FORMAT(bf16, KIND_BF16, DOT_COLS)
 
 #endif

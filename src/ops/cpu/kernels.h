@@ -87,9 +87,12 @@ struct format_kernels {
     enum input_form form;
     uint32_t group;     /* weights that share a float scale: 32, 128 or 256; 0: float */
     uint32_t min_group; /* weights that share a minimum: 16, 32; 0: none */
-    uint32_t dot_cols;  /* up to this many input rows go through dot */
+    uint32_t dot_cols;  /* up to this many input rows go through dot or dots */
     /* y[i] = row i . x for rows at w, w + row_bytes ... */
     void (*dot)(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, float *y);
+    /* The same for several inputs; NULL: one after the other. */
+    void (*dots)(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct gemm_col *cols,
+                 uint32_t n_cols);
     /* Unpacks the tile's part of a row, which begins at w, into row row_i of the tile. */
     void (*unpack)(const uint8_t *w, const struct tile *tile, uint32_t row_i);
 };

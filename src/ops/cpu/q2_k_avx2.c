@@ -80,6 +80,6 @@ static void unpack_q2_k(const uint8_t *w, const struct tile *tile, uint32_t row_
     }
 }
 
-const struct format_kernels avx2_q2_k = {INPUT_COARSE, 256, 16, 3, dot_q2_k, unpack_q2_k};
+const struct format_kernels avx2_q2_k = {INPUT_COARSE, 256, 16, 3, dot_q2_k, NULL, unpack_q2_k};
 
 #endif
