@@ -269,8 +269,8 @@ static void fifty_turns(const int32_t *ids)
     ds4_store_flush(store);
     ds4_store_stats(store, &stats);
     (void)printf("\n50 turns of 1,000 tokens after a prompt of 7,000: %.0f MB written, %.2f times the new rows, %zu "
-                 "turns with a tip,\nin the mean %.0f tokens to compute again after a kill; a full snapshot a turn writes "
-                 "%.0f MB: %.1f times as much\n", (double)stats.bytes_written * 1e-6,
+                 "turns with a tip,\nin the mean %.0f tokens to compute again after a kill; a full snapshot a turn "
+                 "writes %.0f MB: %.1f times as much\n", (double)stats.bytes_written * 1e-6,
                  (double)stats.bytes_written / (double)stats.row_bytes_written, n_tips, (double)lost / 50, full * 1e-6,
                  full / (double)stats.bytes_written);
     ds4_session_destroy(s);
@@ -445,7 +445,7 @@ int main(int argc, char **argv)
     make_flash();
     (void)snprintf(dir, sizeof dir, "%s/measure-store-%d", argc > 1 ? argv[1] : "build", (int)getpid());
     size_t front = 144 + 16 * ((public_layout.span_bytes + (1u << 20) - 1) >> 20) + 4 * STATE_SPAN_TOKENS;
-    (void)printf("Flash: a span of %u tokens has %zu bytes of rows, %.0f bytes a token on disk; a tip %.1f to %.1f MB\n\n",
+    (void)printf("Flash: a span of %u tokens has %zu bytes of rows, %.0f a token on disk; a tip %.1f to %.1f MB\n\n",
                  STATE_SPAN_TOKENS, public_layout.span_bytes,
                  (double)(public_layout.span_bytes + front) / STATE_SPAN_TOKENS, (double)tip_bytes(1024) * 1e-6,
                  (double)tip_bytes(1024 + 127) * 1e-6);
