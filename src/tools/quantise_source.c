@@ -1,8 +1,8 @@
 /* quantise_source.c - where the values come from: a checkpoint as published, or a GGUF file of high precision.
  *
  * A weight of the checkpoint is stored as F32, BF16, F16, as E4M3 with a scale for each tile of 128 x 128, or as two
- * E2M1 in a byte (even column low) with a UE8M0 scale for each 32 columns: its dtype in the header says which. The scale
- * of "X.weight" is "X.scale" (or, in exports of others, "X.weight_scale_inv"). Every tensor must be known: none is
+ * E2M1 in a byte (even column low) with a UE8M0 scale for each 32 columns: its dtype in the header says which. Its
+ * scale: "X.weight" has "X.scale" (or, in exports of others, "X.weight_scale_inv"). Every tensor must be known: none is
  * dropped silently. */
 #include <math.h>
 #include <stdio.h>

@@ -15,7 +15,7 @@ import pytest
 from cli import DS4, FAKE, Terminal, run, script
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "..", "golden")
-COMMANDS = ("run", "plan", "inspect", "tokenize", "logits", "bench", "perplexity", "quantize", "fixture")
+COMMANDS = ("run", "plan", "inspect", "tokenize", "logits", "bench", "perplexity", "quantize", "imatrix", "fixture")
 
 
 def ds4(*args, **more):
