@@ -135,6 +135,7 @@ void net_poll(struct net_poll *items, size_t n, int timeout_ms)
     int ready = poll(polls, (nfds_t)n, timeout_ms);
     for (size_t i = 0; i < n; i++) {
         int got = ready > 0 ? polls[i].revents : 0;
-        items[i].got = (got & POLLIN ? NET_READ : 0) | (got & POLLOUT ? NET_WRITE : 0) | (got & HUP_FLAGS ? NET_HUP : 0);
+        items[i].got = (got & POLLIN ? NET_READ : 0) | (got & POLLOUT ? NET_WRITE : 0);
+        if (got & HUP_FLAGS) items[i].got |= NET_HUP;
     }
 }
