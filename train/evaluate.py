@@ -10,6 +10,7 @@ tool call is right when it parses and has the name and arguments of the model an
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import re
@@ -106,7 +107,8 @@ def score(generator, tokenizer, samples):
         n_max = len(tokenizer.encode(sample["completion"])) + 40
         text, ended = generator.answer(sample["prompt"], n_max)
         wanted = parse_calls(sample["completion"])
-        right = sample["check"] in text
+        answer = text.split(tasks.END_THINK)[-1]
+        right = re.search(rf"(?<!\w){re.escape(sample['check'])}(?!\w)", answer) is not None
         if wanted is not None:
             got = parse_calls(text)
             right = got == wanted
@@ -128,7 +130,8 @@ def groups(n, seed):
         if kind == "needle":
             continue
         tasks.seed(seed)
-        out[kind] = [tasks.sample([kind]) for _ in range(n)]
+        drawn = (tasks.sample([kind]) for _ in range(100 * n))      # a free story or a lone call has nothing to check
+        out[kind] = list(itertools.islice((task for task in drawn if task["check"]), n))
     for length in (60, 250, 1000):
         tasks.seed(seed)
         out[f"needle {length}"] = [tasks.needle_task(length) for _ in range(n)]
