@@ -369,14 +369,15 @@ TEST(a_second_process_reads_and_does_not_write)
 /* ---- failing disks -------------------------------------------------------------------------------------------- */
 
 static struct {
-    int at, count, number; /* the call to fail, -1 from then on all */
+    int at, number;    /* the call to fail, and errno */
     bool forever;
+    _Atomic int count; /* calls of the worker and of the thread that writes */
 } fault;
 
 static bool fault_now(void)
 {
-    fault.count++;
-    bool hit = fault.forever ? fault.count >= fault.at : fault.count == fault.at;
+    int count = ++fault.count;
+    bool hit = fault.forever ? count >= fault.at : count == fault.at;
     if (hit) errno = fault.number;
     return hit;
 }
@@ -403,7 +404,10 @@ TEST(any_failing_system_call_leaves_generation_as_it_was)
     for (int round = 1; round <= 40; round += (int)MODEL_STRIDE) {
         struct ds4_store *store = open_store(dir);
         struct ds4_session *s = new_session();
-        fault.at = round % 20 + 1, fault.count = 0, fault.forever = round > 20, fault.number = numbers[round % 6];
+        fault.at = round % 20 + 1;
+        fault.forever = round > 20;
+        fault.number = numbers[round % 6];
+        fault.count = 0;
         file_test_hook(&bad);
         (void)sync_to(store, s, tokens, 290);
         ds4_store_save(store, s, DS4_SAVE_TURN, NULL);
