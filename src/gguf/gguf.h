@@ -95,7 +95,8 @@ const char *gguf_type_name(enum gguf_type type);
 struct gguf_writer;
 enum ds4_status gguf_writer_create(const char *path, struct gguf_writer **out, struct ds4_error *error) DS4_MUST_CHECK;
 /* The same for a file that is written with interruptions: NAME.part of an earlier run is kept and continued, and stays
- * when this run fails, too. All puts must be those of the earlier run; what was written then is the caller's to know. */
+ * when this run fails, too. All puts must be those of the earlier run; what was written then is the caller's to
+ * know. */
 enum ds4_status gguf_writer_resume(const char *path, struct gguf_writer **out, struct ds4_error *error) DS4_MUST_CHECK;
 /* Closes; an unfinished file is removed. */
 void gguf_writer_destroy(struct gguf_writer *writer);

@@ -82,7 +82,9 @@ void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uin
     const uint8_t *rows = w->data + stack_i * w->stack_bytes + row_first * w->row_bytes;
     if (format && n_cols <= format->dot_cols) {
         if (format->dots && n_cols > 1) format->dots(rows, w->row_bytes, n_rows, w->n_in, cols, n_cols);
-        else for (uint32_t c = 0; c < n_cols; c++) format->dot(rows, w->row_bytes, n_rows, w->n_in, &cols[c].x, cols[c].y);
+        else
+            for (uint32_t c = 0; c < n_cols; c++)
+                format->dot(rows, w->row_bytes, n_rows, w->n_in, &cols[c].x, cols[c].y);
         return;
     }
     ensure(n_rows <= TILE_ROWS && n_cols <= COLS_MAX);
