@@ -2,7 +2,8 @@
  *
  * Weights are random valid blocks. Products cycle through copies of the matrix that together exceed the caches, as the
  * layers of a model do; inputs are quantised inside the measured time, as in inference. A figure is the median of
- * products repeated for the given time. GB/s counts bytes of weights, GFLOP/s two for each weight and row. */
+ * products repeated for the given time. 2-bit formats are timed as the down projection of a routed expert. GB/s counts
+ * bytes of weights, GFLOP/s two for each weight and row. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +58,7 @@ struct ops_bench {
     size_t weights_bytes; /* [n_copies][n_out] rows */
     uint32_t n_copies, next_copy;
     float *x, *y;
+    int32_t ids[BATCH_MAX]; /* all rows choose expert 0 */
     double samples[SAMPLES_MAX];
 };
 
@@ -98,9 +100,13 @@ static double multiply_once(struct ops_bench *b, const struct quant_format *form
                                        .n_in = flags->n_in, .n_out = flags->n_out, .row_bytes = row_bytes,
                                        .n_stack = 1, .stack_bytes = matrix};
     args.out[0].y = b->y;
+    struct moe_down_args expert = {batch, 1, b->x, b->ids, args.out[0].w, b->y};
+    expert.down.n_stack = 2; /* more than one expert; only the first is chosen */
     b->next_copy = (b->next_copy + 1) % b->n_copies;
     uint64_t start = clock_ns();
-    b->backend->ops->matmul(b->backend, &args);
+    /* 2-bit formats are those of routed experts, which take coarser inputs than other matrices. */
+    if (format->id == QUANT_Q2_K || format->id == QUANT_IQ2_XXS) b->backend->ops->moe_down(b->backend, &expert);
+    else b->backend->ops->matmul(b->backend, &args);
     return clock_seconds_since(start);
 }
 
@@ -185,7 +191,7 @@ static enum ds4_status run(struct ops_bench *b, struct ds4_error *error)
     for (size_t i = 0; i < n_batches; i++) batch_max = batches[i] > batch_max ? batches[i] : batch_max;
     struct backend_limits limits = {.n_rows = batch_max, .n_in = b->flags->n_in, .n_heads = 1, .dim = 64,
                                     .n_attn_rows = 1, .n_index_heads = 1, .index_dim = 32, .n_index_rows = 1,
-                                    .n_experts = 1, .n_used = 1, .n_ff = 256};
+                                    .n_experts = 2, .n_used = 1, .n_ff = b->flags->n_in};
     TRY_GOTO(thread_pool_create(b->flags->n_threads, &b->pool, error), out);
     TRY_GOTO(backend_cpu_create(b->pool, &limits, &b->backend, error), out);
     b->x = mem_zalloc((size_t)batch_max * b->flags->n_in, sizeof *b->x);
