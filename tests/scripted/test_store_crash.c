@@ -172,7 +172,7 @@ static void damage_one(const char *dir, uint32_t n)
 {
     struct nth f = {.dir = dir, .suffix = ".tip", .left = n};
     struct stat st;
-    char byte;
+    char byte = 0;
     assert_int_equal(file_list_dir(dir, find_nth, &f, NULL), DS4_OK);
     int fd = open(f.path, O_RDWR);
     assert_true(fd >= 0 && fstat(fd, &st) == 0 && pread(fd, &byte, 1, st.st_size - 1) == 1);

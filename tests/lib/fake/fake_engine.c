@@ -103,6 +103,14 @@ void ds4_engine_close(struct ds4_engine *engine)
 const struct ds4_model_info *ds4_engine_info(const struct ds4_engine *engine) { return &engine->info; }
 const struct ds4_state_layout *ds4_state_layout(const struct ds4_engine *engine) { return &engine->layout; }
 
+/* A script has no layers: nothing ever passes the probe. */
+void ds4_engine_set_probe(struct ds4_engine *engine, ds4_probe_fn fn, void *user)
+{
+    (void)engine;
+    (void)fn;
+    (void)user;
+}
+
 enum ds4_status ds4_plan_make(const struct ds4_engine_options *options, struct ds4_plan *plan, struct ds4_error *error)
 {
     struct ds4_engine *e;
