@@ -307,7 +307,8 @@ void conn_step(struct conn *c, const struct server_options *o)
     if (c->state == CONN_ANSWER && c->answered && c->out.text.len == 0) end_answer(c, o);
 }
 
-/* Silence of a stream is filled with a comment, which begins the stream when nothing was said yet. */
+/* Silence of a stream is filled with a comment, which begins the stream when nothing was said yet. Returns when to look
+ * again: whether a stream is wanted shows only when the request was read, possibly after this. */
 static uint64_t fill_silence(struct conn *c, const struct server_options *o, uint64_t now_ns)
 {
     struct exchange *x = c->exchange;
@@ -326,7 +327,7 @@ static uint64_t fill_silence(struct conn *c, const struct server_options *o, uin
     }
     (void)pthread_mutex_unlock(&x->lock);
     if (may) send_out(c);
-    return may ? due : UINT64_MAX;
+    return may || now_ns < due ? due : UINT64_MAX;
 }
 
 uint64_t conn_tick(struct conn *c, const struct server_options *o, uint64_t now_ns)
