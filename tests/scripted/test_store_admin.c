@@ -361,7 +361,9 @@ static const char *make_pack(const char *name, size_t n)
     uint64_t bytes;
     put(store, 3, n);
     assert_ok(ds4_store_export(store, key_of(store, n), path, &bytes, &error), error);
-    assert_int_equal(pack_bytes(path).len, bytes);
+    struct ds4_text pack = pack_bytes(path);
+    assert_int_equal(pack.len, bytes);
+    ds4_text_free(&pack);
     assert_status(ds4_store_export(store, key_of(store, n), path, &bytes, &error), DS4_ERR_IO, error); /* exists */
     ds4_store_close(store);
     return path;

@@ -219,7 +219,7 @@ TEST(a_restore_that_fails_at_any_entry_leaves_a_session_that_goes_on_like_a_cold
     char dir[300], path[400];
     struct ds4_error error = {0};
     (void)snprintf(dir, sizeof dir, "%s/damage", base);
-    for (size_t which = 0; which < 3; which++) {
+    for (size_t which = 0, n_entries = 3; which < n_entries; which++) {
         struct ds4_store *store = open_store("damage");
         struct ds4_session *s = NULL, *cold = NULL;
         struct ds4_store_report report;
@@ -229,7 +229,8 @@ TEST(a_restore_that_fails_at_any_entry_leaves_a_session_that_goes_on_like_a_cold
         ds4_store_save(store, s, DS4_SAVE_USER, NULL);
         ds4_store_flush(store);
         assert_ok(file_list_dir(dir, collect, &list, &error), error);
-        assert_int_equal(list.n, 3);
+        assert_true(list.n >= 3); /* full spans, whose length is a limit of the build, and a tip */
+        n_entries = list.n;
         (void)snprintf(path, sizeof path, "%s/%s", dir, list.name[which]);
         struct ds4_text bytes = {0};
         int fd;
