@@ -34,7 +34,7 @@ bench: ds4
 MEASURES := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/measure/*.c))
 $(MEASURES): %: %.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-measure: $(MEASURES)
+measure: $(MEASURES) vocab.gguf
 	@for program in $(MEASURES); do $$program || exit 1; done
 
 # A vocabulary-only GGUF of the full 129,280 tokens, for tests of the tokenizer.

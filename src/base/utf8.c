@@ -1,6 +1,8 @@
 /* utf8.c - UTF-8 by the table of well-formed byte sequences. See utf8.h. */
 #include "base/utf8.h"
 
+#include <string.h>
+
 /* Range of the second byte for a lead byte, and the sequence's length; length 0 = not a lead. */
 struct lead {
     unsigned char len, lo, hi;
@@ -61,12 +63,23 @@ size_t utf8_put(uint32_t scalar, char out[4])
     return 4;
 }
 
+/* Bytes of s from `at` on that are ASCII, in words of eight. */
+static size_t ascii_run(struct ds4_span s, size_t at)
+{
+    size_t end = at;
+    for (uint64_t word; end + sizeof word <= s.len; end += sizeof word) {
+        memcpy(&word, s.ptr + end, sizeof word);
+        if (word & 0x8080808080808080u) break;
+    }
+    return end - at;
+}
+
 bool utf8_valid(struct ds4_span s)
 {
-    for (size_t i = 0; i < s.len;) {
-        size_t taken;
-        if (utf8_next(s.ptr + i, s.len - i, &taken) == UTF8_BAD) return false;
-        i += taken;
+    size_t taken;
+    for (size_t at = 0; at < s.len; at += taken) {
+        taken = ascii_run(s, at);
+        if (taken == 0 && utf8_next(s.ptr + at, s.len - at, &taken) == UTF8_BAD) return false;
     }
     return true;
 }

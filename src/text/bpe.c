@@ -32,14 +32,16 @@ static size_t remove_at(uint32_t *items, size_t n, size_t at)
 static enum ds4_status merge_short(const struct vocab *v, struct ds4_span piece, struct ds4_tokens *out,
                                    struct ds4_error *error)
 {
-    uint32_t ids[SHORT_BYTES], ranks[SHORT_BYTES]; /* ranks[i] belongs to the pair of ids i and i + 1 */
+    /* ranks[i] belongs to the pair of ids i and i + 1. Clearing the arrays would take longer than most merges. */
+    __attribute__((uninitialized)) uint32_t ids[SHORT_BYTES], ranks[SHORT_BYTES];
     size_t n = piece.len, n_ranks = n - 1;
     for (size_t i = 0; i < n; i++) {
         int32_t id = v->byte_ids[(unsigned char)piece.ptr[i]];
         if (id < 0) return byte_missing(v, (unsigned char)piece.ptr[i], error);
         ids[i] = (uint32_t)id;
     }
-    for (size_t i = 0; i < n_ranks; i++) ranks[i] = vocab_rank(v, ids[i], ids[i + 1]);
+    const unsigned char *bytes = (const unsigned char *)piece.ptr;
+    for (size_t i = 0; i < n_ranks; i++) ranks[i] = v->byte_pairs[bytes[i] << 8 | bytes[i + 1]];
     for (;;) {
         size_t best = 0;
         uint32_t rank = VOCAB_NO_RANK;
@@ -55,9 +57,7 @@ static enum ds4_status merge_short(const struct vocab *v, struct ds4_span piece,
         if (best > 0) ranks[best - 1] = vocab_rank(v, ids[best - 1], ids[best]);
         if (best < n_ranks) ranks[best] = vocab_rank(v, ids[best], ids[best + 1]);
     }
-    int32_t result[SHORT_BYTES];
-    for (size_t i = 0; i < n; i++) result[i] = (int32_t)ids[i];
-    return ds4_tokens_append(out, result, n);
+    return ds4_tokens_append(out, (const int32_t *)ids, n);
 }
 
 /* Symbols of a long piece; index = place of the symbol's first byte. */
@@ -162,6 +162,10 @@ static enum ds4_status merge(const struct vocab *v, struct ds4_span piece, struc
 enum ds4_status bpe_piece(const struct vocab *v, struct ds4_span piece, struct ds4_tokens *out,
                           struct ds4_error *error)
 {
+    if (piece.len == 1) {
+        int32_t byte = v->byte_ids[(unsigned char)piece.ptr[0]];
+        return byte < 0 ? byte_missing(v, (unsigned char)piece.ptr[0], error) : ds4_tokens_append(out, &byte, 1);
+    }
     int32_t id = piece.len <= VOCAB_TOKEN_BYTES_MAX ? vocab_lookup(v, piece) : -1;
     if (id < 0) return merge(v, piece, out, error);
     uint8_t whole = atomic_load_explicit(&v->whole[id], memory_order_relaxed);

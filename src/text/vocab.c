@@ -52,7 +52,11 @@ static enum ds4_status allocate(struct builder *b)
     v->base_slots = mem_alloc(base_slots, sizeof *v->base_slots);
     v->pair_slots = mem_alloc(pair_slots, sizeof *v->pair_slots);
     v->merged = mem_zalloc(v->n_merges, sizeof *v->merged);
-    if (!v->pool || !v->offsets || !v->types || !v->whole || !v->base_slots || !v->pair_slots || !v->merged)
+    v->base_filter = mem_zalloc(base_slots / 16, sizeof *v->base_filter); /* at least 16 slots, 64 bits */
+    v->pair_filter = mem_zalloc(pair_slots / 16, sizeof *v->pair_filter);
+    v->byte_pairs = mem_alloc(256 * 256, sizeof *v->byte_pairs);
+    if (!v->pool || !v->offsets || !v->types || !v->whole || !v->base_slots || !v->pair_slots || !v->merged ||
+        !v->base_filter || !v->pair_filter || !v->byte_pairs)
         return err_set(b->error, DS4_ERR_NOMEM, "no memory for a vocabulary of %u tokens", v->n_tokens);
     memset(v->base_slots, 0xFF, base_slots * sizeof *v->base_slots);
     memset(v->pair_slots, 0xFF, pair_slots * sizeof *v->pair_slots);
@@ -85,6 +89,7 @@ static enum ds4_status index_base(struct builder *b, uint32_t id)
                            shown(b->source->tokens[id]), b->source->tokens[id].ptr);
     }
     v->base_slots[i & v->base_mask] = (hash >> 32) << 32 | id;
+    vocab_filter_set(v->base_filter, v->base_mask, hash);
     if (bytes.len == 1) v->byte_ids[(unsigned char)bytes.ptr[0]] = (int32_t)id;
     return DS4_OK;
 }
@@ -148,6 +153,7 @@ static enum ds4_status add_merge(struct builder *b, uint32_t rank)
                            (uint32_t)(v->pair_slots[i & v->pair_mask] & 0xFFFFFF));
     }
     v->pair_slots[i & v->pair_mask] = key << 24 | rank;
+    vocab_filter_set(v->pair_filter, v->pair_mask, vocab_pair_hash(key));
     v->merged[rank] = (uint32_t)result;
     return DS4_OK;
 }
@@ -249,11 +255,20 @@ static enum ds4_status find_special(struct builder *b)
     return DS4_OK;
 }
 
+static void rank_byte_pairs(struct vocab *v)
+{
+    for (uint32_t i = 0; i < 256 * 256; i++) {
+        int32_t left = v->byte_ids[i >> 8], right = v->byte_ids[i & 255];
+        v->byte_pairs[i] = left < 0 || right < 0 ? VOCAB_NO_RANK : vocab_rank(v, (uint32_t)left, (uint32_t)right);
+    }
+}
+
 static enum ds4_status build(struct builder *b)
 {
     TRY(allocate(b));
     for (uint32_t id = 0; id < b->vocab->n_tokens; id++) TRY(add_token(b, id));
     for (uint32_t rank = 0; rank < b->vocab->n_merges; rank++) TRY(add_merge(b, rank));
+    rank_byte_pairs(b->vocab);
     if (!b->source->types) TRY(infer_types(b));
     TRY(index_added(b));
     return find_special(b);
@@ -288,6 +303,9 @@ void vocab_destroy(struct vocab *v)
     mem_free((void *)v->whole);
     mem_free(v->base_slots);
     mem_free(v->pair_slots);
+    mem_free(v->base_filter);
+    mem_free(v->pair_filter);
+    mem_free(v->byte_pairs);
     mem_free(v->merged);
     mem_free(v->added);
     mem_free(v);

@@ -1,6 +1,8 @@
 /* vocab_tables.h - the inside of struct vocab, for the encoder's inner loops. Not for other modules.
  *
- * Both hash tables use open addressing with linear probing and are at most half full. */
+ * Both hash tables use open addressing with linear probing and are at most half full. Most look-ups find nothing and
+ * the tables do not fit the inner caches; therefore a bit for each hash value (four to a slot), small enough for them,
+ * is asked first. */
 #ifndef DS4_TEXT_VOCAB_TABLES_H
 #define DS4_TEXT_VOCAB_TABLES_H
 
@@ -27,6 +29,9 @@ struct vocab {
     uint64_t base_mask;
     uint64_t *pair_slots;      /* left id << 44 | right id << 24 | rank */
     uint64_t pair_mask;
+    uint64_t *base_filter;     /* [(base_mask + 1) * 4 bits] set = perhaps there; by the low bits of the hash */
+    uint64_t *pair_filter;     /* the same of pair_slots */
+    uint32_t *byte_pairs;      /* [256][256] rank of the merge of two bytes */
     uint32_t *merged;          /* [n_merges] id that the merge of this rank makes */
     uint32_t *added;           /* [n_added] ids in byte order of their literals */
     uint16_t added_len_max;
@@ -39,14 +44,27 @@ static inline struct ds4_span vocab_bytes(const struct vocab *v, uint32_t id)
     return span_make(v->pool + v->offsets[id], v->offsets[id + 1] - v->offsets[id]);
 }
 
+static inline bool vocab_may_hold(const uint64_t *filter, uint64_t mask, uint64_t hash)
+{
+    uint64_t bit = hash & (mask << 2 | 3);
+    return filter[bit >> 6] >> (bit & 63) & 1;
+}
+
+static inline void vocab_filter_set(uint64_t *filter, uint64_t mask, uint64_t hash)
+{
+    uint64_t bit = hash & (mask << 2 | 3);
+    filter[bit >> 6] |= 1ull << (bit & 63);
+}
+
 static inline uint64_t vocab_pair_key(uint32_t left, uint32_t right) { return (uint64_t)left << 20 | right; }
 static inline uint64_t vocab_pair_hash(uint64_t key) { return (key * 0x9E3779B97F4A7C15u) >> 24; }
 
 /* Rank of the merge of two ids, or VOCAB_NO_RANK. */
 static inline uint32_t vocab_rank(const struct vocab *v, uint32_t left, uint32_t right)
 {
-    uint64_t key = vocab_pair_key(left, right);
-    for (uint64_t i = vocab_pair_hash(key);; i++) {
+    uint64_t key = vocab_pair_key(left, right), hash = vocab_pair_hash(key);
+    if (!vocab_may_hold(v->pair_filter, v->pair_mask, hash)) return VOCAB_NO_RANK;
+    for (uint64_t i = hash;; i++) {
         uint64_t slot = v->pair_slots[i & v->pair_mask];
         if (slot == VOCAB_EMPTY) return VOCAB_NO_RANK;
         if (slot >> 24 == key) return (uint32_t)(slot & 0xFFFFFF);
@@ -56,6 +74,7 @@ static inline uint32_t vocab_rank(const struct vocab *v, uint32_t left, uint32_t
 static inline int32_t vocab_lookup(const struct vocab *v, struct ds4_span bytes)
 {
     uint64_t hash = hash_u64(bytes.ptr, bytes.len);
+    if (!vocab_may_hold(v->base_filter, v->base_mask, hash)) return -1;
     for (uint64_t i = hash;; i++) {
         uint64_t slot = v->base_slots[i & v->base_mask];
         if (slot == VOCAB_EMPTY) return -1;
