@@ -46,10 +46,7 @@ void job_refuse(struct job *job, int status, const char *sentence, const char *p
     answer_put_error(&body, job->dialect, status, sentence, param, code);
     if (!exchange_reply(job->exchange, status, "application/json", buf_span(&body), header)) {
         struct buf event = {0};
-        buf_put_text(&event, job->dialect == API_MESSAGES ? "event: error\ndata: " : "data: ");
-        buf_put_span(&event, buf_span(&body));
-        buf_put_text(&event, "\n\n");
-        if (job->dialect == API_CHAT || job->dialect == API_COMPLETIONS) buf_put_text(&event, "data: [DONE]\n\n");
+        answer_put_error_event(&event, job->dialect, buf_span(&body), sentence);
         exchange_put(job->exchange, buf_span(&event));
         exchange_end(job->exchange);
         buf_deinit(&event);

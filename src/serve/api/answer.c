@@ -25,7 +25,8 @@ enum ds4_status answer_init(struct answer *a, const struct api_request *request,
                             struct ds4_error *error)
 {
     static const struct answer_writer *const writers[] = {
-        [API_CHAT] = &answer_chat, [API_COMPLETIONS] = &answer_completions, [API_MESSAGES] = &answer_messages};
+        [API_CHAT] = &answer_chat, [API_COMPLETIONS] = &answer_completions, [API_MESSAGES] = &answer_messages,
+        [API_RESPONSES] = &answer_responses};
     static const char *const prefixes[] = {[API_CHAT] = "chatcmpl-", [API_COMPLETIONS] = "cmpl-",
                                            [API_MESSAGES] = "msg_", [API_RESPONSES] = "resp_"};
     *a = (struct answer){.request = request, .exchange = x, .writer = writers[request->dialect], .block = -1,
@@ -45,6 +46,7 @@ void answer_deinit(struct answer *a)
     buf_deinit(&a->think);
     buf_deinit(&a->text);
     buf_deinit(&a->held);
+    buf_deinit(&a->items);
     buf_deinit(&a->out);
     *a = (struct answer){0};
 }
@@ -204,7 +206,7 @@ void answer_end(struct answer *a, enum answer_finish finish)
         return;
     }
     a->writer->whole(a);
-    if (a->out.failed || a->text.failed || a->think.failed) {
+    if (a->out.failed || a->text.failed || a->think.failed || a->items.failed) {
         answer_fail(a, "no memory for the answer");
         return;
     }
@@ -259,4 +261,20 @@ void answer_put_error(struct buf *out, enum api_dialect dialect, int status, con
     if (code) buf_put_json_string(out, span_from(code));
     else buf_put_text(out, "null");
     buf_put_text(out, "}}");
+}
+
+void answer_put_error_event(struct buf *out, enum api_dialect dialect, struct ds4_span error_body,
+                            const char *sentence)
+{
+    if (dialect == API_RESPONSES) {
+        buf_put_text(out, "event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":0,"
+                     "\"response\":{\"id\":\"resp_0\",\"object\":\"response\",\"status\":\"failed\",\"output\":[],"
+                     "\"error\":{\"code\":\"server_error\",\"message\":");
+        buf_put_json_string(out, span_from(sentence));
+        buf_put_text(out, "}}}\n\n");
+        return;
+    }
+    buf_put_text(out, dialect == API_MESSAGES ? "event: error\ndata: " : "data: ");
+    buf_put_span(out, error_body);
+    buf_put_text(out, dialect == API_MESSAGES ? "\n\n" : "\n\ndata: [DONE]\n\n");
 }

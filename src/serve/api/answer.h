@@ -44,6 +44,9 @@ struct answer {
     bool begun;
     int block;                 /* the dialect's: kind of the open block, -1 = none */
     size_t n_blocks, n_events;
+    struct buf items;          /* Responses: finished items, with commas */
+    size_t item_from;          /* where the text of the open item begins */
+    bool reasoned;             /* the reasoning has become an item */
     void (*sampled)(void *user, const struct answer *a, struct ds4_span block); /* the calls' exact bytes */
     void *sampled_user;
 };
@@ -60,7 +63,7 @@ struct answer_writer {
     void (*fail)(struct answer *a, const char *sentence);
     void (*whole)(struct answer *a);
 };
-extern const struct answer_writer answer_chat, answer_completions, answer_messages;
+extern const struct answer_writer answer_chat, answer_completions, answer_messages, answer_responses;
 
 enum ds4_status answer_init(struct answer *a, const struct api_request *request, struct exchange *x,
                             struct ds4_error *error) DS4_MUST_CHECK;
@@ -81,5 +84,8 @@ void answer_make_id(char out[ANSWER_ID_BYTES], const char *prefix, size_t n_digi
 /* An error body in the shape of the dialect. param, code: may be NULL. */
 void answer_put_error(struct buf *out, enum api_dialect dialect, int status, const char *sentence, const char *param,
                       const char *code);
+/* The same for a stream that has begun, but whose answer has not. */
+void answer_put_error_event(struct buf *out, enum api_dialect dialect, struct ds4_span error_body,
+                            const char *sentence);
 
 #endif

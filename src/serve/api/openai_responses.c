@@ -1,15 +1,20 @@
 /* openai_responses.c - bodies of /v1/responses to the neutral request. */
 #include "serve/api/request.h"
+#include "serve/api/sealed.h"
+
+bool api_space_needs_mark(struct ds4_span space)
+{
+    char last = space.ptr[space.len - 1];
+    return (last >= '0' && last <= '9') || ((last | 0x20) >= 'a' && (last | 0x20) <= 'z');
+}
 
 enum ds4_status api_namespaced(struct api_builder *b, struct ds4_span space, struct ds4_span name,
                                struct ds4_span *out)
 {
     *out = name;
     if (space.len == 0) return DS4_OK;
-    char last = space.ptr[space.len - 1];
-    bool alphanumeric = (last >= '0' && last <= '9') || ((last | 0x20) >= 'a' && (last | 0x20) <= 'z');
     *out = space;
-    return api_join(b, out, alphanumeric ? "__" : "", name);
+    return api_join(b, out, api_space_needs_mark(space) ? "__" : "", name);
 }
 
 /* The assistant message that an item belongs to: the last message, or a new one. */
@@ -24,12 +29,14 @@ static enum ds4_status assistant_of(struct api_builder *b, bool needs_no_text, s
     return api_message(b, DS4_ROLE_ASSISTANT, out);
 }
 
-/* What this server calls encrypted is the reasoning's own text behind a mark; anything else is left aside. */
+/* What this server sealed is the reasoning as it was; else its summary has to do. */
 static enum ds4_status read_reasoning(struct api_builder *b, const struct jv *item)
 {
     static const char *const lists[] = {"summary", "content"};
+    struct ds4_span sealed = sealed_open(b->arena, jv_text(jv_get(item, "encrypted_content")));
     struct ds4_message *m;
     TRY(assistant_of(b, true, &m));
+    if (sealed.ptr) return api_join(b, &m->reasoning, "\n", sealed);
     for (size_t i = 0; i < 2; i++) {
         const struct jv *list = jv_get(item, lists[i]);
         for (const struct jv *part = jv_is(list, JV_ARRAY) ? list->first : NULL; part; part = part->next)
@@ -72,12 +79,49 @@ static enum ds4_status read_call(struct api_builder *b, const struct jv *item, b
     return api_add_call(b, m, jv_text(jv_get(item, "call_id")), name, arguments);
 }
 
+/* Calls of hosted tools in the history: shown to the model as calls of a tool of that name. */
+static enum ds4_status read_hosted_call(struct api_builder *b, const struct jv *item, const char *name)
+{
+    const struct jv *arguments = jv_get(item, "arguments"), *id = jv_get(item, "call_id");
+    struct ds4_message *m;
+    if (!arguments) arguments = jv_get(item, "action");
+    TRY(assistant_of(b, false, &m));
+    struct ds4_span text = jv_is(arguments, JV_STRING) ? arguments->text : arguments ? arguments->raw : SPAN("{}");
+    return api_add_call(b, m, jv_text(id ? id : jv_get(item, "id")), span_from(name), text);
+}
+
 static enum ds4_status read_output(struct api_builder *b, const struct jv *item)
 {
     struct ds4_message *m;
     TRY(api_message(b, DS4_ROLE_TOOL, &m));
     m->tool_call_id = jv_text(jv_get(item, "call_id"));
     return api_parts(b, m, jv_get(item, "output"), true);
+}
+
+static enum ds4_status read_tool_list(struct api_builder *b, const struct jv *tools);
+
+/* The tools that a search found are tools of the request from now on. */
+static enum ds4_status read_found_tools(struct api_builder *b, const struct jv *item)
+{
+    struct ds4_message *m;
+    TRY(read_tool_list(b, jv_get(item, "tools")));
+    TRY(api_message(b, DS4_ROLE_TOOL, &m));
+    m->tool_call_id = jv_text(jv_get(item, "call_id"));
+    return api_one_part(b, m, SPAN("The tools found were added to the available tools."));
+}
+
+/* An item without a place of its own in the chat format. */
+static enum ds4_status read_other_item(struct api_builder *b, const struct jv *item, const struct jv *type)
+{
+    static const char *const calls[] = {"web_search_call", "image_generation_call", "file_search_call",
+                                        "code_interpreter_call"};
+    for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++)
+        if (jv_text_is(type, calls[i])) return read_hosted_call(b, item, calls[i]);
+    if (jv_text_is(type, "local_shell_call")) return read_hosted_call(b, item, "local_shell");
+    if (jv_text_is(type, "tool_search_call")) return read_hosted_call(b, item, "tool_search");
+    if (jv_text_is(type, "tool_search_output")) return read_found_tools(b, item);
+    if (jv_text_is(type, "compaction") || jv_text_is(type, "context_compaction")) return DS4_OK;
+    return api_refuse(b, "input", "an item has a type that is not supported");
 }
 
 static enum ds4_status read_item(struct api_builder *b, const struct jv *item)
@@ -89,19 +133,21 @@ static enum ds4_status read_item(struct api_builder *b, const struct jv *item)
     if (jv_text_is(type, "reasoning")) return read_reasoning(b, item);
     if (jv_text_is(type, "function_call")) return read_call(b, item, false);
     if (jv_text_is(type, "custom_tool_call")) return read_call(b, item, true);
-    if (jv_text_is(type, "function_call_output") || jv_text_is(type, "custom_tool_call_output"))
+    if (jv_text_is(type, "function_call_output") || jv_text_is(type, "custom_tool_call_output") ||
+        jv_text_is(type, "local_shell_call_output"))
         return read_output(b, item);
-    if (jv_text_is(type, "compaction") || jv_text_is(type, "context_compaction")) return DS4_OK;
-    return api_refuse(b, "input", "an item has a type that is not supported");
+    return read_other_item(b, item, type);
 }
 
 static enum ds4_status read_tool(struct api_builder *b, const struct jv *tool, struct ds4_span space)
 {
     const struct jv *type = jv_get(tool, "type"), *name = jv_get(tool, "name");
     struct ds4_span function, full;
-    if (!jv_text_is(type, "function") && !jv_text_is(type, "custom")) return DS4_OK; /* run by the hosted service */
-    if (!jv_is(name, JV_STRING)) return api_refuse(b, "tools", "a tool has no name");
-    TRY(api_namespaced(b, space, name->text, &full));
+    bool search = jv_text_is(type, "tool_search");
+    if (!search && !jv_text_is(type, "function") && !jv_text_is(type, "custom"))
+        return DS4_OK; /* run by the hosted service */
+    if (!search && !jv_is(name, JV_STRING)) return api_refuse(b, "tools", "a tool has no name");
+    TRY(api_namespaced(b, space, search ? SPAN("tool_search") : name->text, &full));
     static const char input[] = "{\"type\":\"object\",\"properties\":{\"input\":{\"type\":\"string\"}},"
                                 "\"required\":[\"input\"]}";
     struct jv free_form = {.kind = JV_OBJECT, .raw = {input, sizeof input - 1}};
@@ -111,13 +157,9 @@ static enum ds4_status read_tool(struct api_builder *b, const struct jv *tool, s
     return api_add_tool(b, function);
 }
 
-static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
+static enum ds4_status read_tool_list(struct api_builder *b, const struct jv *tools)
 {
-    const struct jv *tools = jv_get(body, "tools"), *choice = jv_get(body, "tool_choice");
-    if (jv_text_is(choice, "none")) return DS4_OK;
-    if (choice && !jv_text_is(choice, "auto")) b->request->unsupported = "tool_choice";
     if (tools && tools->kind != JV_ARRAY) return api_refuse(b, "tools", "tools must be a list");
-    b->request->tool_names = tools;
     for (const struct jv *tool = tools ? tools->first : NULL; tool; tool = tool->next) {
         const struct jv *inner = jv_get(tool, "tools");
         if (!jv_text_is(jv_get(tool, "type"), "namespace")) {
@@ -128,6 +170,15 @@ static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
             TRY(read_tool(b, item, jv_text(jv_get(tool, "name"))));
     }
     return DS4_OK;
+}
+
+static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
+{
+    const struct jv *tools = jv_get(body, "tools"), *choice = jv_get(body, "tool_choice");
+    if (jv_text_is(choice, "none")) return DS4_OK;
+    if (choice && !jv_text_is(choice, "auto")) b->request->unsupported = "tool_choice";
+    b->request->tool_names = tools;
+    return read_tool_list(b, tools);
 }
 
 static enum ds4_status read_format(struct api_builder *b, const struct jv *format)
@@ -144,7 +195,10 @@ enum ds4_status api_parse_responses(struct api_builder *b, const struct jv *body
     const struct jv *input = jv_get(body, "input"), *instructions = jv_get(body, "instructions");
     const struct jv *summary = jv_get(jv_get(body, "reasoning"), "summary");
     struct ds4_message *m;
+    const struct jv *include = jv_get(body, "include");
     b->request->show_thinking = jv_is(summary, JV_STRING) && !jv_text_is(summary, "none");
+    for (const struct jv *item = jv_is(include, JV_ARRAY) ? include->first : NULL; item; item = item->next)
+        b->request->encrypted_reasoning |= jv_text_is(item, "reasoning.encrypted_content");
     if (jv_get(body, "previous_response_id") || jv_get(body, "conversation"))
         return api_refuse(b, "previous_response_id",
                           "previous_response_id and conversation are not supported; replay full input instead");

@@ -319,6 +319,7 @@ enum ds4_status api_parse(enum api_dialect dialect, const struct api_options *op
     struct api_builder b = {.request = out, .options = options, .arena = arena, .error = error};
     TRY(jv_parse(arena, body, &root, error));
     if (root->kind != JV_OBJECT) return api_refuse(&b, NULL, "the body must be a JSON object");
+    out->body = root;
     TRY(api_common(&b, root));
     TRY(readers[dialect](&b, root));
     attach_replays(&b);

@@ -19,6 +19,7 @@ enum api_dialect { API_CHAT, API_COMPLETIONS, API_MESSAGES, API_RESPONSES };
 struct api_request {
     enum api_dialect dialect;
     struct arena *arena;
+    const struct jv *body;
     struct ds4_chat chat;
     struct ds4_span model;          /* as sent, to be echoed */
     bool raw;                       /* prompt instead of chat */
@@ -26,7 +27,7 @@ struct api_request {
     struct ds4_tokens prompt_ids;   /* ids instead of text; arena memory */
     bool stream, include_usage;
     bool show_thinking;
-    bool encrypted_reasoning;
+    bool encrypted_reasoning;       /* the client keeps the reasoning sealed (sealed.h) */
     bool one_call;                  /* parallel_tool_calls: false */
     bool has_seed;
     bool logprobs;
@@ -92,8 +93,9 @@ enum ds4_status api_parse_chat(struct api_builder *b, const struct jv *body) DS4
 enum ds4_status api_parse_completions(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
 enum ds4_status api_parse_messages(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
 enum ds4_status api_parse_responses(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
-/* The full name of a call whose tool lies in a namespace. */
+/* The full name of a call whose tool lies in a namespace: both joined, by "__" where the namespace's name needs it. */
 enum ds4_status api_namespaced(struct api_builder *b, struct ds4_span space, struct ds4_span name,
                                struct ds4_span *out) DS4_MUST_CHECK;
+bool api_space_needs_mark(struct ds4_span space); /* space is not empty */
 
 #endif
