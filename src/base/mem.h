@@ -7,6 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* For arrays on the stack that are written before they are read, in loops where filling them with zeros would show. */
+#define UNINITIALISED __attribute__((uninitialized))
+
 /* *out = a * b or a + b; false when the result does not fit. */
 static inline bool mul_ok(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_mul_overflow(a, b, out); }
 static inline bool add_ok(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_add_overflow(a, b, out); }

@@ -33,7 +33,7 @@ static enum ds4_status merge_short(const struct vocab *v, struct ds4_span piece,
                                    struct ds4_error *error)
 {
     /* ranks[i] belongs to the pair of ids i and i + 1. Clearing the arrays would take longer than most merges. */
-    __attribute__((uninitialized)) uint32_t ids[SHORT_BYTES], ranks[SHORT_BYTES];
+    uint32_t ids[SHORT_BYTES] UNINITIALISED, ranks[SHORT_BYTES] UNINITIALISED;
     size_t n = piece.len, n_ranks = n - 1;
     for (size_t i = 0; i < n; i++) {
         int32_t id = v->byte_ids[(unsigned char)piece.ptr[i]];

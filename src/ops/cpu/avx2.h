@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "base/bytes.h"
+#include "base/mem.h"
 #include "ops/cpu/kernels.h"
 
 #if defined(__clang__)
@@ -14,8 +15,6 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #define UNROLL_4 _Pragma("GCC unroll 4")
 #endif
-/* For arrays on the stack that are written before they are read, in loops where filling them with zeros would show. */
-#define UNINITIALISED __attribute__((uninitialized))
 #define INLINE static inline __attribute__((always_inline))
 
 /* ((l0+l4) + (l2+l6)) + ((l1+l5) + (l3+l7)) */

@@ -4,6 +4,7 @@
 #ifndef DS4_OPS_CPU_CPU_H
 #define DS4_OPS_CPU_CPU_H
 
+#include "base/mem.h"
 #include "ops/backend.h"
 #include "ops/cpu/kernels.h"
 #include "quant/quant.h"

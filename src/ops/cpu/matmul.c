@@ -32,7 +32,7 @@ static void multiply_task(void *arg, uint32_t task_i, uint32_t worker_i)
     uint32_t group = task_i / pass->group_tasks[i], group_rows = w->n_out / args->n_groups;
     uint32_t in_group = task_i % pass->group_tasks[i] * pass->task_rows[i];
     uint32_t row = group * group_rows + in_group, n = min_u32(pass->task_rows[i], group_rows - in_group);
-    struct gemm_col cols[COLS_MAX];
+    struct gemm_col cols[COLS_MAX] UNINITIALISED;
     for (uint32_t c = 0; c < pass->n_rows; c += COLS_MAX) {
         uint32_t n_cols = min_u32(COLS_MAX, pass->n_rows - c);
         for (uint32_t j = 0; j < n_cols; j++) {

@@ -86,7 +86,7 @@ static void gate_up_task(void *arg, uint32_t task_i, uint32_t worker_i)
     uint8_t *memory = worker_scratch(cpu, worker_i);
     float *gates = (float *)(void *)(memory + multiply_bytes());
     float *ups = gates + COLS_MAX * TILE_ROWS;
-    struct gemm_col cols[COLS_MAX];
+    struct gemm_col cols[COLS_MAX] UNINITIALISED;
     for (uint32_t at = cpu->first[expert]; at < cpu->first[expert + 1]; at += COLS_MAX) {
         uint32_t n_cols = min_u32(COLS_MAX, cpu->first[expert + 1] - at);
         for (int up = 0; up < 2; up++) {
@@ -127,7 +127,7 @@ static void down_task(void *arg, uint32_t task_i, uint32_t worker_i)
     uint8_t *memory = worker_scratch(cpu, worker_i);
     float *parts = (float *)(void *)(memory + multiply_bytes()); /* [pair][n] */
     enum input_form form = form_of(format_of(cpu, &args->down));
-    struct gemm_col cols[COLS_MAX];
+    struct gemm_col cols[COLS_MAX] UNINITIALISED;
     for (uint32_t e = 0; e < what->n_active; e++) {
         uint32_t expert = cpu->active[e];
         for (uint32_t at = cpu->first[expert]; at < cpu->first[expert + 1]; at += COLS_MAX) {
