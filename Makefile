@@ -32,6 +32,9 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	@echo '$(notdir $(firstword $(CC))) $<'
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call variant_flags,$<) $(call leaf_flags,$<) -c -o $@ $<
 
+# The parts of the page are taken into the object by the assembler, which writes no list of what it read.
+$(BUILD)/src/serve/page/page.o: $(wildcard src/serve/page/*.html src/serve/page/*.css src/serve/page/*.js)
+
 include mk/test.mk
 include mk/extra.mk
 

@@ -128,6 +128,14 @@ static void put_props(struct app *app, struct buf *out)
     buf_put_text(out, "}");
 }
 
+/* The page at `/`, or a line of text when it is not wanted. */
+static void reply_root(struct app *app, struct exchange *x)
+{
+    static const char line[] = "ds4 " DS4_VERSION ": GET /v1/models, POST /v1/chat/completions, POST /v1/messages\n";
+    if (app->no_page) (void)exchange_reply(x, 200, "text/plain; charset=utf-8", span_from(line), NULL);
+    else (void)exchange_reply(x, 200, "text/html; charset=utf-8", buf_span(&app->page.html), app->page.headers.text.ptr);
+}
+
 static void reply_health(struct app *app, struct exchange *x)
 {
     if (worker_silence_s(app->worker) > SILENCE_SECONDS_MAX)
@@ -143,10 +151,7 @@ static void reply_at_once(struct app *app, const struct endpoint *e, const struc
     struct buf out = {0};
     const char *type = "application/json";
     switch (e->action) {
-    case ACT_ROOT:
-        type = "text/plain; charset=utf-8";
-        buf_put_text(&out, "ds4 " DS4_VERSION ": GET /v1/models, POST /v1/chat/completions, POST /v1/messages\n");
-        break;
+    case ACT_ROOT: reply_root(app, x); break;
     case ACT_MODELS: put_models(app, &out); break;
     case ACT_METRICS:
         type = "text/plain; version=0.0.4; charset=utf-8";

@@ -3,6 +3,7 @@
 #define DS4_SERVE_APP_H
 
 #include "serve/http/server.h"
+#include "serve/page/page.h"
 #include "serve/policy.h"
 #include "serve/prepare.h"
 
@@ -12,6 +13,8 @@ struct app {
     struct worker *worker;
     struct metrics metrics;
     struct policy policy;
+    struct page page;
+    bool no_page;
     const char *model_id;
     uint32_t n_sessions, queue_max;
     uint64_t created;

@@ -19,7 +19,7 @@ struct serve {
     uint32_t port, n_sessions, queue_max, body_mib;
     uint64_t kv_bytes;
     struct option_list hosts, origins;
-    bool no_auth, doctor, tools_first, dsml_entities, quiet;
+    bool no_auth, no_page, doctor, tools_first, dsml_entities, quiet;
     int effort_table;
     float min_p, time_scale;
     struct model_flags model;
@@ -38,6 +38,8 @@ static const struct option rows[] = {
      .help = "another name that clients may call the server by"},
     {.name = "allow-origin", .value = "ORIGIN", .type = OPTION_LIST, .offset = offsetof(struct serve, origins),
      .help = "web pages of this origin may use the server"},
+    {.name = "no-page", .type = OPTION_FLAG, .offset = offsetof(struct serve, no_page),
+     .help = "show no chat page at /"},
     {.name = "parallel", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, n_sessions), .min = 1,
      .max = WORKER_SESSIONS_MAX, .preset = "2", .help = "conversations computed at the same time"},
     {.name = "max-queue", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, queue_max), .min = 1,
@@ -145,6 +147,8 @@ static enum ds4_status open_server(struct serve *flags, struct parts *parts, str
     app->n_sessions = flags->n_sessions;
     app->queue_max = flags->queue_max;
     app->created = clock_unix_s();
+    app->no_page = flags->no_page;
+    TRY(page_init(&app->page, error));
     TRY(server_open(&options, &parts->server, error));
     (void)fprintf(stderr, "ds4 serve: listening on http://%s:%u\n", flags->host, (unsigned)server_port(parts->server));
     return DS4_OK;
@@ -179,6 +183,7 @@ static void close_all(struct parts *parts)
     if (app) preparer_destroy(app->preparer);
     if (app) worker_destroy(app->worker);
     server_close(parts->server);
+    if (app) page_deinit(&app->page);
     recall_destroy(parts->replay);
     ds4_store_close(parts->store);
     ds4_engine_close(parts->engine);

@@ -125,6 +125,14 @@ static size_t origin_index(const struct policy *p, const struct http_request *r)
     return SIZE_MAX;
 }
 
+/* A page of this server itself: the browser names it as the origin, and the host that it was asked for beside it. That
+ * the host is this server's is checked apart. */
+static bool is_own_page(const struct http_request *r)
+{
+    struct ds4_span scheme = SPAN("http://");
+    return r->host.ptr && span_starts(r->origin, scheme) && span_eq(span_skip(r->origin, scheme.len), r->host);
+}
+
 const char *policy_header(const struct policy *p, const struct http_request *r)
 {
     size_t i = r->origin.ptr ? origin_index(p, r) : SIZE_MAX;
@@ -152,7 +160,7 @@ struct policy_verdict policy_check(const struct policy *p, const struct http_req
     bool page_is_known = r->origin.ptr && origin_index(p, r) != SIZE_MAX;
     if (p->n_keys == 0 && !policy_host_is_known(p, r->host))
         return (struct policy_verdict){403, "the Host header names none of this server's hosts (--allow-host)"};
-    if (r->origin.ptr && !page_is_known)
+    if (r->origin.ptr && !page_is_known && !is_own_page(r))
         return (struct policy_verdict){403, "pages of this origin may not use the server (--allow-origin)"};
     if (r->fetch_site.ptr && !page_is_known && !gate_is_word(r->fetch_site, "same-origin") &&
         !gate_is_word(r->fetch_site, "none"))

@@ -185,7 +185,9 @@ static void start(struct worker *w, struct slot *s, struct job *job)
     s->decoding = s->began = false;
     s->n_out = s->n_thinking = 0;
     s->phase_ns = clock_ns();
-    if (set_up(w, s, &error) != DS4_OK) {
+    if (set_up(w, s, &error) == DS4_OK) {
+        answer_progress(&job->answer, 0, 0);
+    } else {
         if (job->answer.request) fail(w, s, "the request could not be set up: no memory, or sampling out of range");
         else release(w, s);
     }
@@ -241,6 +243,8 @@ static void prefill_chunk(struct worker *w, struct slot *s)
         s->began = true;
     }
     u->prefill_s = clock_seconds_since(s->phase_ns);
+    if (status == DS4_OK || status == DS4_ERR_CANCELLED)
+        answer_progress(&job->answer, status == DS4_OK ? job->prompt.n : held_tokens(s), u->prefill_s);
     if (status == DS4_ERR_CANCELLED) return;
     metrics_add(&w->o.metrics->prompt_us, (long long)(u->prefill_s * 1e6));
     metrics_add(&w->o.metrics->prompt_tokens, (long long)(job->prompt.n - u->n_reused));

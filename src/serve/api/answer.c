@@ -59,6 +59,13 @@ void answer_begin(struct answer *a)
     answer_flush(a);
 }
 
+void answer_progress(struct answer *a, size_t n_read, double seconds)
+{
+    if (!a->request->stream || !a->request->return_progress || a->request->dialect != API_CHAT) return;
+    answer_chat_progress(a, n_read, seconds);
+    answer_flush(a);
+}
+
 void answer_flush(struct answer *a)
 {
     if (a->out.text.len == 0) return;

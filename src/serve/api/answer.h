@@ -63,11 +63,15 @@ struct answer_writer {
     void (*fail)(struct answer *a, const char *sentence);
     void (*whole)(struct answer *a);
 };
+/* An event of /v1/chat/completions beside those of the table. */
+void answer_chat_progress(struct answer *a, size_t n_read, double seconds);
 extern const struct answer_writer answer_chat, answer_completions, answer_messages, answer_responses;
 
 enum ds4_status answer_init(struct answer *a, const struct api_request *request, struct exchange *x,
                             struct ds4_error *error) DS4_MUST_CHECK;
 void answer_deinit(struct answer *a);
+/* So many tokens of the prompt are read, after so long: an event for those who asked for it. */
+void answer_progress(struct answer *a, size_t n_read, double seconds);
 /* The prompt is evaluated: usage.n_prompt and n_reused are known, and a stream begins. */
 void answer_begin(struct answer *a);
 /* A ds4_event_fn; user is the answer. */

@@ -95,6 +95,7 @@ enum ds4_status api_parse_chat(struct api_builder *b, const struct jv *body)
     for (const struct jv *item = messages->first; item; item = item->next) TRY(read_message(b, item));
     TRY(read_tools(b, body));
     TRY(read_logprobs(b, body));
+    b->request->return_progress = jv_is_true(jv_get(body, "return_progress"));
     for (const struct jv *m = jv_get(body, "modalities") ? jv_get(body, "modalities")->first : NULL; m; m = m->next)
         if (!jv_text_is(m, "text")) return api_refuse(b, "modalities", "this model answers in text only");
     return read_format(b, jv_get(body, "response_format"));

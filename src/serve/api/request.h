@@ -27,6 +27,7 @@ struct api_request {
     struct ds4_tokens prompt_ids;   /* ids instead of text; arena memory */
     bool stream, include_usage;
     bool show_thinking;
+    bool return_progress;           /* events while the prompt is read */
     bool encrypted_reasoning;       /* the client keeps the reasoning sealed (sealed.h) */
     bool one_call;                  /* parallel_tool_calls: false */
     bool has_seed;

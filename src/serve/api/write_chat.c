@@ -44,6 +44,15 @@ static void chat_begin(struct answer *a)
     end_delta(a);
 }
 
+/* The member and its names are those that llama.cpp's server uses. */
+void answer_chat_progress(struct answer *a, size_t n_read, double seconds)
+{
+    begin_event(a);
+    buf_printf(&a->out, "{\"index\":0,\"delta\":{},\"finish_reason\":null}],\"prompt_progress\":{\"total\":%zu,"
+               "\"cache\":%zu,\"processed\":%zu,\"time_ms\":%.1f}}\n\n", a->usage.n_prompt, a->usage.n_reused,
+               n_read, seconds * 1e3);
+}
+
 static void chat_think(struct answer *a, struct ds4_span text) { text_delta(a, "reasoning_content", text); }
 static void chat_text(struct answer *a, struct ds4_span text) { text_delta(a, "content", text); }
 

@@ -1,0 +1,147 @@
+// chats.js - conversations as trees of messages: an edited or repeated message becomes a sibling, nothing is lost.
+// They are kept in the browser's own storage, one entry each.
+
+const CHAT_PREFIX = "ds4.chat.";
+const POINTS_KEPT = 60;
+
+const newId = () => [...crypto.getRandomValues(new Uint8Array(9))].map((b) => b.toString(36).padStart(2, "0")).join("");
+
+class Chat {
+  constructor(data) {
+    this.id = data?.id ?? newId();
+    this.title = data?.title ?? "";
+    this.used = data?.used ?? Date.now();
+    this.nodes = data?.nodes ?? []; // {id, parent, role, content, reasoning, thought_ms, stats, finish, trouble}
+    this.head = data?.head ?? null; // the message that the next one follows
+    this.stored = true; // false: too large for the browser's storage
+    this.removed = false;
+  }
+
+  node(id) {
+    return this.nodes.find((n) => n.id === id) ?? null;
+  }
+
+  // From the first message to the head.
+  path() {
+    const list = [];
+    for (let n = this.node(this.head); n; n = this.node(n.parent)) list.unshift(n);
+    return list;
+  }
+
+  siblings(node) {
+    return this.nodes.filter((n) => n.parent === node.parent);
+  }
+
+  add(role, content, parent = this.head) {
+    const node = { id: newId(), parent, role, content, reasoning: "" };
+    this.nodes.push(node);
+    this.head = node.id;
+    if (!this.title && role === "user") this.title = content.trim().split("\n")[0].slice(0, 80);
+    return node;
+  }
+
+  // Goes to the latest message below node.
+  goTo(node) {
+    let last = node;
+    for (let next = last; next; next = this.nodes.findLast((n) => n.parent === last.id)) last = next;
+    this.head = last.id;
+  }
+
+  save() {
+    if (this.removed) return;
+    this.used = Date.now();
+    const { id, title, used, nodes, head } = this;
+    try {
+      localStorage.setItem(CHAT_PREFIX + id, JSON.stringify({ id, title, used, nodes, head }));
+      this.stored = true;
+    } catch {
+      this.stored = false;
+    }
+  }
+
+  remove() {
+    this.removed = true;
+    localStorage.removeItem(CHAT_PREFIX + this.id);
+  }
+
+  // What was put there by hand or by an older page is not trusted to have a shape.
+  static read(text) {
+    try {
+      const data = JSON.parse(text);
+      const fine = typeof data.id === "string" && Array.isArray(data.nodes) && data.nodes.every((n) =>
+        typeof n.id === "string" && typeof n.content === "string" && ["user", "assistant", "system"].includes(n.role));
+      if (!fine) return null;
+      for (const n of data.nodes) if (typeof n.reasoning !== "string") n.reasoning = "";
+      data.title = String(data.title ?? "");
+      return new Chat(data);
+    } catch {
+      return null;
+    }
+  }
+
+  static all() {
+    const list = [];
+    for (let i = 0; i < localStorage.length; i++) {
+      const key = localStorage.key(i);
+      const chat = key.startsWith(CHAT_PREFIX) ? Chat.read(localStorage.getItem(key)) : null;
+      if (chat) list.push(chat);
+    }
+    return list.sort((a, b) => b.used - a.used);
+  }
+}
+
+// Speed over an answer: when each token came, as few points of tokens a second.
+class Speed {
+  constructor() {
+    this.times = [];
+  }
+
+  tick(now = performance.now()) {
+    this.times.push(now);
+  }
+
+  get n() {
+    return this.times.length;
+  }
+
+  now() {
+    const last = this.times.slice(-12);
+    return last.length < 2 ? 0 : ((last.length - 1) * 1000) / Math.max(last.at(-1) - last[0], 0.001);
+  }
+
+  average() {
+    return this.n < 2 ? 0 : ((this.n - 1) * 1000) / Math.max(this.times.at(-1) - this.times[0], 0.001);
+  }
+
+  points() {
+    const n = this.n - 1, count = Math.min(POINTS_KEPT, Math.floor(n / 4));
+    const points = [];
+    for (let i = 0; i < count; i++) {
+      const a = Math.floor((i * n) / count), b = Math.floor(((i + 1) * n) / count);
+      points.push(Math.round(((b - a) * 1e4) / Math.max(this.times[b] - this.times[a], 0.001)) / 10);
+    }
+    return points;
+  }
+}
+
+const settings = {
+  values: { system: "", temperature: "", tokens: "", theme: "auto", think: "high" },
+  key: "",
+  load() {
+    try {
+      const kept = JSON.parse(localStorage.getItem("ds4.settings") ?? "{}");
+      for (const name of Object.keys(this.values)) if (typeof kept[name] === "string") this.values[name] = kept[name];
+      this.key = sessionStorage.getItem("ds4.key") ?? "";
+    } catch {
+      // The presets stand.
+    }
+  },
+  save() {
+    try {
+      localStorage.setItem("ds4.settings", JSON.stringify(this.values));
+      sessionStorage.setItem("ds4.key", this.key);
+    } catch {
+      // Kept until the page is closed.
+    }
+  },
+};
