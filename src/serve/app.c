@@ -4,11 +4,12 @@
 #include <stdio.h>
 
 #include "base/clock.h"
+#include "serve/stored.h"
 
 #define SILENCE_SECONDS_MAX 60 /* of a worker that has work: /health says so */
 
 enum action { ACT_ROOT, ACT_HEALTH, ACT_MODELS, ACT_METRICS, ACT_PROPS, ACT_ANSWER, ACT_COUNT, ACT_TEMPLATE,
-              ACT_TOKENIZE, ACT_DETOKENIZE, ACT_NOT_OFFERED, ACT_ONE_MODEL };
+              ACT_TOKENIZE, ACT_DETOKENIZE, ACT_STORED, ACT_NOT_OFFERED, ACT_ONE_MODEL };
 
 struct endpoint {
     enum http_method method;
@@ -23,7 +24,9 @@ static const struct endpoint endpoints[] = {
 #include "serve/api/endpoints.def"
 #undef ENDPOINT
 };
-static const struct endpoint one_model = {HTTP_GET, "/v1/models/", ACT_ONE_MODEL, API_CHAT, false};
+/* Paths that go on with a name. */
+static const struct endpoint named[] = {{HTTP_GET, "/v1/models/", ACT_ONE_MODEL, API_CHAT, false},
+                                        {HTTP_GET, "/v1/ds4/conversations/", ACT_STORED, API_CHAT, false}};
 
 static enum api_dialect dialect_of(struct ds4_span path)
 {
@@ -44,7 +47,8 @@ static const struct endpoint *find(const struct http_request *r, const struct en
         if (fits(&endpoints[i], r->method)) return &endpoints[i];
         *other = &endpoints[i];
     }
-    if (span_starts(r->path, span_from(one_model.path)) && fits(&one_model, r->method)) return &one_model;
+    for (size_t i = 0; i < sizeof named / sizeof named[0]; i++)
+        if (span_starts(r->path, span_from(named[i].path)) && fits(&named[i], r->method)) return &named[i];
     return NULL;
 }
 
@@ -159,7 +163,7 @@ static void reply_at_once(struct app *app, const struct endpoint *e, const struc
         break;
     case ACT_PROPS: put_props(app, &out); break;
     case ACT_ONE_MODEL:
-        if (span_eq(span_skip(r->path, strlen(one_model.path)), span_from(app->model_id))) put_model(app, &out);
+        if (span_eq(span_skip(r->path, strlen(e->path)), span_from(app->model_id))) put_model(app, &out);
         else refuse(x, API_CHAT, 404, "there is no such model", NULL);
         break;
     default: refuse(x, API_CHAT, 501, "not offered: this model makes text, no embeddings and no rankings", NULL); break;
@@ -171,19 +175,40 @@ static void reply_at_once(struct app *app, const struct endpoint *e, const struc
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------ */
 
+/* The last part of the path, which the store compares with its keys and with nothing else. */
+static void take_key(struct job *job, const struct endpoint *e, const struct http_request *r)
+{
+    struct ds4_span key = span_skip(r->path, strlen(e->path));
+    if (key.len == 0) return;
+    bool fits_in = key.len < sizeof job->key;
+    memcpy(job->key, fits_in ? key.ptr : "-", fits_in ? key.len : 1);
+}
+
+static void reply_no_stored(struct exchange *x)
+{
+    struct buf out = {0};
+    stored_put_unavailable(&out);
+    (void)exchange_reply(x, 200, "application/json", buf_span(&out), NULL);
+    buf_deinit(&out);
+}
+
 void app_handle(void *user, const struct http_request *r, struct buf *body, struct exchange *x)
 {
     static const enum job_kind kinds[] = {[ACT_ANSWER] = JOB_ANSWER, [ACT_COUNT] = JOB_COUNT,
                                           [ACT_TEMPLATE] = JOB_TEMPLATE, [ACT_TOKENIZE] = JOB_TOKENIZE,
-                                          [ACT_DETOKENIZE] = JOB_DETOKENIZE};
+                                          [ACT_DETOKENIZE] = JOB_DETOKENIZE, [ACT_STORED] = JOB_STORED};
     struct app *app = user;
     const struct endpoint *other, *e = find(r, &other);
     if (e->action == ACT_HEALTH) {
         reply_health(app, x);
         return;
     }
-    if (e->action < ACT_ANSWER || e->action > ACT_DETOKENIZE) {
+    if (e->action < ACT_ANSWER || e->action > ACT_STORED) {
         reply_at_once(app, e, r, x);
+        return;
+    }
+    if (e->action == ACT_STORED && !app->shows_stored) {
+        reply_no_stored(x);
         return;
     }
     bool full = atomic_load(&app->metrics.waiting) >= (long long)app->queue_max;
@@ -194,6 +219,7 @@ void app_handle(void *user, const struct http_request *r, struct buf *body, stru
         return;
     }
     struct job *job = job_create(kinds[e->action], e->dialect, body, x, &app->metrics);
+    if (job && e->action == ACT_STORED) take_key(job, e, r);
     if (job) preparer_submit(app->preparer, job);
     else refuse(x, e->dialect, 503, "no memory for the request", "Retry-After: 5\r\n");
 }

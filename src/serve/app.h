@@ -14,7 +14,7 @@ struct app {
     struct metrics metrics;
     struct policy policy;
     struct page page;
-    bool no_page;
+    bool no_page, shows_stored;
     const char *model_id;
     uint32_t n_sessions, queue_max;
     uint64_t created;

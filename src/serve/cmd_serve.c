@@ -19,7 +19,7 @@ struct serve {
     uint32_t port, n_sessions, queue_max, body_mib;
     uint64_t kv_bytes;
     struct option_list hosts, origins;
-    bool no_auth, no_page, doctor, tools_first, dsml_entities, quiet;
+    bool no_auth, no_page, show_stored, doctor, tools_first, dsml_entities, quiet;
     int effort_table;
     float min_p, time_scale;
     struct model_flags model;
@@ -50,6 +50,8 @@ static const struct option rows[] = {
      .help = "keep computed state in this folder, so that a prompt seen before costs nothing; holds prompts in clear"},
     {.name = "kv-bytes", .value = "BYTES", .type = OPTION_BYTES, .offset = offsetof(struct serve, kv_bytes),
      .preset = "8g", .help = "most bytes of that folder"},
+    {.name = "show-stored", .type = OPTION_FLAG, .offset = offsetof(struct serve, show_stored),
+     .help = "let clients list and read the conversations of --kv-dir; on when an API key is asked for"},
     {.name = "alias", .value = "NAME", .type = OPTION_TEXT, .offset = offsetof(struct serve, alias),
      .preset = "deepseek-v4-flash", .help = "name of the model for clients"},
     {.name = "min-p", .value = "P", .type = OPTION_F32, .offset = offsetof(struct serve, min_p), .max = 1,
@@ -148,6 +150,7 @@ static enum ds4_status open_server(struct serve *flags, struct parts *parts, str
     app->queue_max = flags->queue_max;
     app->created = clock_unix_s();
     app->no_page = flags->no_page;
+    app->shows_stored = flags->show_stored || flags->key_file;
     TRY(page_init(&app->page, error));
     TRY(server_open(&options, &parts->server, error));
     (void)fprintf(stderr, "ds4 serve: listening on http://%s:%u\n", flags->host, (unsigned)server_port(parts->server));

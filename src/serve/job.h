@@ -6,7 +6,7 @@
 #include "serve/api/answer.h"
 #include "serve/metrics.h"
 
-enum job_kind { JOB_ANSWER, JOB_COUNT, JOB_TEMPLATE, JOB_TOKENIZE, JOB_DETOKENIZE };
+enum job_kind { JOB_ANSWER, JOB_COUNT, JOB_TEMPLATE, JOB_TOKENIZE, JOB_DETOKENIZE, JOB_STORED };
 
 struct job {
     struct job *next;
@@ -18,6 +18,7 @@ struct job {
     struct api_request request;
     struct ds4_tokens prompt;
     struct answer answer;
+    char key[DS4_STORE_KEY_TEXT]; /* JOB_STORED */
     struct metrics *metrics;
     bool counted_waiting;
     uint64_t began_ns;

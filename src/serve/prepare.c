@@ -190,6 +190,10 @@ static void prepare(struct preparer *p, struct job *job)
         job_destroy(job);
         return;
     }
+    if (job->kind == JOB_STORED) {
+        worker_submit(p->o.worker, job);
+        return;
+    }
     if (job->kind == JOB_TOKENIZE || job->kind == JOB_DETOKENIZE) {
         status = jv_parse(&job->arena, buf_span(&job->body), &body, &error);
         if (status == DS4_OK)

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "serve/stored.h"
 
 #define SHORT_PROMPT_TOKENS 1024 /* a side request, which should not evict a long conversation */
 
@@ -203,18 +204,20 @@ static void admit(struct worker *w)
         struct job *job = w->first;
         struct slot *s = NULL;
         bool gone = job && (exchange_is_cancelled(job->exchange) || draining(w));
-        if (job && !gone) s = choose(w, &job->prompt);
-        if (gone || s) {
+        bool question = job && !gone && job->kind == JOB_STORED;
+        if (job && !gone && !question) s = choose(w, &job->prompt);
+        if (gone || s || question) {
             w->first = job->next;
             if (!w->first) w->last = NULL;
         }
         (void)pthread_mutex_unlock(&w->lock);
-        if (!gone && !s) return;
+        if (!gone && !s && !question) return;
         if (s) {
             start(w, s, job);
             continue;
         }
-        if (draining(w)) job_refuse(job, 503, "the server is shutting down", NULL, NULL);
+        if (question) stored_answer(w->o.store, w->o.engine, job);
+        else if (draining(w)) job_refuse(job, 503, "the server is shutting down", NULL, NULL);
         else metrics_add(&w->o.metrics->cancelled, 1);
         job_destroy(job);
     }
@@ -402,10 +405,11 @@ enum ds4_status worker_create(const struct worker_options *options, struct worke
 void worker_submit(struct worker *w, struct job *job)
 {
     (void)pthread_mutex_lock(&w->lock);
-    job->next = NULL;
-    if (w->last) w->last->next = job;
+    bool question = job->kind == JOB_STORED; /* costs little: before those who wait for a session */
+    job->next = question ? w->first : NULL;
+    if (!question && w->last) w->last->next = job;
     else w->first = job;
-    w->last = job;
+    if (!job->next) w->last = job;
     (void)pthread_cond_signal(&w->filled);
     (void)pthread_mutex_unlock(&w->lock);
 }

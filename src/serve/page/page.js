@@ -1,6 +1,8 @@
 // page.js - the conversation at work: what the person does, the answer in progress, the lists, the settings. Last of
 // the files of the script.
 
+const STORE_PATIENCE_MS = 1500; // the store writes after the answer
+
 const state = {
   chat: new Chat(),
   chats: [],
@@ -82,7 +84,7 @@ function showBusy() {
 // ---- an answer ---------------------------------------------------------------------------------------------------
 
 function messagesOf(path) {
-  return path.filter((n) => n.role === "user" || n.content || n.reasoning).map((n) => n.role === "assistant" &&
+  return path.filter((n) => n.role !== "assistant" || n.content || n.reasoning).map((n) => n.role === "assistant" &&
     n.reasoning ? { role: n.role, content: n.content, reasoning_content: n.reasoning } :
     { role: n.role, content: n.content });
 }
@@ -175,10 +177,11 @@ async function answer() {
     state.views.get(node.id)?.update();
     showContext();
     toEnd();
-    state.views.forEach((view) => view.updateTail());
+    state.views.forEach((view) => view.updateTail(null));
   }
   showLists();
   showBusy();
+  setTimeout(showStored, STORE_PATIENCE_MS);
 }
 
 function send() {
@@ -229,14 +232,9 @@ async function openStored(key) {
 }
 
 async function showStored() {
-  let list;
-  try {
-    list = (await getJson("/v1/ds4/conversations")).data;
-  } catch {
-    byId("stored-section").hidden = true;
-    return;
-  }
-  byId("stored-section").hidden = false;
+  const { available, data: list } = await getJson("/v1/ds4/conversations").catch(() => ({ available: false }));
+  byId("stored-section").hidden = !available;
+  if (!available) return;
   byId("stored").replaceChildren(...list.map((entry) => chatRow(entry.title || entry.key.slice(0, 8),
     `${whole(entry.n_tokens)} tokens \u00b7 ${ago(entry.last_use * 1000)}`, false, () => openStored(entry.key), null)));
   byId("stored-note").textContent = "Nothing is stored yet.";

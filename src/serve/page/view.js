@@ -67,19 +67,20 @@ function branchOf(chat, node, acts) {
 class MessageView {
   constructor(chat, node, acts) {
     Object.assign(this, { chat, node, acts });
-    const mine = node.role === "user";
+    const name = { user: "You", assistant: "Model", system: "System message" }[node.role];
     this.body = make("div", { class: "body" });
     this.tail = make("div", { class: "tail" });
-    this.element = make("article", { class: node.role, "aria-label": mine ? "You" : "Model", "data-id": node.id });
-    if (mine) this.body.textContent = node.content;
-    else this.growing = new GrowingText(this.body);
-    this.element.append(this.body, this.tail);
-    this.update();
+    this.element = make("article", { class: node.role, "aria-label": name, "data-id": node.id });
+    if (node.role === "assistant") this.growing = new GrowingText(this.body);
+    else this.body.textContent = node.content;
+    if (node.role === "system") this.element.append(make("details", {}, make("summary", {}, name), this.body));
+    else this.element.append(this.body, this.tail);
+    if (node.role !== "system") this.update();
   }
 
   // live: {phase: "wait"|"read"|"think"|"say", progress, speed, since} while the answer is being made.
   update(live = null) {
-    if (this.node.role !== "user") {
+    if (this.node.role === "assistant") {
       this.updateThinking(live);
       this.growing.show(this.node.content);
       this.body.classList.toggle("caret", live?.phase === "say");

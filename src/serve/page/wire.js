@@ -2,7 +2,7 @@
 
 class Trouble extends Error {
   constructor(message, status = 0) {
-    super(message);
+    super(message.charAt(0).toUpperCase() + message.slice(1) + (/[.!?]$/.test(message) ? "" : "."));
     this.status = status;
   }
 }
@@ -52,7 +52,7 @@ function bodyOf(messages, model) {
   const { values } = settings, body = {
     model, messages, stream: true, stream_options: { include_usage: true }, return_progress: true,
   };
-  if (values.system.trim()) body.messages = [{ role: "system", content: values.system }, ...messages];
+  if (values.system.trim() && messages[0]?.role !== "system") body.messages = [{ role: "system", content: values.system }, ...messages];
   body.reasoning_effort = values.think;
   if (values.temperature !== "") body.temperature = Number(values.temperature);
   if (values.tokens !== "") body.max_tokens = Number(values.tokens);
