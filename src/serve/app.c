@@ -137,7 +137,8 @@ static void reply_root(struct app *app, struct exchange *x)
 {
     static const char line[] = "ds4 " DS4_VERSION ": GET /v1/models, POST /v1/chat/completions, POST /v1/messages\n";
     if (app->no_page) (void)exchange_reply(x, 200, "text/plain; charset=utf-8", span_from(line), NULL);
-    else (void)exchange_reply(x, 200, "text/html; charset=utf-8", buf_span(&app->page.html), app->page.headers.text.ptr);
+    else (void)exchange_reply(x, 200, "text/html; charset=utf-8", buf_span(&app->page.html),
+                              app->page.headers.text.ptr);
 }
 
 static void reply_health(struct app *app, struct exchange *x)

@@ -11,7 +11,7 @@
 
 struct shown {
     struct ds4_store_entry entry;
-    struct ds4_tokens tokens;
+    struct ds4_tokens tokens; /* without thoughts */
 };
 struct listing {
     struct ds4_store_entry tips[TIPS_MAX];
@@ -23,6 +23,25 @@ static void note_tip(void *user, const struct ds4_store_entry *entry)
 {
     struct listing *l = user;
     if (entry->is_tip && entry->is_whole && l->n_tips < TIPS_MAX) l->tips[l->n_tips++] = *entry;
+}
+
+static bool is_control(const struct ds4_special_ids *s, int32_t id)
+{
+    return id == s->bos || id == s->eos || id == s->user || id == s->assistant || id == s->latest_reminder ||
+           id == s->think || id == s->think_end;
+}
+
+/* A later turn may be rendered without the thoughts of earlier ones: what is compared has none. */
+static void drop_thoughts(const struct ds4_special_ids *special, struct ds4_tokens *tokens)
+{
+    size_t n = 0;
+    bool thinks = false;
+    for (size_t i = 0; i < tokens->n; i++) {
+        int32_t id = tokens->ids[i];
+        if (is_control(special, id)) thinks = id == special->think;
+        if (!thinks && id != special->think_end) tokens->ids[n++] = id;
+    }
+    tokens->n = n;
 }
 
 static bool begins(const struct ds4_tokens *whole, const struct ds4_tokens *part)
@@ -48,12 +67,6 @@ static void show_tip(struct listing *l, const struct ds4_store_entry *entry, str
     l->n_kept += tokens->n;
     l->shown[l->n_shown++] = (struct shown){*entry, *tokens};
     *tokens = (struct ds4_tokens){0};
-}
-
-static bool is_control(const struct ds4_special_ids *s, int32_t id)
-{
-    return id == s->bos || id == s->eos || id == s->user || id == s->assistant || id == s->think || id == s->think_end ||
-           id == s->latest_reminder;
 }
 
 /* The first line of what the person said first. */
@@ -96,7 +109,10 @@ static enum ds4_status list_all(struct ds4_store *store, const struct ds4_engine
     enum ds4_status status = ds4_store_list(store, note_tip, l, error);
     for (size_t i = 0; status == DS4_OK && i < l->n_tips; i++) {
         struct ds4_tokens tokens = {0};
-        if (ds4_store_tip_tokens(store, l->tips[i].key, &tokens, NULL) == DS4_OK) show_tip(l, &l->tips[i], &tokens);
+        if (ds4_store_tip_tokens(store, l->tips[i].key, &tokens, NULL) == DS4_OK) {
+            drop_thoughts(ds4_special(engine), &tokens);
+            show_tip(l, &l->tips[i], &tokens);
+        }
         ds4_tokens_free(&tokens);
     }
     if (status == DS4_OK) put_list(out, engine, l);

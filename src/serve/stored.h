@@ -1,6 +1,7 @@
 /* stored.h - what the store holds, as conversations that a page can list and open: read only, by the worker's thread.
  *
- * A tip is the tokens of a conversation up to some turn; of tips that continue each other the longest is shown. */
+ * A tip is the tokens of a conversation up to some turn; of tips that continue each other,
+ * thoughts aside, the longest is shown. */
 #ifndef DS4_SERVE_STORED_H
 #define DS4_SERVE_STORED_H
 

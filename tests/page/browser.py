@@ -2,6 +2,7 @@
 DevTools protocol ended by NUL). No driver, no network port, no package."""
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -28,10 +29,16 @@ class Browser:
                  "--disable-background-networking", "--disable-component-update", "--disable-sync",
                  "--disable-extensions", "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={profile}",
                  "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", "about:blank"]
-        # The shell gives the pipes the numbers that the browser expects.
-        self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{to_read} 4>&{from_write}', "sh", find_chromium(), *flags],
-            pass_fds=(to_read, from_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (to_read, from_write)]
+
+        def place():
+            os.dup2(ends[0], 3)
+            os.dup2(ends[1], 4)
+
+        self.process = subprocess.Popen([find_chromium(), *flags], preexec_fn=place, pass_fds=(3, 4),
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for fd in ends:
+            os.close(fd)
         os.close(to_read)
         os.close(from_write)
         self.answers, self.pages, self.last_id = {}, {}, 0
@@ -108,8 +115,8 @@ class Page:
             self.call(f"{domain}.enable")
         self.resize(width, height, mobile)
         self.call("Page.addScriptToEvaluateOnNewDocument", source="""window.violations = [];
-            addEventListener("securitypolicyviolation", (e) => violations.push(e.violatedDirective + " " + e.blockedURI));
-            """)
+            addEventListener("securitypolicyviolation",
+                             (e) => violations.push(e.violatedDirective + " " + e.blockedURI));""")
 
     def resize(self, width, height, mobile=False):
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
@@ -123,7 +130,8 @@ class Page:
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def js(self, expression):
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True,
+                           allowUnsafeEvalBlockedByCSP=False)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -136,7 +144,7 @@ class Page:
                     return value
             except AssertionError:  # a page on its way out has no context
                 pass
-            assert time.monotonic() < end, f"never true: {expression}\n{self.errors}\n{self.js('document.body.innerText')}"
+            assert time.monotonic() < end, f"never true: {expression}\n{self.errors}\n{self.text()}"
             time.sleep(0.03)
 
     def text(self, selector="body"):

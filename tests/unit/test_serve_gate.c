@@ -208,6 +208,27 @@ TEST(keys_are_known_only_whole)
     assert_int_equal(policy_check(&p, &r, false).status, 403);
 }
 
+TEST(the_page_of_the_server_itself_may_ask_and_no_page_like_it)
+{
+    static const char *const foreign[] = {"http://127.0.0.1", "http://127.0.0.1:8001", "https://127.0.0.1:8000",
+        "http://localhost:8000", "http://127.0.0.1:80000", "http://127.0.0.1:8000/", "http://127.0.0.1:8000.evil.com",
+        "127.0.0.1:8000", "HTTP://127.0.0.1:8000", "null", "", "http://", "http://evil.com:8000"};
+    struct option_list none = {0};
+    static struct policy p;
+    p = (struct policy){.loopback = true, .hosts = &none, .origins = &none};
+    struct http_request r = {.method = HTTP_POST, .host = SPAN("127.0.0.1:8000"),
+                             .origin = SPAN("http://127.0.0.1:8000"), .fetch_site = SPAN("same-origin"),
+                             .content_type = SPAN("application/json")};
+    assert_int_equal(policy_check(&p, &r, false).status, 200);
+    for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++) {
+        r.origin = span_from(foreign[i]);
+        if (policy_check(&p, &r, false).status != 403) fail_msg("%s is taken for the page itself", foreign[i]);
+    }
+    r.host = SPAN("evil.com:8000"); /* a foreign name that leads here */
+    r.origin = SPAN("http://evil.com:8000");
+    assert_int_equal(policy_check(&p, &r, false).status, 403);
+}
+
 /* jansson is the judge. It takes no NUL in names and no lone surrogates; those inputs are left out. */
 static void compare_with_jansson(struct ds4_span text)
 {
@@ -276,6 +297,7 @@ int main(void)
                      T(limits_of_a_head_hold_at_the_limit_and_not_above),
                      T(chunked_bodies_are_decoded_strictly_however_they_are_cut),
                      T(only_the_names_of_this_machine_are_known_hosts), T(keys_are_known_only_whole),
+                     T(the_page_of_the_server_itself_may_ask_and_no_page_like_it),
                      T(json_is_taken_and_refused_as_another_reader_does),
                      T(json_keeps_numbers_as_written_and_stops_at_its_depth));
 }

@@ -64,19 +64,32 @@ class Chat {
     localStorage.removeItem(CHAT_PREFIX + this.id);
   }
 
-  // What was put there by hand or by an older page is not trusted to have a shape.
+  // What was put there by hand or by an older page is not trusted to have a shape. null when it has none.
   static read(text) {
     try {
-      const data = JSON.parse(text);
-      const fine = typeof data.id === "string" && Array.isArray(data.nodes) && data.nodes.every((n) =>
-        typeof n.id === "string" && typeof n.content === "string" && ["user", "assistant", "system"].includes(n.role));
-      if (!fine) return null;
-      for (const n of data.nodes) if (typeof n.reasoning !== "string") n.reasoning = "";
-      data.title = String(data.title ?? "");
-      return new Chat(data);
+      const { id, title, used, nodes, head } = JSON.parse(text), kept = [], ids = new Set([null]);
+      if (typeof id !== "string") return null;
+      for (const n of nodes) {
+        if (typeof n.id !== "string" || ids.has(n.id) || !ids.has(n.parent)) return null; // a parent comes first
+        if (typeof n.content !== "string" || !["user", "assistant", "system"].includes(n.role)) return null;
+        ids.add(n.id);
+        kept.push(Chat.readNode(n));
+      }
+      return ids.has(head) ? new Chat({ id, title: String(title ?? ""), used: Number(used) || 0, nodes: kept, head }) :
+        null;
     } catch {
       return null;
     }
+  }
+
+  static readNode({ id, parent, role, content, reasoning, thought_ms, stats, finish, trouble }) {
+    const text = (value) => (typeof value === "string" ? value : undefined), number = (value) => Number(value) || 0;
+    return {
+      id, parent, role, content, reasoning: text(reasoning) ?? "", thought_ms: number(thought_ms),
+      finish: text(finish), trouble: text(trouble),
+      stats: stats && { n_prompt: number(stats.n_prompt), n_reused: number(stats.n_reused), n_out: number(stats.n_out),
+        speed: number(stats.speed), points: [...(stats.points ?? [])].slice(0, POINTS_KEPT).map(number) },
+    };
   }
 
   static all() {

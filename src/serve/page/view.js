@@ -19,7 +19,7 @@ function ago(ms) {
 
 // Tokens a second over the answer, as a line over a soft area.
 function plotOf(points) {
-  const ns = "http://www.w3.org/2000/svg", w = 120, h = 26, most = Math.max(...points), least = Math.min(...points);
+  const ns = "http://www.w3.org/2000/svg", w = 120, h = 26, most = Math.max(...points, 0.1), least = Math.min(...points);
   const shape = (name, attributes) => {
     const node = document.createElementNS(ns, name);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
