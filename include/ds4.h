@@ -351,6 +351,7 @@ struct ds4_store_options {
     uint64_t budget_bytes;         /* of the directory; 0 = 8 GiB */
     uint64_t queue_bytes;          /* most memory that waiting writes may hold; 0 = 256 MiB */
     double write_ratio_max;        /* bytes written per byte of new rows, tips included; 0 = 2 */
+    uint64_t write_free_bytes;     /* and so much more since opening: lets short conversations have their tips */
     bool read_only;                /* never write, whoever holds the directory */
     bool no_sync;                  /* skip fdatasync: integrity stays, the last saves may be lost with the power */
     ds4_log_fn log;
@@ -393,6 +394,14 @@ void ds4_store_flush(struct ds4_store *store);
  * sets *text_used; zero when there is none. The caller tokenises only what follows. */
 enum ds4_status ds4_store_find_text(struct ds4_store *store, struct ds4_span text, struct ds4_tokens *tokens,
                                     size_t *text_used, struct ds4_error *error) DS4_MUST_CHECK;
+
+/* Puts the tokens that were sampled in place of tokens that were made from their text: where the bytes of the session's
+ * tokens, or of a stored tip, are the beginning of the prompt's, their ids replace those of the prompt. *n_adopted says
+ * how many; zero leaves the prompt as it is. Control tokens stay where the prompt has them: content never becomes
+ * control. session and store may be NULL. */
+enum ds4_status ds4_store_adopt(const struct ds4_engine *engine, struct ds4_store *store,
+                                const struct ds4_session *session, struct ds4_tokens *prompt, size_t *n_adopted,
+                                struct ds4_error *error) DS4_MUST_CHECK;
 
 /* Exact bytes the model sampled for a tool call, by call id; survives restarts. get: empty when unknown (borrows until
  * the next put). */

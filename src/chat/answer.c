@@ -51,12 +51,18 @@ static enum ds4_status decode(const struct answer_request *q, struct ds4_sampler
         else if (cycle_watch_add(&watch, id) && !q->keep_repeating) result->stop = ANSWER_REPEATS;
         if (result->stop != ANSWER_END) return DS4_OK;
         TRY(step(q, id, error));
+        /* The next prompt has no reasoning: rows of it would not be read again. */
+        if (!q->parser.in_thinking) ds4_store_save(q->store, q->session, DS4_SAVE_PERIODIC, NULL);
     }
 }
 
 static enum ds4_status sync_to(const struct answer_request *q, size_t n, size_t *n_reused, struct ds4_error *error)
 {
-    return ds4_session_sync(q->session, q->prompt->ids, n, q->progress, q->progress_user, n_reused, error);
+    struct ds4_store_report report;
+    enum ds4_status status = ds4_store_sync(q->store, q->session, q->prompt->ids, n, q->progress, q->progress_user,
+                                            &report, error);
+    *n_reused = report.n_reused;
+    return status;
 }
 
 static enum ds4_status prefill(const struct answer_request *q, struct answer_result *result, struct ds4_error *error)
@@ -64,11 +70,12 @@ static enum ds4_status prefill(const struct answer_request *q, struct answer_res
     uint64_t start_ns = clock_ns();
     size_t n = q->prompt->n, before_last;
     enum ds4_status status = DS4_OK;
-    if (q->anchor && n > 1) {
+    if ((q->anchor || q->store) && n > 1) {
         status = sync_to(q, n - 1, &result->n_reused, error);
         if (status == DS4_OK) {
-            ds4_session_destroy(*q->anchor);
-            if (ds4_session_fork(q->session, q->anchor, NULL) != DS4_OK) *q->anchor = NULL;
+            ds4_store_save(q->store, q->session, DS4_SAVE_PREFIX, NULL);
+            if (q->anchor) ds4_session_destroy(*q->anchor);
+            if (q->anchor && ds4_session_fork(q->session, q->anchor, NULL) != DS4_OK) *q->anchor = NULL;
             status = sync_to(q, n, &before_last, error);
         }
     } else {
@@ -93,6 +100,8 @@ enum ds4_status answer_generate(const struct answer_request *request, struct ans
     uint64_t start_ns = clock_ns();
     status = decode(request, sampler, parser, result, &local);
     result->decode_s = clock_seconds_since(start_ns);
+    if (status == DS4_OK && !request->parser.in_thinking)
+        ds4_store_save(request->store, request->session, DS4_SAVE_TURN, NULL);
     enum ds4_status finish = ds4_parser_finish(parser, request->event, request->event_user);
     if (status == DS4_OK) status = finish;
 out:

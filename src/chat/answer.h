@@ -28,6 +28,7 @@ struct answer_request {
      * from there on (reasoning is dropped, the turn opens otherwise), which is further back than a session can be
      * rewound. Set to NULL when there is no room for it; the old one is destroyed. */
     struct ds4_session **anchor;
+    struct ds4_store *store; /* optional: state is looked for there, and what is stable is saved */
     const struct ds4_tokens *prompt;
     const struct ds4_sampling *sampling;
     struct ds4_parser_options parser;

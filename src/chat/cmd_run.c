@@ -10,6 +10,9 @@
 
 #define PROMPT_BYTES_MAX ((size_t)64 << 20) /* more text than the longest context holds */
 #define STATE_DIR_BYTES 4096
+#define RECENT_NAME "/recent.chat"
+/* Tips beyond the bound on written bytes: about twenty, so that the turns of a short conversation have theirs. */
+#define KV_FREE_BYTES (256ull << 20)
 #define MAX_EFFORT_CTX_TOKENS 393216u /* what the model's makers advise for the greatest effort */
 
 struct run {
@@ -19,7 +22,9 @@ struct run {
     uint32_t n_max, top_k;
     float temperature, top_p, min_p;
     uint64_t seed;
-    bool raw, keep_repeating;
+    bool raw, keep_repeating, go_on, no_kv;
+    const char *kv_dir;
+    uint64_t kv_bytes;
 };
 
 static const struct option rows[] = {
@@ -35,6 +40,8 @@ static const struct option rows[] = {
      .help = "answer at once"},
     {.name = "think-max", .type = OPTION_SET, .offset = offsetof(struct run, think), .set = DS4_THINK_MAX,
      .help = "think with the greatest effort; wants a long context"},
+    {.name = "continue", .type = OPTION_FLAG, .offset = offsetof(struct run, go_on),
+     .help = "go on with the last conversation; its state comes from the disk"},
     {.letter = 'n', .name = "tokens", .value = "N", .type = OPTION_U32, .offset = offsetof(struct run, n_max),
      .help = "most tokens of an answer, thinking included; 0 = until it ends or the context is full"},
     {.name = "temp", .value = "T", .type = OPTION_F32, .offset = offsetof(struct run, temperature), .max = 100,
@@ -52,13 +59,20 @@ static const struct option rows[] = {
     {.name = "raw", .type = OPTION_FLAG, .offset = offsetof(struct run, raw),
      .help = "the prompt is a rendered transcript whose control markers count; print all that the model emits"},
     {.name = "state-dir", .value = "DIR", .type = OPTION_TEXT, .offset = offsetof(struct run, state_dir),
-     .help = "where /save keeps conversations; without it ~/.ds4"},
+     .help = "where the words of conversations are kept; without it ~/.ds4"},
+    {.name = "kv", .value = "DIR", .type = OPTION_TEXT, .offset = offsetof(struct run, kv_dir),
+     .help = "where their state is kept, see `ds4 kv`; without it ~/.cache/ds4/kv"},
+    {.name = "kv-bytes", .value = "BYTES", .type = OPTION_BYTES, .offset = offsetof(struct run, kv_bytes),
+     .help = "most bytes of it (512m, 8g); 0 = 8g"},
+    {.name = "no-kv", .type = OPTION_FLAG, .offset = offsetof(struct run, no_kv),
+     .help = "write nothing to the disk"},
     MODEL_FLAG_ROWS(struct run, model),
 };
 static const struct options table = {
     .command = "run", .summary = "answer a prompt, or chat in the terminal", OPTIONS_ROWS(rows),
     .notes = "Answers go to standard output, everything else to standard error. Thinking is shown, dimmed, on a\n"
-             "terminal only. Exit code 1 when the answer could not be given or nobody reads it.",
+             "terminal only. A conversation is kept on the disk as it goes, words and state; a single answer only\n"
+             "with --kv or --continue. Exit code 1 when the answer could not be given or nobody reads it.",
 };
 
 static bool is_chat(const struct run *flags)
@@ -74,6 +88,10 @@ static enum ds4_status check_flags(const struct run *flags, struct ds4_error *er
     if (flags->raw && (flags->system || flags->think))
         return err_set(error, DS4_ERR_FORMAT, "--raw: the transcript itself says what the system text is and whether "
                        "to think");
+    if (flags->no_kv && (flags->go_on || flags->kv_dir))
+        return err_set(error, DS4_ERR_FORMAT, "--no-kv excludes --continue and --kv");
+    if (flags->go_on && (flags->raw || flags->system))
+        return err_set(error, DS4_ERR_FORMAT, "--continue excludes --raw and --system: the conversation has its own");
     if (flags->raw && is_chat(flags))
         return err_set(error, DS4_ERR_FORMAT, "--raw needs a transcript: -p, --prompt-file or standard input");
     return DS4_OK;
@@ -121,29 +139,79 @@ static enum ds4_status answer_once(struct conversation *c, const struct run *fla
     return status;
 }
 
+static bool is_kept(const struct run *flags)
+{
+    return !flags->no_kv && !flags->raw && (is_chat(flags) || flags->kv_dir || flags->go_on);
+}
+
+static void show_note(void *user, enum ds4_log_level level, const char *line)
+{
+    (void)user;
+    if (level == DS4_LOG_WARN) (void)fprintf(stderr, "note: %s\n", line);
+}
+
+/* Without a store the conversation goes on all the same. */
+static struct ds4_store *open_store(const struct run *flags, const struct ds4_engine *engine)
+{
+    struct ds4_store_options options = {.dir = flags->kv_dir, .budget_bytes = flags->kv_bytes, .log = show_note,
+                                        .write_free_bytes = KV_FREE_BYTES};
+    struct ds4_error error = {0};
+    struct ds4_store *store = NULL;
+    if (ds4_store_open(engine, &options, &store, &error) == DS4_OK) return store;
+    (void)fprintf(stderr, "note: state is not kept on the disk: %s\n", error.message);
+    return NULL;
+}
+
+static enum ds4_status go_on(struct conversation *c, const struct run *flags, const char *path,
+                             struct ds4_error *error)
+{
+    struct ds4_error cause = {0};
+    size_t n_tokens;
+    enum ds4_status status = conversation_load(c, path, &n_tokens, &cause);
+    if (status != DS4_OK) return err_set(error, status, "no conversation to go on with: %s", cause.message);
+    if (flags->think) c->options.think = conversation_options_of(flags).think;
+    (void)fprintf(stderr, "Going on: %zu messages, state of %zu tokens\n", c->transcript.n, n_tokens);
+    return DS4_OK;
+}
+
+static enum ds4_status talk(struct conversation *c, const struct run *flags, const char *state_dir,
+                            struct ds4_error *error)
+{
+    if (flags->system)
+        TRY(transcript_add(&c->transcript, DS4_ROLE_SYSTEM, span_from(flags->system), SPAN(""), error));
+    if (flags->go_on && !c->options.keep_path)
+        return err_set(error, DS4_ERR_STATE, "there is no conversation to go on with");
+    if (flags->go_on) TRY(go_on(c, flags, c->options.keep_path, error));
+    return is_chat(flags) ? repl_run(c, state_dir, error) : answer_once(c, flags, error);
+}
+
 static enum ds4_status converse(struct run *flags, struct ds4_engine *engine, struct ds4_error *error)
 {
     struct conversation_options options = conversation_options_of(flags);
     struct term_progress progress = {0};
     struct screen screen;
     struct conversation c;
-    char state_dir[STATE_DIR_BYTES];
+    char state_dir[STATE_DIR_BYTES], recent[STATE_DIR_BYTES + sizeof RECENT_NAME];
+    struct ds4_error no_dir = {0};
     enum ds4_status status;
     uint32_t ctx_tokens = ds4_engine_info(engine)->ctx_tokens;
-    bool chat = is_chat(flags);
     if (options.think == DS4_THINK_MAX && ctx_tokens < MAX_EFFORT_CTX_TOKENS)
         (void)fprintf(stderr, "note: the greatest effort is meant for a context of %u tokens or more; here it is %u\n",
                       MAX_EFFORT_CTX_TOKENS, ctx_tokens);
+    TRY(find_state_dir(flags, state_dir, error));
+    (void)snprintf(recent, sizeof recent, "%s%s", state_dir, RECENT_NAME);
+    if (is_kept(flags)) {
+        if (file_private_dir(state_dir, &no_dir) == DS4_OK) options.keep_path = recent;
+        else (void)fprintf(stderr, "note: the conversation is not kept: %s\n", no_dir.message);
+        options.store = open_store(flags, engine);
+    }
     screen_init(&screen, STDOUT_FILENO, "standard output", flags->raw, &progress);
     TRY_GOTO(conversation_init(&c, engine, &options, &screen, &progress, error), out);
-    if (flags->system)
-        status = transcript_add(&c.transcript, DS4_ROLE_SYSTEM, span_from(flags->system), SPAN(""), error);
-    if (status == DS4_OK && !chat) status = answer_once(&c, flags, error);
-    if (status == DS4_OK && chat) status = find_state_dir(flags, state_dir, error);
-    if (status == DS4_OK && chat) status = repl_run(&c, state_dir, error);
+    status = talk(&c, flags, state_dir, error);
     conversation_deinit(&c);
 out:
     screen_deinit(&screen);
+    ds4_store_close(options.store);
     return status;
 }
 

@@ -7,6 +7,8 @@
 #include <sys/random.h>
 #endif
 
+#include "chat/session_file.h"
+
 enum ds4_status conversation_init(struct conversation *c, struct ds4_engine *engine,
                                   const struct conversation_options *options, struct screen *screen,
                                   struct term_progress *progress, struct ds4_error *error)
@@ -17,6 +19,7 @@ enum ds4_status conversation_init(struct conversation *c, struct ds4_engine *eng
 
 void conversation_deinit(struct conversation *c)
 {
+    ds4_store_save(c->options.store, conversation_prefix(c), DS4_SAVE_SHUTDOWN, NULL);
     ds4_session_destroy(c->anchor);
     ds4_session_destroy(c->session);
     transcript_deinit(&c->transcript);
@@ -37,7 +40,7 @@ void conversation_reset(struct conversation *c)
 
 const struct ds4_session *conversation_prefix(const struct conversation *c)
 {
-    return c->anchor ? c->anchor : c->session;
+    return c->anchor && !c->goes_on ? c->anchor : c->session;
 }
 
 /* Tokens of the session that ds4_session_sync to the prompt would keep. */
@@ -67,16 +70,19 @@ static enum ds4_status check_room(const struct conversation *c, size_t n_tokens,
                    "earlier turns with /reset, or start with a larger --ctx", n_tokens, ctx_tokens);
 }
 
-static enum ds4_status generate(struct conversation *c, const struct ds4_tokens *prompt,
+static enum ds4_status generate(struct conversation *c, struct ds4_tokens *prompt,
                                 const struct ds4_parser_options *parser, struct ds4_error *error)
 {
     struct ds4_sampling sampling = c->options.sampling;
+    size_t n_adopted;
+    TRY(ds4_store_adopt(c->engine, c->options.store, c->session, prompt, &n_adopted, error));
     TRY(check_room(c, prompt->n, error));
     choose_session(c, prompt);
+    c->goes_on = !parser->in_thinking;
     if (sampling.seed == 0 && getentropy(&sampling.seed, sizeof sampling.seed) != 0) sampling.seed = 1;
     struct answer_request request = {
-        .engine = c->engine, .session = c->session, .prompt = prompt, .sampling = &sampling, .parser = *parser,
-        .n_max = c->options.n_max, .keep_repeating = c->options.keep_repeating, .cancel = c->cancel,
+        .engine = c->engine, .session = c->session, .store = c->options.store, .prompt = prompt,
+        .sampling = &sampling, .parser = *parser, .n_max = c->options.n_max, .keep_repeating = c->options.keep_repeating, .cancel = c->cancel,
         .quit = &c->screen->failed, .event = screen_event, .event_user = c->screen,
         .progress = c->progress ? term_progress : NULL, .progress_user = c->progress,
     };
@@ -89,6 +95,67 @@ static enum ds4_status generate(struct conversation *c, const struct ds4_tokens 
     if (status != DS4_OK) drop_state(c);
     return status;
 }
+
+/* ---- across runs ---------------------------------------------------------------------------------------------- */
+
+enum ds4_status conversation_save(struct conversation *c, const char *path, struct ds4_error *error)
+{
+    const struct ds4_session *prefix = conversation_prefix(c);
+    TRY(session_file_save(path, &c->transcript, c->options.think, c->engine, c->options.store ? NULL : prefix, error));
+    ds4_store_save(c->options.store, prefix, DS4_SAVE_USER, NULL);
+    ds4_store_flush(c->options.store);
+    return DS4_OK;
+}
+
+/* The words after each turn; the answer itself says to the store what to keep. */
+static void keep(struct conversation *c)
+{
+    struct ds4_error error = {0};
+    if (!c->options.keep_path ||
+        session_file_save(c->options.keep_path, &c->transcript, c->options.think, c->engine, NULL, &error) == DS4_OK)
+        return;
+    if (!c->warned) (void)fprintf(stderr, "note: the conversation is not kept: %s\n", error.message);
+    c->warned = true;
+}
+
+static bool nothing_to_compute(void *user, const char *phase, uint64_t done, uint64_t total)
+{
+    (void)user;
+    (void)phase;
+    return done == total;
+}
+
+/* The longest stored beginning of the transcript, into the session. */
+static enum ds4_status find_state(struct conversation *c)
+{
+    struct ds4_tokens prompt = {0};
+    size_t n = 0;
+    enum ds4_status status = DS4_OK;
+    if (c->transcript.n == 0) return DS4_OK;
+    TRY_GOTO(transcript_render(&c->transcript, c->engine, c->options.think, &prompt, NULL), out);
+    TRY_GOTO(ds4_store_adopt(c->engine, c->options.store, NULL, &prompt, &n, NULL), out);
+    if (n > 0 && n <= ds4_engine_info(c->engine)->ctx_tokens)
+        status = ds4_store_sync(c->options.store, c->session, prompt.ids, n, nothing_to_compute, NULL, NULL, NULL);
+    if (status == DS4_ERR_CANCELLED) status = DS4_OK; /* what was found was damaged */
+out:
+    ds4_tokens_free(&prompt);
+    return status;
+}
+
+enum ds4_status conversation_load(struct conversation *c, const char *path, size_t *n_tokens, struct ds4_error *error)
+{
+    bool with_state;
+    ds4_store_save(c->options.store, conversation_prefix(c), DS4_SAVE_EVICT, NULL);
+    TRY(session_file_load(path, &c->transcript, &c->options.think, c->engine, c->session, &with_state, error));
+    ds4_session_destroy(c->anchor);
+    c->anchor = NULL;
+    if (!with_state) drop_state(c);
+    if (!with_state && c->options.store && find_state(c) != DS4_OK) drop_state(c); /* the words are there */
+    (void)ds4_session_tokens(c->session, n_tokens);
+    return DS4_OK;
+}
+
+/* ---- turns ---------------------------------------------------------------------------------------------------- */
 
 enum ds4_status conversation_turn(struct conversation *c, struct ds4_span text, struct ds4_error *error)
 {
@@ -104,6 +171,7 @@ enum ds4_status conversation_turn(struct conversation *c, struct ds4_span text, 
                                  buf_span(&c->screen->reasoning), error);
 out:
     if (status != DS4_OK) transcript_pop(&c->transcript);
+    else keep(c);
     ds4_tokens_free(&prompt);
     return status;
 }

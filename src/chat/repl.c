@@ -7,7 +7,6 @@
 
 #include "base/file.h"
 #include "chat/line.h"
-#include "chat/session_file.h"
 #include "chat/slash.h"
 
 #define READ_BYTES_MAX ((size_t)16 << 20) /* of /read: more than any context holds */
@@ -94,8 +93,7 @@ static enum ds4_status save(struct repl *r, struct ds4_span name, struct ds4_err
 {
     char path[PATH_BYTES];
     TRY(session_path(r, name, path, error));
-    TRY(session_file_save(path, &r->c->transcript, r->c->options.think, r->c->engine,
-                          conversation_prefix(r->c), error));
+    TRY(conversation_save(r->c, path, error));
     (void)fprintf(stderr, "Saved: %s\n", path);
     return DS4_OK;
 }
@@ -103,14 +101,12 @@ static enum ds4_status save(struct repl *r, struct ds4_span name, struct ds4_err
 static enum ds4_status load(struct repl *r, struct ds4_span name, struct ds4_error *error)
 {
     char path[PATH_BYTES];
-    bool with_state;
     size_t n_tokens;
     TRY(session_path(r, name, path, error));
-    TRY(session_file_load(path, &r->c->transcript, &r->c->options.think, r->c->engine, r->c->session, &with_state,
-                          error));
-    (void)ds4_session_tokens(r->c->session, &n_tokens);
+    TRY(conversation_load(r->c, path, &n_tokens, error));
     (void)fprintf(stderr, "Loaded: %s, %zu messages", path, r->c->transcript.n);
-    if (with_state) (void)fprintf(stderr, ", state of %zu tokens\n", n_tokens);
+    if (n_tokens > 0 || r->c->transcript.n == 0) (void)fprintf(stderr, ", state of %zu tokens\n", n_tokens);
+    else if (r->c->options.store) (void)fprintf(stderr, "; its state is not stored and will be computed again\n");
     else (void)fprintf(stderr, "; its state is of another model or context and will be computed again\n");
     return DS4_OK;
 }

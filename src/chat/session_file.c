@@ -169,8 +169,8 @@ static enum ds4_status put_body(struct body_writer *w, const struct transcript *
                                 const struct ds4_session *session, struct header *h)
 {
     const struct ds4_state_layout *layout = ds4_state_layout(engine);
-    size_t n_tokens;
-    const int32_t *tokens = ds4_session_tokens(session, &n_tokens);
+    size_t n_tokens = 0;
+    const int32_t *tokens = session ? ds4_session_tokens(session, &n_tokens) : NULL;
     memcpy(h->layout_digest, layout->digest, 16);
     h->layout_version = layout->version;
     h->span_tokens = layout->span_tokens;

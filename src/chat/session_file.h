@@ -8,7 +8,7 @@
 #include "chat/transcript.h"
 
 /* Writes a temporary file beside path (0600), syncs it and renames it into place. An existing file that is no saved
- * conversation is never replaced (STATE). */
+ * conversation is never replaced (STATE). session may be NULL: only what was said is saved. */
 enum ds4_status session_file_save(const char *path, const struct transcript *transcript, enum ds4_think_mode think,
                                   const struct ds4_engine *engine, const struct ds4_session *session,
                                   struct ds4_error *error) DS4_MUST_CHECK;

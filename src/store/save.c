@@ -123,7 +123,7 @@ static bool tip_allowed(const struct ds4_store *s, enum ds4_save_reason reason, 
         all += item->bytes;
         rows += store_row_bytes(s, item);
     }
-    return (double)all <= ratio * (double)rows;
+    return (double)all <= ratio * (double)rows + (double)s->options.write_free_bytes;
 }
 
 static bool save_tip(struct ds4_store *s, const struct ds4_session *session, enum ds4_save_reason reason,
