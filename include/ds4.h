@@ -261,13 +261,17 @@ void ds4_session_destroy(struct ds4_session *session);
 
 /* Tokens evaluated so far (borrows). */
 const int32_t *ds4_session_tokens(const struct ds4_session *session, size_t *n);
+/* Tokens whose rows the session holds: as many, or more while what goes with the last of them is being computed again
+ * (ds4_session_sync, cancelled); then there are no logits. The ids up to here are those behind ds4_session_tokens. */
+size_t ds4_session_rows(const struct ds4_session *session);
 /* Smallest position ds4_session_rewind can go to right now (0 is always possible: it means start over). */
 size_t ds4_session_rewind_min(const struct ds4_session *session);
 /* Drops tokens from position n on. STATE when n lies before rewind_min and is not 0. */
 enum ds4_status ds4_session_rewind(struct ds4_session *session, size_t n, struct ds4_error *error) DS4_MUST_CHECK;
 
 /* Makes the session hold exactly tokens[0..n): keeps the longest usable common prefix, computes the rest in chunks.
- * *reused (optional) says how many tokens were kept. Afterwards ds4_session_logits belongs to the last token.
+ * To go back further than ds4_session_rewind can, at most reach_tokens of the kept prefix are computed once more.
+ * *reused (optional) says how many tokens were not computed. Afterwards ds4_session_logits belongs to the last token.
  * n must be >= 1 and <= ctx_tokens. Cancelled: what was computed stays. */
 enum ds4_status ds4_session_sync(struct ds4_session *session, const int32_t *tokens, size_t n,
                                  ds4_progress_fn progress, void *user, size_t *reused,
@@ -314,6 +318,7 @@ struct ds4_state_layout {
     uint32_t span_tokens;       /* tokens a span covers */
     size_t span_bytes;          /* bytes of one span */
     size_t tip_bytes_max;       /* most a tip takes */
+    uint32_t reach_tokens;      /* before any position: from so many tokens a tip there can be made; 0 = all */
     uint8_t digest[16];         /* identity: model, quantisation, tokenizer, layout, numeric mode */
 };
 const struct ds4_state_layout *ds4_state_layout(const struct ds4_engine *engine); /* any thread */
@@ -332,8 +337,9 @@ enum ds4_status ds4_session_restore(struct ds4_session *session, const int32_t *
                                     struct ds4_error *error) DS4_MUST_CHECK;
 
 /* The same with spans asked for one by one, straight into the session's memory, and not at all where the session
- * already holds them. read fills span_bytes at dest, or fails. A failure before the first read leaves the session as
- * it was, a later one leaves it empty. */
+ * already holds them. tip NULL: n_tokens are more than reach_tokens, and the next ds4_session_sync that goes on from
+ * them computes the last reach_tokens of them again. read fills span_bytes at dest, or fails. A failure before the
+ * first read leaves the session as it was, a later one leaves it empty. */
 typedef enum ds4_status (*ds4_span_reader)(void *user, size_t span_i, uint8_t *dest, struct ds4_error *error);
 enum ds4_status ds4_session_restore_from(struct ds4_session *session, const int32_t *tokens, size_t n_tokens,
                                          ds4_span_reader read, void *user, const uint8_t *tip, size_t tip_len,

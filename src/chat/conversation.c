@@ -82,7 +82,8 @@ static enum ds4_status generate(struct conversation *c, struct ds4_tokens *promp
     if (sampling.seed == 0 && getentropy(&sampling.seed, sizeof sampling.seed) != 0) sampling.seed = 1;
     struct answer_request request = {
         .engine = c->engine, .session = c->session, .store = c->options.store, .prompt = prompt,
-        .sampling = &sampling, .parser = *parser, .n_max = c->options.n_max, .keep_repeating = c->options.keep_repeating, .cancel = c->cancel,
+        .sampling = &sampling, .parser = *parser, .n_max = c->options.n_max,
+        .keep_repeating = c->options.keep_repeating, .cancel = c->cancel,
         .quit = &c->screen->failed, .event = screen_event, .event_user = c->screen,
         .progress = c->progress ? term_progress : NULL, .progress_user = c->progress,
     };

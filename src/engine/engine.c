@@ -122,7 +122,8 @@ static enum ds4_status start_sessions(struct ds4_engine *e, struct ds4_error *er
     host->tip_bytes_max = session_tip_bytes_max(host);
     e->public_layout = (struct ds4_state_layout){.version = STATE_LAYOUT_VERSION, .span_tokens = STATE_SPAN_TOKENS,
                                                  .span_bytes = (size_t)e->layout.span_bytes,
-                                                 .tip_bytes_max = host->tip_bytes_max};
+                                                 .tip_bytes_max = host->tip_bytes_max,
+                                                 .reach_tokens = e->layout.reach_tokens};
     memcpy(e->public_layout.digest, host->digest, 16);
     return DS4_OK;
 }

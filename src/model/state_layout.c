@@ -45,8 +45,15 @@ void state_layout_make(const struct hparams *h, bool has_mtp, enum op_row_format
                        struct state_layout *out)
 {
     *out = (struct state_layout){.n_layers = h->n_layers + (has_mtp ? 1 : 0), .rewind_max = h->window};
-    for (uint32_t l = 0; l < out->n_layers; l++)
-        place_layer(h, l < h->n_layers ? h->ratio[l] : 0, format, chunk_tokens, out, &out->layers[l]);
+    /* The raw rows of the first layer depend on their tokens alone. Those of each next one depend on a window of the
+     * one before, that is on window - 1 earlier positions; and the tail holds a last window and open slots. */
+    uint32_t last = h->window;
+    for (uint32_t l = 0; l < out->n_layers; l++) {
+        uint32_t ratio = l < h->n_layers ? h->ratio[l] : 0, open = ratio == 4 ? 2 * ratio : ratio;
+        if (open > last) last = open;
+        place_layer(h, ratio, format, chunk_tokens, out, &out->layers[l]);
+    }
+    out->reach_tokens = last + (h->window - 1) * (out->n_layers - 1);
     if (out->span_bytes == 0) out->span_bytes = 64; /* a model without compression still has spans to count */
     out->bytes_per_token = (out->span_bytes + STATE_SPAN_TOKENS - 1) / STATE_SPAN_TOKENS;
 }

@@ -37,6 +37,7 @@ struct layer_state {
 struct state_layout {
     uint32_t n_layers;           /* trunk, plus one when there is a draft block */
     uint32_t rewind_max;         /* tokens */
+    uint32_t reach_tokens;       /* how far before a position its tail can depend on raw rows: a window a layer */
     uint64_t tail_bytes, span_bytes;
     uint64_t bytes_per_token;    /* growth, rounded up */
     struct layer_state layers[HPARAMS_LAYERS_MAX + 1];

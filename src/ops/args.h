@@ -37,6 +37,7 @@ struct op_seq {
     uint32_t tail_i;     /* index into tails */
     uint32_t span_first; /* the session's spans are span_ids[span_first...] */
     uint32_t row_first, n_rows;
+    uint32_t rows_to;    /* compressed rows that earlier positions complete are there and are not written */
 };
 struct op_batch {
     uint32_t n_rows, n_seqs;

@@ -10,6 +10,7 @@
 static enum ds4_status own_spans(struct ds4_session *s, size_t add, struct ds4_error *error)
 {
     struct state_pool *pool = &s->host->pool;
+    if (s->rows_to) return DS4_OK; /* nothing is written into spans */
     uint32_t first = (uint32_t)(s->tokens.n / STATE_SPAN_TOKENS), end = session_spans_for(s->tokens.n + add);
     if (first < s->n_spans && pool->span_refs[s->spans[first]] > 1) {
         uint32_t copy = pool_take_span(pool);
@@ -28,6 +29,17 @@ static enum ds4_status own_spans(struct ds4_session *s, size_t add, struct ds4_e
     return DS4_OK;
 }
 
+/* While the tail is being made again only the tokens that are there may follow, and their logits mean nothing. */
+static enum ds4_status check_remaking(const struct ds4_job *job, struct ds4_error *error)
+{
+    const struct ds4_session *s = job->session;
+    if (s->rows_to == 0) return DS4_OK;
+    if (!job->logits && job->n <= s->rows_to - s->tokens.n &&
+        memcmp(job->tokens, s->tokens.ids + s->tokens.n, job->n * sizeof *job->tokens) == 0)
+        return DS4_OK;
+    return err_set(error, DS4_ERR_STATE, "the session's state is being computed again up to token %zu", s->rows_to);
+}
+
 static enum ds4_status check_jobs(const struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
                                   struct ds4_error *error)
 {
@@ -40,6 +52,7 @@ static enum ds4_status check_jobs(const struct session_host *host, const struct 
         for (size_t k = 0; k < i; k++)
             if (jobs[k].session == job->session) return err_set(error, DS4_ERR_STATE, "one session twice in a batch");
         if (job->n == 0) return err_set(error, DS4_ERR_STATE, "a job without tokens");
+        TRY(check_remaking(job, error));
         if (job->n > host->ctx_tokens - job->session->tokens.n)
             return err_set(error, DS4_ERR_LIMIT, "%zu tokens after %zu exceed the context of %u", job->n,
                            job->session->tokens.n, host->ctx_tokens);
@@ -62,7 +75,7 @@ static struct graph_rows gather_rows(struct session_host *host, const struct ds4
     for (size_t i = 0; i < n_jobs; i++) {
         const struct ds4_session *s = jobs[i].session;
         host->seqs[i] = (struct op_seq){.tail_i = s->tail_i, .span_first = rows.n_span_ids, .row_first = rows.n_rows,
-                                        .n_rows = (uint32_t)jobs[i].n};
+                                        .n_rows = (uint32_t)jobs[i].n, .rows_to = (uint32_t)s->rows_to};
         memcpy(host->span_ids + rows.n_span_ids, s->spans, s->n_spans * sizeof *s->spans);
         rows.n_span_ids += s->n_spans;
         for (size_t t = 0; t < jobs[i].n; t++, rows.n_rows++) {
@@ -128,7 +141,8 @@ enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jo
     TRY(graph_forward(host->graph, &rows, error));
     uint32_t row_first = 0;
     for (size_t i = 0; i < n_jobs; i++) {
-        TRY(read_logits(host, &jobs[i], row_first, error));
+        bool remaking = jobs[i].session->tokens.n + jobs[i].n < jobs[i].session->rows_to;
+        if (!remaking) TRY(read_logits(host, &jobs[i], row_first, error));
         row_first += (uint32_t)jobs[i].n;
     }
     row_first = 0;
@@ -139,9 +153,11 @@ enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jo
     }
     for (size_t i = 0; i < n_jobs; i++) {
         struct ds4_session *s = jobs[i].session;
-        memcpy(s->tokens.ids + s->tokens.n, jobs[i].tokens, jobs[i].n * sizeof *s->tokens.ids);
+        memmove(s->tokens.ids + s->tokens.n, jobs[i].tokens, jobs[i].n * sizeof *s->tokens.ids);
         s->tokens.n += jobs[i].n;
-        s->has_logits = true;
+        if (s->rows_to) s->restored = s->tokens.n; /* no way back into what was made from an unknown tail */
+        if (s->rows_to == s->tokens.n) s->rows_to = 0;
+        s->has_logits = s->rows_to == 0;
     }
     return DS4_OK;
 }
@@ -160,7 +176,7 @@ enum ds4_status ds4_session_draft(struct ds4_session *s, int32_t next, size_t ma
 {
     struct session_host *host = s->host;
     *n = 0;
-    if (!s->streams || s->tokens.n == 0 || max == 0) return DS4_OK;
+    if (!s->streams || s->tokens.n == 0 || s->rows_to || max == 0) return DS4_OK;
     if (next < 0 || (uint32_t)next >= host->h->n_vocab)
         return err_set(error, DS4_ERR_LIMIT, "token id %d; the vocabulary has %u", next, host->h->n_vocab);
     uint32_t room = host->layout->rewind_max > 1 ? host->layout->rewind_max - 1 : 0;

@@ -97,8 +97,9 @@ enum ds4_status ds4_session_fork(struct ds4_session *from, struct ds4_session **
     struct session_host *host = from->host;
     struct ds4_session *s;
     TRY(session_create(host, &s, error));
-    memcpy(s->tokens.ids, from->tokens.ids, from->tokens.n * sizeof *s->tokens.ids);
+    memcpy(s->tokens.ids, from->tokens.ids, ds4_session_rows(from) * sizeof *s->tokens.ids);
     s->tokens.n = from->tokens.n;
+    s->rows_to = from->rows_to;
     for (uint32_t i = 0; i < from->n_spans; i++) {
         s->spans[i] = from->spans[i];
         pool_share_span(&host->pool, s->spans[i]);
@@ -121,6 +122,8 @@ const int32_t *ds4_session_tokens(const struct ds4_session *s, size_t *n)
     return s->tokens.ids;
 }
 
+size_t ds4_session_rows(const struct ds4_session *s) { return s->rows_to ? s->rows_to : s->tokens.n; }
+
 const float *ds4_session_logits(const struct ds4_session *s) { return s->has_logits ? s->logits : NULL; }
 
 size_t session_rewind_min(const struct ds4_session *s)
@@ -136,9 +139,21 @@ size_t ds4_session_rewind_min(const struct ds4_session *s)
     return min < s->tokens.n ? min : s->tokens.n;
 }
 
+void session_remake_tail(struct ds4_session *s, size_t n)
+{
+    size_t from = n - s->host->layout->reach_tokens;
+    ensure(n > s->host->layout->reach_tokens);
+    session_truncate(s, n);
+    if (s->streams) memset(s->streams, 0, (size_t)s->host->h->n_hc * s->host->h->n_embd * sizeof *s->streams);
+    s->tokens.n = s->n_high = s->restored = from;
+    s->rows_to = n;
+    s->has_logits = false;
+}
+
 void session_truncate(struct ds4_session *s, size_t n)
 {
     uint32_t keep = session_spans_for(n);
+    s->rows_to = 0;
     while (s->n_spans > keep) pool_drop_span(&s->host->pool, s->spans[--s->n_spans]);
     if (n < s->tokens.n) s->has_logits = false;
     s->tokens.n = n;
@@ -147,6 +162,7 @@ void session_truncate(struct ds4_session *s, size_t n)
 
 enum ds4_status ds4_session_rewind(struct ds4_session *s, size_t n, struct ds4_error *error)
 {
+    if (s->rows_to && n == s->tokens.n) return DS4_OK;
     if (n > s->tokens.n || (n != 0 && n < session_rewind_min(s)))
         return err_set(error, DS4_ERR_STATE, "cannot rewind to %zu: the session has %zu tokens and reaches back to %zu",
                        n, s->tokens.n, session_rewind_min(s));
@@ -156,9 +172,26 @@ enum ds4_status ds4_session_rewind(struct ds4_session *s, size_t n, struct ds4_e
 
 static size_t common_prefix(const struct ds4_session *s, const int32_t *tokens, size_t n)
 {
-    size_t max = s->tokens.n < n ? s->tokens.n : n, i = 0;
+    size_t held = ds4_session_rows(s), max = held < n ? held : n, i = 0;
     while (i < max && s->tokens.ids[i] == tokens[i]) i++;
     return i;
+}
+
+/* Drops what does not belong to the tokens. Returns from where on they are to be evaluated. */
+static size_t keep_for(struct ds4_session *s, const int32_t *tokens, size_t n)
+{
+    size_t keep = common_prefix(s, tokens, n);
+    if (s->rows_to && keep == s->rows_to) return s->tokens.n; /* go on making the tail */
+    if (keep == n && !(s->tokens.n == n && s->has_logits)) keep = n - 1; /* logits need the last token once more */
+    if (s->rows_to || (keep < s->tokens.n && keep < session_rewind_min(s))) {
+        if (keep > s->host->layout->reach_tokens) {
+            session_remake_tail(s, keep);
+            return s->tokens.n;
+        }
+        keep = 0;
+    }
+    session_truncate(s, keep);
+    return keep;
 }
 
 enum ds4_status ds4_session_sync(struct ds4_session *s, const int32_t *tokens, size_t n, ds4_progress_fn progress,
@@ -168,15 +201,13 @@ enum ds4_status ds4_session_sync(struct ds4_session *s, const int32_t *tokens, s
     if (n > s->host->ctx_tokens)
         return err_set(error, DS4_ERR_LIMIT, "prompt of %zu tokens does not fit the context of %u", n,
                        s->host->ctx_tokens);
-    size_t keep = common_prefix(s, tokens, n);
-    if (keep == n && !(s->tokens.n == n && s->has_logits)) keep = n - 1; /* logits need the last token once more */
-    if (keep < s->tokens.n && keep != 0 && keep < session_rewind_min(s)) keep = 0;
-    session_truncate(s, keep);
+    size_t keep = keep_for(s, tokens, n);
     if (reused) *reused = keep;
     for (size_t done = keep; done < n;) {
         if (progress && !progress(user, "prefill", done - keep, n - keep))
             return err_set(error, DS4_ERR_CANCELLED, "cancelled after %zu of %zu tokens", done, n);
-        size_t now = n - done < s->host->chunk_tokens ? n - done : s->host->chunk_tokens;
+        size_t end = s->rows_to ? s->rows_to : n; /* the tail is whole before anything new is written */
+        size_t now = end - done < s->host->chunk_tokens ? end - done : s->host->chunk_tokens;
         struct ds4_job job = {.session = s, .tokens = tokens + done, .n = now};
         TRY(session_eval(s->host, &job, 1, error));
         done += now;

@@ -3,6 +3,10 @@
  * A session is a list of evaluated tokens, a tail and a list of spans (model/state_layout.h), and the logits after the
  * last token. All of it belongs to the worker thread.
  *
+ * Going back further: the compressed rows of every position before the new end are still there, only the tail is not.
+ * It depends on raw rows no further back than layout->reach_tokens, so as many tokens are evaluated again, from a tail
+ * of unknown content and without writing compressed rows. What is wrong at first has left the windows at the end.
+ *
  * Why rewinding works: rings and compressor slots keep `rewind_max` positions more than a step needs, and compressed
  * rows past the new end are simply not visible. Positions before `keep_from` may already be overwritten. */
 #ifndef DS4_SESSION_SESSION_H
@@ -40,6 +44,7 @@ struct ds4_session {
     uint32_t n_spans;
     size_t n_high;               /* most tokens ever held since the tail was filled */
     size_t restored;             /* tokens at the last restore: the tail holds nothing older than it needs */
+    size_t rows_to;              /* 0; or, while the tail is being made again: tokens whose compressed rows are there */
     float *logits;               /* [n_vocab] */
     bool has_logits;
     float *streams;              /* [n_hc][n_embd] of the last token, for drafting; NULL when off */
@@ -58,6 +63,9 @@ enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jo
 /* Most bytes that a tip takes. */
 size_t session_tip_bytes_max(const struct session_host *host);
 size_t session_rewind_min(const struct ds4_session *s);
+/* Makes the session stand reach_tokens before n, with the ids and compressed rows up to n kept: the tokens up to n are
+ * to be evaluated. n > reach_tokens. */
+void session_remake_tail(struct ds4_session *s, size_t n);
 /* Drops what the session holds beyond n tokens. n must be allowed by session_rewind_min or 0. */
 void session_truncate(struct ds4_session *s, size_t n);
 

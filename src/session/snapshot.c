@@ -106,6 +106,7 @@ enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, 
 {
     const struct session_host *host = s->host;
     if (host->check_model) TRY(host->check_model(host->check_user, error));
+    if (s->rows_to) return err_set(error, DS4_ERR_STATE, "the session's state is being computed again");
     uint32_t flags = (s->has_logits ? TIP_LOGITS : 0u) | (s->streams && s->tokens.n ? TIP_STREAMS : 0u);
     size_t need = tip_bytes(host, s->tokens.n, flags);
     if (cap < need) return err_set(error, DS4_ERR_LIMIT, "a tip takes %zu bytes; there are %zu", need, cap);
@@ -180,7 +181,7 @@ static void take_tip(struct ds4_session *s, const int32_t *tokens, size_t n_toke
 /* Full spans at the front that the session holds already for these tokens. */
 static uint32_t spans_held(const struct ds4_session *s, const int32_t *tokens, size_t n_tokens)
 {
-    size_t same = 0, max = s->tokens.n < n_tokens ? s->tokens.n : n_tokens;
+    size_t same = 0, held = ds4_session_rows(s), max = held < n_tokens ? held : n_tokens;
     while (same < max && s->tokens.ids[same] == tokens[same]) same++;
     return (uint32_t)(same / STATE_SPAN_TOKENS);
 }
@@ -203,7 +204,9 @@ enum ds4_status ds4_session_restore_from(struct ds4_session *s, const int32_t *t
     uint32_t n_spans = session_spans_for(n_tokens), keep = spans_held(s, tokens, n_tokens);
     if (host->check_model) TRY(host->check_model(host->check_user, error));
     TRY(check_restore(host, tokens, n_tokens, error));
-    TRY(check_tip(host, n_tokens, tip, tip_len, error));
+    if (tip) TRY(check_tip(host, n_tokens, tip, tip_len, error));
+    else if (n_tokens <= host->layout->reach_tokens)
+        return err_set(error, DS4_ERR_STATE, "without a tip %zu tokens are computed from the start", n_tokens);
     TRY(check_room(s, n_spans, keep, error));
     uint8_t *bounce = mem_alloc((size_t)host->layout->span_bytes, 1);
     if (!bounce) return err_set(error, DS4_ERR_NOMEM, "no memory to restore a session");
@@ -218,8 +221,15 @@ enum ds4_status ds4_session_restore_from(struct ds4_session *s, const int32_t *t
                                   (size_t)host->layout->span_bytes);
     }
     mem_free(bounce);
-    if (status == DS4_OK) take_tip(s, tokens, n_tokens, tip);
-    else session_truncate(s, 0);
+    if (status == DS4_OK && tip) {
+        take_tip(s, tokens, n_tokens, tip);
+    } else if (status == DS4_OK) {
+        memmove(s->tokens.ids, tokens, n_tokens * sizeof *tokens);
+        s->tokens.n = n_tokens;
+        session_remake_tail(s, n_tokens);
+    } else {
+        session_truncate(s, 0);
+    }
     return status;
 }
 

@@ -117,16 +117,35 @@ static enum ds4_status restore_tip(struct ds4_store *s, struct ds4_session *sess
     return status;
 }
 
-/* Tokens of the list that the session keeps by itself. */
-static size_t session_keeps(const struct ds4_session *session, const int32_t *ids, size_t n)
+/* Rows without a tip: of a conversation whose tip is lost, or that a prompt leaves in its middle. */
+static enum ds4_status restore_rows(struct ds4_store *s, struct ds4_session *session, const struct chain *chain,
+                                    const int32_t *ids, struct span_source *from, struct ds4_error *error)
 {
-    size_t held, same = 0;
-    const int32_t *own = ds4_session_tokens(session, &held);
-    while (same < held && same < n && own[same] == ids[same]) same++;
-    return same < held && same < ds4_session_rewind_min(session) ? 0 : same;
+    *from = (struct span_source){.store = s, .chain = chain};
+    return ds4_session_restore_from(session, ids, chain->n_stored * s->layout->span_tokens, read_span, from, NULL, 0,
+                                    error);
 }
 
-/* Restores the longest tip that beats what the session keeps. Damaged entries are set aside and the next one tried. */
+/* Tokens of the list that need not be computed when rows of n are there and no tip. */
+static size_t kept_by_rows(const struct ds4_store *s, size_t n)
+{
+    return s->layout->reach_tokens && n > s->layout->reach_tokens ? n - s->layout->reach_tokens : 0;
+}
+
+/* Tokens of the list that the session by itself spares computing. *same (optional): tokens whose rows it has. */
+static size_t session_keeps(const struct ds4_store *s, const struct ds4_session *session, const int32_t *ids, size_t n,
+                            size_t *same_rows)
+{
+    size_t held, same = 0, rows = ds4_session_rows(session);
+    const int32_t *own = ds4_session_tokens(session, &held);
+    while (same < rows && same < n && own[same] == ids[same]) same++;
+    if (same_rows) *same_rows = same;
+    if (same == rows) return held;
+    return rows > held || same < ds4_session_rewind_min(session) ? kept_by_rows(s, same) : same;
+}
+
+/* Restores what spares most computing, if that is more than the session keeps: the longest tip, or rows alone.
+ * Damaged entries are set aside and the next one tried. */
 static void restore_best(struct ds4_store *s, struct ds4_session *session, const int32_t *ids, size_t n,
                          struct ds4_store_report *report, struct entry_key *used)
 {
@@ -136,20 +155,24 @@ static void restore_best(struct ds4_store *s, struct ds4_session *session, const
         if (chain_make(s, ids, n, &chain, &error) != DS4_OK) return;
         report->n_known = chain.n_stored * s->layout->span_tokens;
         struct index_item *tip = best_tip(s, &chain, ids, n);
-        if (!tip || tip->n_tokens <= session_keeps(session, ids, n)) {
+        size_t own = session_keeps(s, session, ids, n, NULL), by_rows = kept_by_rows(s, report->n_known);
+        if (tip && tip->n_tokens < by_rows) tip = NULL;
+        if (tip ? tip->n_tokens <= own : by_rows <= own) {
             mem_free(chain.keys);
             return;
         }
         struct span_source from = {0};
         uint64_t start = clock_ns();
-        enum ds4_status status = restore_tip(s, session, tip, &chain, ids, &from, &error);
+        enum ds4_status status = tip ? restore_tip(s, session, tip, &chain, ids, &from, &error)
+                                     : restore_rows(s, session, &chain, ids, &from, &error);
+        struct index_item *last = tip ? tip : index_find(&s->index, &chain.keys[chain.n_stored]);
         mem_free(chain.keys);
         if (status == DS4_OK) {
-            *used = tip->key;
-            tip->hits++;
-            tip->last_use = clock_unix_s();
+            *used = last->key;
+            last->hits++;
+            last->last_use = clock_unix_s();
             s->stats.n_hits++;
-            s->stats.tokens_restored += tip->n_tokens;
+            s->stats.tokens_restored += tip ? tip->n_tokens : by_rows;
             report->source = DS4_STORE_DISK;
             report->restore_seconds = clock_seconds_since(start);
             return;
@@ -158,7 +181,7 @@ static void restore_best(struct ds4_store *s, struct ds4_session *session, const
             store_warn(s, "state cannot be restored now", &error);
             return;
         }
-        struct index_item *culprit = from.failed ? index_find(&s->index, &from.culprit) : tip;
+        struct index_item *culprit = from.failed ? index_find(&s->index, &from.culprit) : last;
         if (culprit) store_quarantine(s, culprit, &error);
     }
 }
@@ -189,12 +212,13 @@ struct prompt {
 static enum ds4_status compute_rest(struct ds4_store *s, struct ds4_session *session, const struct prompt *prompt,
                                     struct ds4_store_report *r, struct ds4_error *error)
 {
-    size_t n = prompt->n, kept = session_keeps(session, prompt->ids, n), first;
+    size_t n = prompt->n, first, same, kept = session_keeps(s, session, prompt->ids, n, &same);
     size_t chunk = ds4_engine_info(s->engine)->chunk_tokens;
     struct shifted p = {.fn = prompt->progress, .user = prompt->user, .total = n - kept};
     if (kept == 0) s->stats.n_misses++;
     for (size_t at = kept;;) {
         size_t end = (at / chunk + 1) * chunk; /* at the ends of spans, mostly: see DS4_SAVE_PERIODIC */
+        if (end <= same) end = (same / chunk + 1) * chunk; /* before there is only the tail to compute */
         if (end > n) end = n;
         p.before = at - kept;
         TRY(ds4_session_sync(session, prompt->ids, end, shifted_progress, &p, &first, error));
@@ -218,7 +242,7 @@ enum ds4_status ds4_store_sync(struct ds4_store *s, struct ds4_session *session,
     }
     store_collect(s);
     struct entry_key used;
-    if (session_keeps(session, tokens, n) < n) restore_best(s, session, tokens, n, r, &used);
+    if (session_keeps(s, session, tokens, n, NULL) < n) restore_best(s, session, tokens, n, r, &used);
     struct prompt prompt = {tokens, n, progress, user};
     enum ds4_status status = compute_rest(s, session, &prompt, r, error);
     bool suspect = status != DS4_OK && status != DS4_ERR_CANCELLED && status != DS4_ERR_NOMEM;

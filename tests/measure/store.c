@@ -84,6 +84,7 @@ const int32_t *ds4_session_tokens(const struct ds4_session *s, size_t *n)
     *n = s->tokens.n;
     return s->tokens.ids;
 }
+size_t ds4_session_rows(const struct ds4_session *s) { return s->tokens.n; }
 size_t ds4_session_rewind_min(const struct ds4_session *s) { return s->tokens.n > WINDOW ? s->tokens.n - WINDOW : 0; }
 enum ds4_status ds4_session_rewind(struct ds4_session *s, size_t n, struct ds4_error *error)
 {

@@ -206,6 +206,91 @@ TEST(a_rewound_session_goes_on_bit_for_bit)
     ds4_engine_close(e);
 }
 
+/* Going back further than the tail reaches, to every residue mod 4 and 128 and across spans: the tail is made again. */
+static void check_far_back(const struct world *w)
+{
+    struct ds4_engine *e = open_with(w, 48, 2, 2);
+    struct ds4_session *s = new_session(e), *fork = NULL;
+    struct ds4_error error = {0};
+    size_t reach = ds4_state_layout(e)->reach_tokens, reused, n_far = 0;
+    for (size_t n = reach + 1; n < w->n; n += 7) {
+        assert_int_equal(ds4_session_sync(s, w->tokens, w->n, NULL, NULL, NULL, &error), DS4_OK);
+        if (ds4_session_rewind_min(s) <= n) break;
+        n_far++;
+        if (n % 3 == 0 && ds4_session_fork(s, &fork, &error) != DS4_OK) fail_msg("%s", error.message);
+        assert_int_equal(ds4_session_sync(fork ? fork : s, w->tokens, n, NULL, NULL, &reused, &error), DS4_OK);
+        assert_int_equal(reused, n - 1 > reach ? n - 1 - reach : 0); /* logits need the last token once more */
+        assert_memory_equal(ds4_session_logits(fork ? fork : s), w->expected + (n - 1) * w->n_vocab,
+                            w->n_vocab * sizeof(float));
+        eval_and_compare(w, e, fork ? fork : s, n, n + 5);
+        ds4_session_destroy(fork);
+        fork = NULL;
+    }
+    assert_true(n_far > 8);
+    ds4_session_destroy(s);
+    ds4_engine_close(e);
+}
+
+TEST(a_session_goes_back_anywhere_bit_for_bit)
+{
+    struct world micro = make_world(model_micro(), N_TOKENS);
+    check_far_back(&micro);
+    free(micro.tokens);
+    free(micro.expected);
+}
+
+struct stops {
+    int calls;
+};
+static bool stop_at_the_third(void *user, const char *phase, uint64_t done, uint64_t total)
+{
+    struct stops *stops = user;
+    (void)phase, (void)done, (void)total;
+    return ++stops->calls % 3 != 0;
+}
+
+TEST(going_far_back_can_be_cancelled_and_gone_on_with_or_given_up)
+{
+    struct world micro = make_world(model_micro(), N_TOKENS);
+    struct ds4_engine *e = open_with(&micro, 16, 2, 1);
+    struct ds4_session *s = new_session(e);
+    struct ds4_error error = {0};
+    struct stops stops = {0};
+    size_t n_cancelled = 0, held;
+    uint8_t tip[64];
+    assert_int_equal(ds4_session_sync(s, micro.tokens, 290, NULL, NULL, NULL, &error), DS4_OK);
+    enum ds4_status status;
+    while ((status = ds4_session_sync(s, micro.tokens, 250, stop_at_the_third, &stops, NULL, NULL)) != DS4_OK) {
+        assert_int_equal(status, DS4_ERR_CANCELLED);
+        (void)ds4_session_tokens(s, &held);
+        assert_int_equal(ds4_session_rows(s), 249);
+        n_cancelled++;
+        if (held == 249) continue; /* whole, and one token to go */
+        assert_null(ds4_session_logits(s)); /* nothing that could be taken for exact */
+        assert_int_equal(ds4_session_tip_save(s, tip, sizeof tip, &held, &error), DS4_ERR_STATE);
+        int32_t wrong = 1;
+        struct ds4_job job = {.session = s, .tokens = &wrong, .n = 1};
+        assert_int_equal(ds4_eval(e, &job, 1, NULL), DS4_ERR_STATE);
+    }
+    assert_true(n_cancelled > 1);
+    eval_and_compare(&micro, e, s, 250, 265);
+    /* Given up for a shorter prompt, then for another one. */
+    assert_int_equal(ds4_session_sync(s, micro.tokens, 290, NULL, NULL, NULL, &error), DS4_OK);
+    stops.calls = 1;
+    assert_int_equal(ds4_session_sync(s, micro.tokens, 250, stop_at_the_third, &stops, NULL, NULL), DS4_ERR_CANCELLED);
+    assert_int_equal(ds4_session_sync(s, micro.tokens, 220, NULL, NULL, NULL, &error), DS4_OK);
+    assert_memory_equal(ds4_session_logits(s), micro.expected + 219 * micro.n_vocab, micro.n_vocab * sizeof(float));
+    for (size_t at = 220; at < 290; at += 10) eval_and_compare(&micro, e, s, at, at + 10);
+    stops.calls = 1;
+    assert_int_equal(ds4_session_sync(s, micro.tokens, 250, stop_at_the_third, &stops, NULL, NULL), DS4_ERR_CANCELLED);
+    assert_int_equal(ds4_session_sync(s, micro.tokens, 60, NULL, NULL, NULL, &error), DS4_OK);
+    eval_and_compare(&micro, e, s, 60, 70);
+    ds4_session_destroy(s);
+    ds4_engine_close(e);
+    free(micro.tokens);
+    free(micro.expected);
+}
+
 TEST(a_fork_shares_history_and_goes_its_own_way)
 {
     struct ds4_engine *e = open_with(&tiny, 64, 2, 2);
@@ -322,6 +407,8 @@ int main(void)
         T(logits_do_not_depend_on_the_company_in_a_batch),
         T(a_restored_session_goes_on_bit_for_bit_at_every_position),
         T(a_rewound_session_goes_on_bit_for_bit),
+        T(a_session_goes_back_anywhere_bit_for_bit),
+        T(going_far_back_can_be_cancelled_and_gone_on_with_or_given_up),
         T(a_fork_shares_history_and_goes_its_own_way),
         T(a_refused_restore_leaves_the_session_as_it_was),
         T(a_sync_keeps_the_common_prefix),

@@ -243,7 +243,7 @@ TEST(a_restore_that_fails_at_any_entry_leaves_a_session_that_goes_on_like_a_cold
         /* The session holds something else before; what it ends with has no trace of that or of the damage. */
         assert_ok(ds4_store_sync(store, s, ids[6], 90, NULL, NULL, &report, &error), error);
         assert_ok(ds4_store_sync(store, s, ids[1], 600, NULL, NULL, &report, &error), error);
-        assert_int_equal(report.n_reused, 0);
+        assert_true(report.n_reused < 600 - ds4_state_layout(engine)->reach_tokens); /* rows before the damage */
         assert_ok(ds4_session_create(engine, &cold, &error), error);
         assert_ok(ds4_session_sync(cold, ids[1], 600, NULL, NULL, NULL, &error), error);
         for (size_t i = 0; i < 200; i++) {

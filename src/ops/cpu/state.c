@@ -83,7 +83,8 @@ static void compress_seq(void *arg, uint32_t seq_i, uint32_t worker_i)
         const float *from = args->g + (size_t)r * args->width;
         memcpy(k, args->k + (size_t)r * args->width, args->width * sizeof *k);
         for (uint32_t d = 0; d < args->width; d++) g[d] = from[d] + ape[d];
-        if ((pos + 1) % args->ratio == 0) finish_window(job->cpu, args, seq, slots, pos + 1 - args->ratio, row);
+        if (pos >= seq->rows_to && (pos + 1) % args->ratio == 0)
+            finish_window(job->cpu, args, seq, slots, pos + 1 - args->ratio, row);
     }
 }
 

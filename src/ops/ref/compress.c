@@ -78,7 +78,8 @@ static void compress_seq(void *arg, uint32_t seq_i, uint32_t worker_i)
             k[d] = args->k[(size_t)r * args->width + d];
             g[d] = args->g[(size_t)r * args->width + d] + ape[d];
         }
-        if ((pos + 1) % args->ratio == 0) finish_window(args, seq, slots, pos, row);
+        if (pos >= seq->rows_to && (pos + 1) % args->ratio == 0)
+            finish_window(args, seq, slots, pos, row);
     }
 }
 

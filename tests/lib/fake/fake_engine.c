@@ -235,6 +235,8 @@ const int32_t *ds4_session_tokens(const struct ds4_session *session, size_t *n)
     return session->tokens.ids;
 }
 
+size_t ds4_session_rows(const struct ds4_session *session) { return session->tokens.n; }
+
 size_t ds4_session_rewind_min(const struct ds4_session *session)
 {
     size_t back = session->engine->rewind_tokens;
