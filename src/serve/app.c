@@ -8,7 +8,7 @@
 
 #define SILENCE_SECONDS_MAX 60 /* of a worker that has work: /health says so */
 
-enum action { ACT_ROOT, ACT_HEALTH, ACT_MODELS, ACT_METRICS, ACT_PROPS, ACT_ANSWER, ACT_COUNT, ACT_TEMPLATE,
+enum action { ACT_ROOT, ACT_HEALTH, ACT_MODELS, ACT_METRICS, ACT_PROPS, ACT_SLOTS, ACT_ANSWER, ACT_COUNT, ACT_TEMPLATE,
               ACT_TOKENIZE, ACT_DETOKENIZE, ACT_STORED, ACT_NOT_OFFERED, ACT_ONE_MODEL };
 
 struct endpoint {
@@ -163,6 +163,7 @@ static void reply_at_once(struct app *app, const struct endpoint *e, const struc
         metrics_put(&out, &app->metrics);
         break;
     case ACT_PROPS: put_props(app, &out); break;
+    case ACT_SLOTS: worker_put_slots(app->worker, &out); break;
     case ACT_ONE_MODEL:
         if (span_eq(span_skip(r->path, strlen(e->path)), span_from(app->model_id))) put_model(app, &out);
         else refuse(x, API_CHAT, 404, "there is no such model", NULL);

@@ -18,6 +18,7 @@ struct app {
     const char *model_id;
     uint32_t n_sessions, queue_max;
     uint64_t created;
+    double watchdog_s;           /* most a step of the engine may take; 0 = for ever */
     atomic_bool draining;
 };
 

@@ -13,15 +13,16 @@
 
 #define DRAIN_SECONDS 8 /* answers in progress may take so long after the first signal */
 #define FLUSH_SECONDS 1 /* and their last bytes so much longer */
+#define EXIT_CODE_HUNG 75 /* EX_TEMPFAIL: worth starting again */
 
 struct serve {
     const char *host, *key_file, *kv_dir, *alias;
-    uint32_t port, n_sessions, queue_max, body_mib;
+    uint32_t port, n_parallel, queue_max, body_mib, think_budget;
     uint64_t kv_bytes;
     struct option_list hosts, origins;
-    bool no_auth, no_page, show_stored, doctor, tools_first, dsml_entities, quiet;
+    bool no_auth, no_page, show_stored, doctor, tools_first, dsml_entities, quiet, no_loop_guard;
     int effort_table;
-    float min_p, time_scale;
+    float min_p, time_scale, grace_s, watchdog_s;
     struct model_flags model;
 };
 
@@ -40,8 +41,12 @@ static const struct option rows[] = {
      .help = "web pages of this origin may use the server"},
     {.name = "no-page", .type = OPTION_FLAG, .offset = offsetof(struct serve, no_page),
      .help = "show no chat page at /"},
-    {.name = "parallel", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, n_sessions), .min = 1,
-     .max = WORKER_SESSIONS_MAX, .preset = "2", .help = "conversations computed at the same time"},
+    {.name = "parallel", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, n_parallel), .min = 1,
+     .max = WORKER_PARALLEL_MAX, .preset = "2",
+     .help = "conversations held and computed at the same time; memory is planned for one session more, so that "
+             "short requests beside a conversation never take its place"},
+    {.name = "grace", .value = "SECONDS", .type = OPTION_F32, .offset = offsetof(struct serve, grace_s), .max = 3600,
+     .preset = "30", .help = "work goes on for so long after its client has left, unless its place is wanted"},
     {.name = "max-queue", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, queue_max), .min = 1,
      .max = WORKER_QUEUE_MAX, .preset = "64", .help = "requests that may wait; more are refused with 503"},
     {.name = "max-body-mb", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, body_mib), .min = 1,
@@ -56,6 +61,10 @@ static const struct option rows[] = {
      .preset = "deepseek-v4-flash", .help = "name of the model for clients"},
     {.name = "min-p", .value = "P", .type = OPTION_F32, .offset = offsetof(struct serve, min_p), .max = 1,
      .preset = "0.05", .help = "min_p of requests that say none"},
+    {.name = "thinking-budget", .value = "N", .type = OPTION_U32, .offset = offsetof(struct serve, think_budget),
+     .max = 1000000000, .preset = "0", .help = "most tokens of thinking for requests that say none; 0 = no bound"},
+    {.name = "no-loop-guard", .type = OPTION_FLAG, .offset = offsetof(struct serve, no_loop_guard),
+     .help = "let answers go on that repeat the same tokens or tool calls again and again"},
     {.name = "effort-table", .value = "preview|0731", .type = OPTION_CHOICE,
      .offset = offsetof(struct serve, effort_table), .preset = "preview",
      .help = "wording of the reasoning effort, by release of the model"},
@@ -63,6 +72,8 @@ static const struct option rows[] = {
      .help = "put the tools before the system text"},
     {.name = "dsml-entities", .type = OPTION_FLAG, .offset = offsetof(struct serve, dsml_entities),
      .help = "unescape XML entities in the arguments of tool calls"},
+    {.name = "watchdog", .value = "SECONDS", .type = OPTION_F32, .offset = offsetof(struct serve, watchdog_s),
+     .max = 1e6f, .preset = "300", .help = "end with status 75 when one step of the engine takes longer; 0 = never"},
     {.name = "time-scale", .value = "X", .type = OPTION_F32, .offset = offsetof(struct serve, time_scale), .min = 1,
      .max = 1000, .preset = "1", .help = "divide every deadline of a connection by this; for tests"},
     {.name = "quiet", .type = OPTION_FLAG, .offset = offsetof(struct serve, quiet), .help = "no line for each request"},
@@ -73,7 +84,7 @@ static const struct option rows[] = {
 static const struct options table = {
     .command = "serve", .summary = "answer clients of the OpenAI and Anthropic APIs over HTTP", OPTIONS_ROWS(rows),
     .notes = "Paths: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens,\n"
-             "/v1/models, /tokenize, /detokenize, /apply-template, /health, /metrics, /props.\n"
+             "/v1/models, /tokenize, /detokenize, /apply-template, /health, /metrics, /props, /slots.\n"
              "The first SIGTERM or SIGINT lets answers in progress finish, the second ends at once.\n"
              "There is no TLS: put a reverse proxy in front for that.",
 };
@@ -110,7 +121,7 @@ static enum ds4_status open_engine(struct serve *flags, struct parts *parts, str
     struct ds4_engine_options options;
     struct term_progress progress = {0};
     TRY(model_flags_options(&flags->model, &progress, &options, error));
-    options.n_sessions_max = flags->n_sessions;
+    options.n_sessions_max = flags->n_parallel + 1;
     enum ds4_status status = ds4_engine_open(&options, &parts->engine, error);
     term_progress_clear(&progress);
     TRY(status);
@@ -122,16 +133,17 @@ static enum ds4_status open_engine(struct serve *flags, struct parts *parts, str
 static enum ds4_status open_threads(struct serve *flags, struct parts *parts, struct ds4_error *error)
 {
     struct app *app = parts->app;
-    parts->replay = recall_create();
+    parts->replay = recall_create(parts->store);
     if (!parts->replay) return err_set(error, DS4_ERR_NOMEM, "no memory for the server");
     struct worker_options worker = {.engine = parts->engine, .store = parts->store, .metrics = &app->metrics,
-                                    .replay = parts->replay, .n_sessions = flags->n_sessions,
-                                    .dsml_entities = flags->dsml_entities};
+                                    .replay = parts->replay, .n_parallel = flags->n_parallel,
+                                    .dsml_entities = flags->dsml_entities, .grace_s = (double)flags->grace_s,
+                                    .no_loop_guard = flags->no_loop_guard};
     TRY(worker_create(&worker, &app->worker, error));
     struct preparer_options preparer = {
         .engine = parts->engine, .worker = app->worker,
-        .api = {.min_p = flags->min_p, .tools_first = flags->tools_first, .replay = recall_find,
-                .replay_user = parts->replay,
+        .api = {.min_p = flags->min_p, .think_budget = flags->think_budget, .tools_first = flags->tools_first,
+                .replay = recall_find, .replay_user = parts->replay,
                 .effort_table = flags->effort_table ? DS4_EFFORT_0731 : DS4_EFFORT_PREVIEW}};
     return preparer_create(&preparer, &app->preparer, error);
 }
@@ -146,7 +158,8 @@ static enum ds4_status open_server(struct serve *flags, struct parts *parts, str
                                      .body_bytes_max = (size_t)flags->body_mib << 20};
     app->engine = parts->engine;
     app->model_id = flags->alias;
-    app->n_sessions = flags->n_sessions;
+    app->n_sessions = flags->n_parallel + 1;
+    app->watchdog_s = (double)flags->watchdog_s;
     app->queue_max = flags->queue_max;
     app->created = clock_unix_s();
     app->no_page = flags->no_page;
@@ -157,11 +170,22 @@ static enum ds4_status open_server(struct serve *flags, struct parts *parts, str
     return DS4_OK;
 }
 
+/* An engine that hangs cannot be asked to end: a supervisor starts the server again. */
+static void bite(const struct app *app)
+{
+    if (app->watchdog_s <= 0 || worker_silence_s(app->worker) <= app->watchdog_s) return;
+    (void)fprintf(stderr, "ds4 serve: one step of the engine takes longer than %.0f s (--watchdog)\n", app->watchdog_s);
+    _exit(EXIT_CODE_HUNG);
+}
+
 /* Ends the worker's answers while the sockets are still served, so that clients hear why. */
 static void *drain(void *user)
 {
     struct app *app = user;
-    while (atomic_load(&stop_wanted) == 0) (void)usleep(20000);
+    while (atomic_load(&stop_wanted) == 0) {
+        (void)usleep(20000);
+        bite(app);
+    }
     atomic_store(&app->draining, true);
     worker_drain(app->worker, DRAIN_SECONDS);
     return NULL;

@@ -16,6 +16,10 @@
     X(requests, "requests_total", "counter", "requests for an answer") \
     X(refused, "requests_refused_total", "counter", "requests refused for want of a place in the queue") \
     X(cancelled, "cancelled_total", "counter", "requests whose client left before the end") \
+    X(attached, "attached_total", "counter", "requests that went on with the work of a client that had left") \
+    X(loops, "token_loops_total", "counter", "answers that went round in a cycle of tokens") \
+    X(call_loops, "call_loops_total", "counter", "tool calls withheld because they went round in a cycle") \
+    X(budgets_reached, "thinking_budgets_total", "counter", "answers whose thinking was ended by its budget") \
     X(failed, "failed_total", "counter", "requests that ended in an engine error") \
     X(broken_calls, "broken_calls_total", "counter", "tool calls that were malformed") \
     X(processing, "requests_processing", "gauge", "requests being computed") \

@@ -1,8 +1,13 @@
-/* recall.c - see recall.h. A block is found by the id of its first call. */
+/* recall.c - see recall.h. A block is found by the id of its first call. In the store, little-endian:
+ *   OFFSET  SIZE  DESCRIPTION
+ *   0       4     number of calls
+ *   4       ...   per call three texts, each a length (4) and its bytes: id, name, arguments
+ *   ...     ...   the block, to the end */
 #include "serve/recall.h"
 
 #include <pthread.h>
 
+#include "base/bytes.h"
 #include "base/mem.h"
 
 struct entry {
@@ -14,13 +19,15 @@ struct entry {
 
 struct recall {
     pthread_mutex_t lock;
+    struct ds4_store *store;
     struct entry entries[RECALL_BLOCKS_MAX];
     size_t next;
 };
 
-struct recall *recall_create(void)
+struct recall *recall_create(struct ds4_store *store)
 {
     struct recall *r = mem_zalloc(1, sizeof *r);
+    if (r) r->store = store;
     if (r && pthread_mutex_init(&r->lock, NULL) == 0) return r;
     mem_free(r);
     return NULL;
@@ -72,6 +79,30 @@ static void fill(struct entry *e, const struct answer *a, struct ds4_span block)
     }
 }
 
+static void put_text(struct buf *out, struct ds4_span text)
+{
+    char len[4];
+    store_u32(len, (uint32_t)text.len);
+    buf_put(out, len, sizeof len);
+    buf_put_span(out, text);
+}
+
+static void keep_on_disk(struct recall *r, const struct answer *a, struct ds4_span block)
+{
+    struct buf out = {0};
+    char n[4];
+    store_u32(n, (uint32_t)a->n_calls);
+    buf_put(&out, n, sizeof n);
+    for (size_t i = 0; i < a->n_calls; i++) {
+        put_text(&out, span_from(a->calls[i].id));
+        put_text(&out, buf_span(&a->calls[i].name));
+        put_text(&out, buf_span(&a->calls[i].arguments));
+    }
+    buf_put_span(&out, block);
+    if (!out.failed) ds4_store_replay_put(r->store, span_from(a->calls[0].id), buf_span(&out));
+    buf_deinit(&out);
+}
+
 void recall_put(struct recall *r, const struct answer *a, struct ds4_span block)
 {
     if (block.len > RECALL_BLOCK_BYTES_MAX || a->n_calls == 0) return;
@@ -82,6 +113,7 @@ void recall_put(struct recall *r, const struct answer *a, struct ds4_span block)
     forget(e);
     e->calls = calls;
     fill(e, a, block);
+    keep_on_disk(r, a, block);
     (void)pthread_mutex_unlock(&r->lock);
 }
 
@@ -93,29 +125,63 @@ static bool same_json(struct arena *arena, struct ds4_span a, struct ds4_span b)
     return jv_parse(arena, a, &x, NULL) == DS4_OK && jv_parse(arena, b, &y, NULL) == DS4_OK && jv_same(x, y);
 }
 
+static bool same_call(struct arena *arena, const struct ds4_tool_call *a, const struct ds4_tool_call *b)
+{
+    return span_eq(a->id, b->id) && span_eq(a->name, b->name) && same_json(arena, a->arguments, b->arguments);
+}
+
 static bool matches(const struct entry *e, struct arena *arena, const struct ds4_tool_call *calls, size_t n_calls)
 {
     if (e->n_calls != n_calls) return false;
     for (size_t i = 0; i < n_calls; i++)
-        if (!span_eq(e->calls[i].id, calls[i].id) || !span_eq(e->calls[i].name, calls[i].name) ||
-            !same_json(arena, e->calls[i].arguments, calls[i].arguments))
-            return false;
+        if (!same_call(arena, &e->calls[i], &calls[i])) return false;
     return true;
+}
+
+/* False when there are not so many bytes. */
+static bool take_text(struct ds4_span *rest, struct ds4_span *out)
+{
+    if (rest->len < 4) return false;
+    size_t len = load_u32(rest->ptr);
+    *rest = span_skip(*rest, 4);
+    if (rest->len < len) return false;
+    *out = span_make(rest->ptr, len);
+    *rest = span_skip(*rest, len);
+    return true;
+}
+
+/* What the store knows of these calls, as the model sampled it; empty when they were changed. */
+static struct ds4_span find_on_disk(struct recall *r, struct arena *arena, const struct ds4_tool_call *calls,
+                                    size_t n_calls)
+{
+    struct ds4_span rest = ds4_store_replay_get(r->store, calls[0].id), none = {"", 0};
+    if (rest.len < 4 || load_u32(rest.ptr) != n_calls) return none;
+    rest = span_skip(rest, 4);
+    for (size_t i = 0; i < n_calls; i++) {
+        struct ds4_tool_call its = {0};
+        if (!take_text(&rest, &its.id) || !take_text(&rest, &its.name) || !take_text(&rest, &its.arguments) ||
+            !same_call(arena, &its, &calls[i]))
+            return none;
+    }
+    return arena_copy(arena, rest);
 }
 
 struct ds4_span recall_find(void *user, struct arena *arena, const struct ds4_tool_call *calls, size_t n_calls)
 {
     struct recall *r = user;
     struct ds4_span found = {"", 0};
+    bool known = false;
     if (calls[0].id.len == 0) return found;
     (void)pthread_mutex_lock(&r->lock);
     for (size_t i = 0; i < RECALL_BLOCKS_MAX; i++) {
         const struct entry *e = &r->entries[i];
         if (e->n_calls == 0 || !span_eq(e->calls[0].id, calls[0].id)) continue;
+        known = true;
         if (matches(e, arena, calls, n_calls))
             found = arena_copy(arena, span_make(e->bytes.text.ptr + e->block_at, e->block_len));
         break;
     }
+    if (!known) found = find_on_disk(r, arena, calls, n_calls);
     (void)pthread_mutex_unlock(&r->lock);
     return found.ptr ? found : SPAN("");
 }

@@ -1,5 +1,6 @@
 /* recall.h - which bytes the model sampled for a tool call that this server handed out, so that history renders to what
- * was sampled and the state computed for it stays of use. A ring of the latest blocks; any thread. */
+ * was sampled and the state computed for it stays of use. A ring of the latest blocks, and the store's list of those
+ * before; any thread. */
 #ifndef DS4_SERVE_RECALL_H
 #define DS4_SERVE_RECALL_H
 
@@ -9,7 +10,8 @@
 #define RECALL_BLOCK_BYTES_MAX (256u << 10)
 
 struct recall;
-struct recall *recall_create(void); /* NULL when out of memory */
+/* store: may be NULL; its list of calls is used by this alone from now on. NULL when out of memory. */
+struct recall *recall_create(struct ds4_store *store);
 void recall_destroy(struct recall *r);
 /* Remembers the block of an answer's calls. */
 void recall_put(struct recall *r, const struct answer *a, struct ds4_span block);

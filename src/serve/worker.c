@@ -5,31 +5,18 @@
 #include "base/mem.h"
 #include "serve/stored.h"
 
-#define SHORT_PROMPT_TOKENS 1024 /* a side request, which should not evict a long conversation */
-
-struct slot {
-    struct ds4_session *session;
-    struct job *job;             /* NULL = idle */
-    struct ds4_sampler *sampler;
-    struct ds4_parser *parser;
-    bool decoding;
-    bool began;                  /* the first chunk is done: n_reused is known */
-    uint64_t phase_ns;           /* when prefill or decode began */
-    uint64_t used_ns;
-    size_t n_out, n_thinking;
-    int32_t next;                /* picked, not yet evaluated */
-};
-
 struct worker {
     struct worker_options o;
     pthread_t thread;
     pthread_mutex_t lock;        /* over the queue and the flags */
     pthread_cond_t filled;
-    struct job *first, *last;
+    struct job *first, *last;    /* handed in */
     bool quit;
     atomic_ullong deadline_ns;   /* of draining; 0 = not draining */
     atomic_ullong round_ns;      /* when the present round began; 0 = idle */
-    struct slot slots[WORKER_SESSIONS_MAX];
+    /* The worker's own from here on. */
+    struct job *waiting;         /* taken over, in order */
+    struct slots slots;
     size_t turn;                 /* slot whose prompt goes on next */
 };
 
@@ -53,8 +40,14 @@ static void release(struct worker *w, struct slot *s)
     s->parser = NULL;
     job_destroy(s->job);
     s->job = NULL;
+    s->left_ns = 0;
     s->used_ns = clock_ns();
     metrics_add(&w->o.metrics->processing, -1);
+}
+
+static bool guards_loops(const struct worker *w, const struct slot *s)
+{
+    return !w->o.no_loop_guard && !s->job->request.no_loop_guard;
 }
 
 static void count(struct worker *w, struct slot *s)
@@ -86,6 +79,9 @@ static void fail_engine(struct worker *w, struct slot *s, const char *sentence)
 
 static void cancel(struct worker *w, struct slot *s)
 {
+    size_t n_reused = s->job->answer.usage.n_reused, held = slot_held(s);
+    if (s->began && !s->decoding && held > n_reused)
+        metrics_add(&w->o.metrics->prompt_tokens, (long long)(held - n_reused));
     count(w, s);
     note(s, "cancelled");
     metrics_add(&w->o.metrics->cancelled, 1);
@@ -96,7 +92,7 @@ static void cancel(struct worker *w, struct slot *s)
 
 static void end(struct worker *w, struct slot *s, enum answer_finish finish)
 {
-    static const char *const words[] = {"stop", "length", "tool_calls", "stop_sequence"};
+    static const char *const words[] = {"stop", "length", "tool_calls", "stop_sequence", "repetition"};
     struct answer *a = &s->job->answer;
     if (!a->ended && ds4_parser_finish(s->parser, answer_event, a) != DS4_OK) {
         fail(w, s, "no memory for the answer");
@@ -111,49 +107,18 @@ static void end(struct worker *w, struct slot *s, enum answer_finish finish)
 
 /* ---- from the queue to a session ------------------------------------------------------------------------------ */
 
-/* Tokens of the prompt that the session could keep. */
-static size_t usable(const struct ds4_session *session, const struct ds4_tokens *prompt)
-{
-    size_t n, same = 0;
-    const int32_t *held = ds4_session_tokens(session, &n);
-    while (same < n && same < prompt->n && held[same] == prompt->ids[same]) same++;
-    return same < n && same < ds4_session_rewind_min(session) ? 0 : same;
-}
-
-static size_t held_tokens(const struct slot *s)
-{
-    size_t n;
-    (void)ds4_session_tokens(s->session, &n);
-    return n;
-}
-
-/* Whether idle slot a is a better place for a prompt that neither has a part of. */
-static bool cheaper(const struct slot *a, const struct slot *b, size_t n_prompt)
-{
-    size_t x = held_tokens(a), y = held_tokens(b);
-    if (x == 0 || y == 0 || n_prompt < SHORT_PROMPT_TOKENS) return x < y;
-    return a->used_ns < b->used_ns;
-}
-
-static struct slot *choose(struct worker *w, const struct ds4_tokens *prompt)
-{
-    struct slot *best = NULL;
-    size_t best_usable = 0;
-    for (size_t i = 0; i < w->o.n_sessions; i++) {
-        struct slot *s = &w->slots[i];
-        if (s->job) continue;
-        size_t n = usable(s->session, prompt);
-        if (best && (n < best_usable || (n == best_usable && !cheaper(s, best, prompt->n)))) continue;
-        best = s;
-        best_usable = n;
-    }
-    return best;
-}
-
 static void remember(void *user, const struct answer *a, struct ds4_span block)
 {
     struct worker *w = user;
     recall_put(w->o.replay, a, block);
+}
+
+static bool repeats(void *user, const struct answer *a)
+{
+    struct worker *w = user;
+    if (guard_step_copies(&a->request->chat, a->calls, a->n_calls) < GUARD_STEP_COPIES_MIN) return false;
+    metrics_add(&w->o.metrics->call_loops, 1);
+    return true;
 }
 
 static enum ds4_status set_up(struct worker *w, struct slot *s, struct ds4_error *error)
@@ -166,60 +131,113 @@ static enum ds4_status set_up(struct worker *w, struct slot *s, struct ds4_error
                                         .tools_active = r->chat.n_tools > 0, .dsml_entities = w->o.dsml_entities};
     const struct ds4_message *last = r->chat.n_messages ? &r->chat.messages[r->chat.n_messages - 1] : NULL;
     if (last && last->role == DS4_ROLE_ASSISTANT) parser.in_thinking = false;
+    s->thinking = parser.in_thinking;
     TRY(answer_init(&job->answer, r, job->exchange, error));
     job->answer.sampled = remember;
+    job->answer.repeats = repeats;
     job->answer.sampled_user = w;
+    job->answer.hold_calls = guards_loops(w, s) && guard_step_copies(&r->chat, NULL, 0) >= GUARD_STEP_COPIES_MIN;
     job->answer.usage.n_prompt = job->prompt.n;
     TRY(ds4_sampler_create(w->o.engine, &sampling, &s->sampler, error));
     return ds4_parser_create(w->o.engine, &parser, &s->parser);
 }
 
+/* Bytes of the first n tokens of the prompt. */
+static size_t bytes_of(const struct worker *w, const struct job *job, size_t n)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < n; i++) bytes += ds4_token_bytes(w->o.engine, job->prompt.ids[i]).len;
+    return bytes;
+}
+
 static void start(struct worker *w, struct slot *s, struct job *job)
 {
     struct ds4_error error = {0};
-    if (w->o.store && held_tokens(s) && usable(s->session, &job->prompt) == 0)
+    size_t mismatch = slots_mismatch(&w->slots, &job->prompt);
+    if (s->job) cancel(w, s);
+    if (w->o.store && slot_held(s) && slot_usable(s, &job->prompt) == 0)
         ds4_store_save(w->o.store, s->session, DS4_SAVE_EVICT, NULL);
     job_waits_no_more(job);
     metrics_add(&w->o.metrics->processing, 1);
     metrics_add(&w->o.metrics->requests, 1);
     s->job = job;
     s->decoding = s->began = false;
+    s->left_ns = 0;
     s->n_out = s->n_thinking = 0;
+    s->guard = (struct guard){0};
     s->phase_ns = clock_ns();
     if (set_up(w, s, &error) == DS4_OK) {
         answer_progress(&job->answer, 0, 0);
     } else {
         if (job->answer.request) fail(w, s, "the request could not be set up: no memory, or sampling out of range");
         else release(w, s);
+        return;
     }
+    job->answer.usage.mismatch = mismatch;
+    if (mismatch != ANSWER_NO_MISMATCH) job->answer.usage.mismatch_byte = bytes_of(w, job, mismatch);
 }
 
 static bool draining(const struct worker *w) { return atomic_load(&w->deadline_ns) != 0; }
 
-/* Gives waiting jobs to idle sessions, in order. */
+/* Puts the client that asks again in the place of the one that left. True: the job is done with. */
+static bool attach(struct worker *w, struct job *job)
+{
+    for (size_t i = 0; i < w->slots.n && !job->request.stream; i++) {
+        struct slot *s = &w->slots.items[i];
+        if (!s->left_ns || !s->decoding || s->job->dialect != job->dialect ||
+            !span_eq(buf_span(&s->job->body), buf_span(&job->body)))
+            continue;
+        struct exchange *gone = s->job->exchange;
+        s->job->exchange = s->job->answer.exchange = job->exchange;
+        job->exchange = gone;
+        s->left_ns = 0;
+        answer_tell_cache(&s->job->answer);
+        metrics_add(&w->o.metrics->attached, 1);
+        job_destroy(job);
+        return true;
+    }
+    return false;
+}
+
+/* True: the job is no longer waiting. */
+static bool admit_one(struct worker *w, struct job *job)
+{
+    if (draining(w)) {
+        job_refuse(job, 503, "the server is shutting down", NULL, NULL);
+        job_destroy(job);
+        return true;
+    }
+    if (exchange_is_cancelled(job->exchange)) {
+        metrics_add(&w->o.metrics->cancelled, 1);
+        job_destroy(job);
+        return true;
+    }
+    if (job->kind == JOB_STORED) {
+        stored_answer(w->o.store, w->o.engine, job);
+        job_destroy(job);
+        return true;
+    }
+    if (attach(w, job)) return true;
+    struct slot *s = slots_choose(&w->slots, &job->prompt);
+    if (!s) return false;
+    if (s->left_ns && slot_usable(s, &job->prompt)) metrics_add(&w->o.metrics->attached, 1);
+    start(w, s, job);
+    return true;
+}
+
+/* Gives waiting jobs to sessions: the oldest first, but a short one need not wait for a long one's place. */
 static void admit(struct worker *w)
 {
-    for (;;) {
-        (void)pthread_mutex_lock(&w->lock);
-        struct job *job = w->first;
-        struct slot *s = NULL;
-        bool gone = job && (exchange_is_cancelled(job->exchange) || draining(w));
-        bool question = job && !gone && job->kind == JOB_STORED;
-        if (job && !gone && !question) s = choose(w, &job->prompt);
-        if (gone || s || question) {
-            w->first = job->next;
-            if (!w->first) w->last = NULL;
-        }
-        (void)pthread_mutex_unlock(&w->lock);
-        if (!gone && !s && !question) return;
-        if (s) {
-            start(w, s, job);
-            continue;
-        }
-        if (question) stored_answer(w->o.store, w->o.engine, job);
-        else if (draining(w)) job_refuse(job, 503, "the server is shutting down", NULL, NULL);
-        else metrics_add(&w->o.metrics->cancelled, 1);
-        job_destroy(job);
+    struct job **tail = &w->waiting;
+    while (*tail) tail = &(*tail)->next;
+    (void)pthread_mutex_lock(&w->lock);
+    *tail = w->first;
+    w->first = w->last = NULL;
+    (void)pthread_mutex_unlock(&w->lock);
+    for (struct job **at = &w->waiting; *at;) {
+        struct job *job = *at, *next = job->next;
+        if (admit_one(w, job)) *at = next;
+        else at = &job->next;
     }
 }
 
@@ -242,12 +260,17 @@ static void prefill_chunk(struct worker *w, struct slot *s)
     enum ds4_status status = ds4_store_sync(w->o.store, s->session, job->prompt.ids, job->prompt.n, one_chunk, NULL,
                                             &report, &error);
     if (!s->began) {
+        static const char *const sources[] = {[DS4_STORE_NONE] = "none", [DS4_STORE_RAM] = "ram",
+                                              [DS4_STORE_DISK] = "disk"};
         u->n_reused = report.n_reused < job->prompt.n ? report.n_reused : job->prompt.n;
+        u->reused_bytes = bytes_of(w, job, u->n_reused);
+        u->source = sources[report.source];
+        answer_tell_cache(&job->answer);
         s->began = true;
     }
     u->prefill_s = clock_seconds_since(s->phase_ns);
     if (status == DS4_OK || status == DS4_ERR_CANCELLED)
-        answer_progress(&job->answer, status == DS4_OK ? job->prompt.n : held_tokens(s), u->prefill_s);
+        answer_progress(&job->answer, status == DS4_OK ? job->prompt.n : slot_held(s), u->prefill_s);
     if (status == DS4_ERR_CANCELLED) return;
     metrics_add(&w->o.metrics->prompt_us, (long long)(u->prefill_s * 1e6));
     metrics_add(&w->o.metrics->prompt_tokens, (long long)(job->prompt.n - u->n_reused));
@@ -256,24 +279,51 @@ static void prefill_chunk(struct worker *w, struct slot *s)
         fail_engine(w, s, "the engine failed on the prompt");
         return;
     }
+    if (w->o.store && job->prompt.n - u->n_reused > SLOT_SIDE_TOKENS)
+        ds4_store_save(w->o.store, s->session, DS4_SAVE_PREFIX, NULL);
+    if (s->left_ns) { /* the state is there for whoever asks again */
+        cancel(w, s);
+        return;
+    }
     s->decoding = true;
     s->phase_ns = clock_ns();
     answer_begin(&job->answer);
     if (job->request.n_max == 0) end(w, s, FINISH_LENGTH);
 }
 
+/* The slot's next token: what the model says, or the end of thinking that has gone on for too long. */
+static bool sample(struct worker *w, struct slot *s)
+{
+    const struct api_request *r = &s->job->request;
+    struct ds4_error error = {0};
+    const float *logits = ds4_session_logits(s->session);
+    bool greedy = r->chat.n_tools > 0 && ds4_parser_in_syntax(s->parser);
+    struct ds4_span last = s->n_thinking ? ds4_token_bytes(w->o.engine, s->next) : SPAN("");
+    if (s->thinking && r->think_budget && guard_ends_thinking(r->think_budget, s->n_thinking, last)) {
+        metrics_add(&w->o.metrics->budgets_reached, 1);
+        s->next = ds4_special(w->o.engine)->think_end;
+    } else if (!logits || ds4_sampler_pick(s->sampler, logits, NULL, greedy, &s->next, &error) != DS4_OK) {
+        fail_engine(w, s, "the engine gave no usable probabilities");
+        return false;
+    }
+    if (guards_loops(w, s) && guard_feed(&s->guard, s->next)) {
+        metrics_add(&w->o.metrics->loops, 1);
+        s->guard = (struct guard){0};
+        if (!s->thinking) {
+            end(w, s, FINISH_LOOP);
+            return false;
+        }
+        s->next = ds4_special(w->o.engine)->think_end;
+    }
+    ds4_sampler_accept(s->sampler, s->next);
+    return true;
+}
+
 /* Chooses the slot's next token and hands it to the answer. False: the job has ended. */
 static bool pick(struct worker *w, struct slot *s)
 {
     struct answer *a = &s->job->answer;
-    struct ds4_error error = {0};
-    const float *logits = ds4_session_logits(s->session);
-    bool greedy = a->request->chat.n_tools > 0 && ds4_parser_in_syntax(s->parser);
-    if (!logits || ds4_sampler_pick(s->sampler, logits, NULL, greedy, &s->next, &error) != DS4_OK) {
-        fail_engine(w, s, "the engine gave no usable probabilities");
-        return false;
-    }
-    ds4_sampler_accept(s->sampler, s->next);
+    if (!sample(w, s)) return false;
     if (ds4_parser_feed(s->parser, s->next, answer_event, a) != DS4_OK) {
         fail(w, s, "no memory for the answer");
         return false;
@@ -281,12 +331,13 @@ static bool pick(struct worker *w, struct slot *s)
     if (a->request->stream) answer_flush(a);
     bool eos = s->next == ds4_special(w->o.engine)->eos;
     if (!eos) s->n_out++;
-    if (!eos && !a->thinking_ended && a->request->chat.think != DS4_THINK_NONE) s->n_thinking++;
+    if (!eos && s->thinking) s->n_thinking++;
+    if (s->next == ds4_special(w->o.engine)->think_end) s->thinking = false;
     if (eos || a->ended) {
         end(w, s, FINISH_STOP);
         return false;
     }
-    if (s->n_out >= a->request->n_max || held_tokens(s) >= ds4_engine_info(w->o.engine)->ctx_tokens) {
+    if (s->n_out >= a->request->n_max || slot_held(s) >= ds4_engine_info(w->o.engine)->ctx_tokens) {
         end(w, s, FINISH_LENGTH);
         return false;
     }
@@ -296,48 +347,65 @@ static bool pick(struct worker *w, struct slot *s)
 /* One token of every answer in one pass. */
 static void decode_all(struct worker *w)
 {
-    struct ds4_job jobs[WORKER_SESSIONS_MAX];
-    struct slot *slots[WORKER_SESSIONS_MAX];
-    size_t held[WORKER_SESSIONS_MAX];
+    struct ds4_job jobs[SLOTS_MAX];
+    struct slot *slots[SLOTS_MAX];
+    size_t held[SLOTS_MAX];
     struct ds4_error error = {0};
     size_t n = 0, n_max = ds4_engine_info(w->o.engine)->chunk_tokens;
-    for (size_t i = 0; i < w->o.n_sessions && n < n_max; i++) {
-        struct slot *s = &w->slots[i];
+    for (size_t i = 0; i < w->slots.n && n < n_max; i++) {
+        struct slot *s = &w->slots.items[i];
         if (!s->job || !s->decoding || !pick(w, s)) continue;
         jobs[n] = (struct ds4_job){.session = s->session, .tokens = &s->next, .n = 1};
-        held[n] = held_tokens(s);
+        held[n] = slot_held(s);
         slots[n++] = s;
     }
     if (n == 0 || ds4_eval(w->o.engine, jobs, n, &error) == DS4_OK) return;
     for (size_t i = 0; i < n; i++) { /* whose fault it was shows when each goes alone */
-        if (held_tokens(slots[i]) != held[i]) fail_engine(w, slots[i], "the engine failed during the answer");
+        if (slot_held(slots[i]) != held[i]) fail_engine(w, slots[i], "the engine failed during the answer");
         else if (ds4_eval(w->o.engine, &jobs[i], 1, NULL) != DS4_OK)
             fail_engine(w, slots[i], "the engine failed during the answer");
+    }
+}
+
+/* A stream that is being read ends with its reader; what nobody could see coming may be asked for again. */
+static bool may_go_on(const struct worker *w, const struct slot *s)
+{
+    if (draining(w) || (s->decoding && s->job->request.stream)) return false;
+    return clock_seconds_since(s->left_ns) < w->o.grace_s;
+}
+
+static void notice_lost(struct worker *w)
+{
+    for (size_t i = 0; i < w->slots.n; i++) {
+        struct slot *s = &w->slots.items[i];
+        if (s->job && !s->left_ns && exchange_is_cancelled(s->job->exchange)) s->left_ns = clock_ns();
     }
 }
 
 static void drop_lost(struct worker *w)
 {
     uint64_t deadline = atomic_load(&w->deadline_ns);
-    for (size_t i = 0; i < w->o.n_sessions; i++) {
-        struct slot *s = &w->slots[i];
+    notice_lost(w);
+    for (size_t i = 0; i < w->slots.n; i++) {
+        struct slot *s = &w->slots.items[i];
         if (!s->job) continue;
-        if (exchange_is_cancelled(s->job->exchange)) cancel(w, s);
+        if (s->left_ns && !may_go_on(w, s)) cancel(w, s);
         else if (deadline && clock_ns() >= deadline) fail(w, s, "the server is shutting down");
     }
 }
 
 static bool is_busy(const struct worker *w)
 {
-    for (size_t i = 0; i < w->o.n_sessions; i++)
-        if (w->slots[i].job) return true;
+    if (w->waiting) return true;
+    for (size_t i = 0; i < w->slots.n; i++)
+        if (w->slots.items[i].job) return true;
     return false;
 }
 
 static void prefill_next(struct worker *w)
 {
-    for (size_t i = 0; i < w->o.n_sessions; i++) {
-        struct slot *s = &w->slots[w->turn++ % w->o.n_sessions];
+    for (size_t i = 0; i < w->slots.n; i++) {
+        struct slot *s = &w->slots.items[w->turn++ % w->slots.n];
         if (!s->job || s->decoding) continue;
         prefill_chunk(w, s);
         return;
@@ -357,17 +425,34 @@ static bool wait_for_work(struct worker *w)
     return go_on;
 }
 
+static void publish(struct worker *w)
+{
+    for (size_t i = 0; i < w->slots.n; i++) {
+        struct slot *s = &w->slots.items[i];
+        atomic_store(&s->shown_busy, s->job != NULL);
+        atomic_store(&s->shown_held, slot_held(s));
+        if (s->job) atomic_store(&s->shown_reused, s->job->answer.usage.n_reused);
+    }
+}
+
+void worker_put_slots(struct worker *w, struct buf *out)
+{
+    slots_put(out, &w->slots, ds4_engine_info(w->o.engine)->ctx_tokens);
+}
+
 static void *work(void *user)
 {
     struct worker *w = user;
     for (;;) {
         if (!is_busy(w) && !wait_for_work(w)) return NULL;
         atomic_store(&w->round_ns, clock_ns());
+        notice_lost(w);
         admit(w);
         drop_lost(w);
         prefill_next(w);
         drop_lost(w);
         decode_all(w);
+        publish(w);
     }
 }
 
@@ -375,10 +460,10 @@ static void *work(void *user)
 
 static void destroy_sessions(struct worker *w)
 {
-    for (size_t i = 0; i < w->o.n_sessions; i++) {
-        if (w->o.store && w->slots[i].session && held_tokens(&w->slots[i]))
-            ds4_store_save(w->o.store, w->slots[i].session, DS4_SAVE_SHUTDOWN, NULL);
-        ds4_session_destroy(w->slots[i].session);
+    for (size_t i = 0; i < w->slots.n; i++) {
+        if (w->o.store && w->slots.items[i].session && slot_held(&w->slots.items[i]))
+            ds4_store_save(w->o.store, w->slots.items[i].session, DS4_SAVE_SHUTDOWN, NULL);
+        ds4_session_destroy(w->slots.items[i].session);
     }
 }
 
@@ -388,8 +473,9 @@ enum ds4_status worker_create(const struct worker_options *options, struct worke
     enum ds4_status status = DS4_OK;
     if (!w) return err_set(error, DS4_ERR_NOMEM, "no memory for the worker");
     w->o = *options;
-    for (size_t i = 0; i < options->n_sessions && status == DS4_OK; i++)
-        status = ds4_session_create(options->engine, &w->slots[i].session, error);
+    w->slots.n = options->n_parallel + 1;
+    for (size_t i = 0; i < w->slots.n && status == DS4_OK; i++)
+        status = ds4_session_create(options->engine, &w->slots.items[i].session, error);
     if (status == DS4_OK && (pthread_mutex_init(&w->lock, NULL) || pthread_cond_init(&w->filled, NULL) ||
                              pthread_create(&w->thread, NULL, work, w)))
         status = err_set(error, DS4_ERR_NOMEM, "the worker's thread cannot be started");
@@ -397,7 +483,7 @@ enum ds4_status worker_create(const struct worker_options *options, struct worke
         *out = w;
         return DS4_OK;
     }
-    for (size_t i = 0; i < options->n_sessions; i++) ds4_session_destroy(w->slots[i].session);
+    for (size_t i = 0; i < w->slots.n; i++) ds4_session_destroy(w->slots.items[i].session);
     mem_free(w);
     return status;
 }

@@ -214,8 +214,10 @@ static enum ds4_status compute_rest(struct ds4_store *s, struct ds4_session *ses
 {
     size_t n = prompt->n, first, same, kept = session_keeps(s, session, prompt->ids, n, &same);
     size_t chunk = ds4_engine_info(s->engine)->chunk_tokens;
-    struct shifted p = {.fn = prompt->progress, .user = prompt->user, .total = n - kept};
+    /* Of a prompt that is all kept the last token may be computed once more, for its logits. */
+    struct shifted p = {.fn = prompt->progress, .user = prompt->user, .total = kept < n ? n - kept : 1};
     if (kept == 0) s->stats.n_misses++;
+    r->n_reused = kept; /* also when the work is cancelled */
     for (size_t at = kept;;) {
         size_t end = (at / chunk + 1) * chunk; /* at the ends of spans, mostly: see DS4_SAVE_PERIODIC */
         if (end <= same) end = (same / chunk + 1) * chunk; /* before there is only the tail to compute */
@@ -236,9 +238,9 @@ enum ds4_status ds4_store_sync(struct ds4_store *s, struct ds4_session *session,
     struct ds4_store_report unused, *r = report ? report : &unused;
     *r = (struct ds4_store_report){.n_tokens = n};
     if (!s) {
-        TRY(ds4_session_sync(session, tokens, n, progress, user, &r->n_reused, error));
+        enum ds4_status plain = ds4_session_sync(session, tokens, n, progress, user, &r->n_reused, error);
         r->source = r->n_reused ? DS4_STORE_RAM : DS4_STORE_NONE;
-        return DS4_OK;
+        return plain;
     }
     store_collect(s);
     struct entry_key used;
@@ -256,7 +258,7 @@ enum ds4_status ds4_store_sync(struct ds4_store *s, struct ds4_session *session,
         if (status == DS4_OK && culprit) store_quarantine(s, culprit, &cause);
         if (error) *error = again;
     }
-    if (status == DS4_OK && r->source == DS4_STORE_NONE && r->n_reused) r->source = DS4_STORE_RAM;
+    if (r->source == DS4_STORE_NONE && r->n_reused) r->source = DS4_STORE_RAM;
     return status;
 }
 

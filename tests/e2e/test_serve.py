@@ -190,7 +190,7 @@ def test_errors_of_the_engine_reach_the_client_and_leave_the_server_well(start):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_its_place(start, stream):
-    server = start("--parallel", "1")
+    server = start("--parallel", "1", "--grace", "0")
     body = json.dumps({"messages": user("endless"), "stream": stream}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as s:

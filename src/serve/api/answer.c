@@ -31,6 +31,8 @@ enum ds4_status answer_init(struct answer *a, const struct api_request *request,
                                            [API_MESSAGES] = "msg_", [API_RESPONSES] = "resp_"};
     *a = (struct answer){.request = request, .exchange = x, .writer = writers[request->dialect], .block = -1,
                          .created = clock_unix_s()};
+    a->usage.source = "none";
+    a->usage.mismatch = ANSWER_NO_MISMATCH;
     answer_make_id(a->id, prefixes[request->dialect], 24);
     a->calls = mem_zalloc(ANSWER_CALLS_MAX, sizeof *a->calls);
     return a->calls ? DS4_OK : err_set(error, DS4_ERR_NOMEM, "no memory for an answer");
@@ -153,31 +155,53 @@ static void begin_call(struct answer *a, const struct ds4_event *event)
     struct answer_call *call = &a->calls[a->n_calls++];
     answer_make_id(call->id, a->request->dialect == API_MESSAGES ? "toolu_" : "call_", 32);
     buf_put_span(&call->name, event->text);
-    if (a->request->stream) a->writer->call_begin(a, a->n_calls - 1);
+    if (a->request->stream && !a->hold_calls) a->writer->call_begin(a, a->n_calls - 1);
 }
 
 static void add_arguments(struct answer *a, struct ds4_span text)
 {
     if (a->n_calls == 0) return;
     buf_put_span(&a->calls[a->n_calls - 1].arguments, text);
-    if (a->request->stream) a->writer->call_arguments(a, a->n_calls - 1, text);
+    if (a->request->stream && !a->hold_calls) a->writer->call_arguments(a, a->n_calls - 1, text);
 }
 
 static void end_call(struct answer *a)
 {
     if (a->n_calls == 0) return;
     a->calls[a->n_calls - 1].ended = true;
-    if (a->request->stream) a->writer->call_end(a, a->n_calls - 1);
+    if (a->request->stream && !a->hold_calls) a->writer->call_end(a, a->n_calls - 1);
 }
 
-static void break_calls(struct answer *a, struct ds4_span raw)
+static void drop_calls(struct answer *a)
 {
     for (size_t i = 0; i < a->n_calls; i++) {
         buf_clear(&a->calls[i].name);
         buf_clear(&a->calls[i].arguments);
     }
     a->n_calls = 0;
+}
+
+static void break_calls(struct answer *a, struct ds4_span raw)
+{
+    drop_calls(a);
     add_text(a, raw);
+}
+
+static void finish_calls(struct answer *a, struct ds4_span block)
+{
+    a->ended = true;
+    a->finish = FINISH_CALLS;
+    if (a->hold_calls && a->n_calls && a->repeats(a->sampled_user, a)) {
+        drop_calls(a);
+        a->finish = FINISH_LOOP;
+        return;
+    }
+    for (size_t i = 0; a->hold_calls && a->request->stream && i < a->n_calls; i++) {
+        a->writer->call_begin(a, i);
+        a->writer->call_arguments(a, i, buf_span(&a->calls[i].arguments));
+        a->writer->call_end(a, i);
+    }
+    if (a->sampled && a->n_calls) a->sampled(a->sampled_user, a, block);
 }
 
 void answer_event(void *user, const struct ds4_event *event)
@@ -190,11 +214,7 @@ void answer_event(void *user, const struct ds4_event *event)
     case DS4_EVENT_CALL_BEGIN: begin_call(a, event); break;
     case DS4_EVENT_CALL_ARGS: add_arguments(a, event->text); break;
     case DS4_EVENT_CALL_END: end_call(a); break;
-    case DS4_EVENT_CALLS_DONE:
-        a->ended = true;
-        a->finish = FINISH_CALLS;
-        if (a->sampled && a->n_calls) a->sampled(a->sampled_user, a, event->text);
-        break;
+    case DS4_EVENT_CALLS_DONE: finish_calls(a, event->text); break;
     case DS4_EVENT_CALLS_BROKEN: break_calls(a, event->text); break;
     case DS4_EVENT_STOP: break;
     }
@@ -230,6 +250,26 @@ void answer_fail(struct answer *a, const char *sentence)
         exchange_end(a->exchange);
     }
     buf_deinit(&body);
+}
+
+bool answer_is_cut(const struct answer *a) { return a->finish == FINISH_LENGTH || a->finish == FINISH_LOOP; }
+
+void answer_put_cache(struct buf *out, const struct answer *a)
+{
+    const struct answer_usage *u = &a->usage;
+    buf_printf(out, "\"ds4_cache\":{\"source\":\"%s\",\"reused_tokens\":%zu,\"reused_bytes\":%zu,\"prompt_tokens\":%zu,"
+               "\"first_mismatch\":", u->source, u->n_reused, u->reused_bytes, u->n_prompt);
+    if (u->mismatch == ANSWER_NO_MISMATCH) buf_put_text(out, "null}");
+    else buf_printf(out, "{\"token\":%zu,\"byte\":%zu}}", u->mismatch, u->mismatch_byte);
+}
+
+void answer_tell_cache(struct answer *a)
+{
+    const struct answer_usage *u = &a->usage;
+    char mismatch[32] = "none";
+    if (u->mismatch != ANSWER_NO_MISMATCH) (void)snprintf(mismatch, sizeof mismatch, "%zu", u->mismatch);
+    exchange_say_cache(a->exchange, "%s; tokens=%zu/%zu; bytes=%zu; first-mismatch=%s", u->source, u->n_reused,
+                       u->n_prompt, u->reused_bytes, mismatch);
 }
 
 static const char *type_of(int status, bool anthropic)

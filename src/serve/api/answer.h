@@ -11,7 +11,8 @@
 #define ANSWER_CALLS_MAX 128
 #define ANSWER_ID_BYTES 48
 
-enum answer_finish { FINISH_STOP, FINISH_LENGTH, FINISH_CALLS, FINISH_SEQUENCE };
+/* LOOP: cut off because it went round in a cycle. */
+enum answer_finish { FINISH_STOP, FINISH_LENGTH, FINISH_CALLS, FINISH_SEQUENCE, FINISH_LOOP };
 
 struct answer_call {
     char id[ANSWER_ID_BYTES];
@@ -19,9 +20,14 @@ struct answer_call {
     bool ended;
 };
 
+#define ANSWER_NO_MISMATCH SIZE_MAX
 struct answer_usage {
     size_t n_prompt, n_reused, n_out, n_thinking;
     double prefill_s, decode_s;
+    const char *source;        /* of what was reused: "ram", "disk", "none" */
+    size_t reused_bytes;
+    size_t mismatch, mismatch_byte; /* first token, and its byte, where the prompt leaves the held conversation nearest
+                                       to it; ANSWER_NO_MISMATCH: it extends that one, or nothing is held */
 };
 
 struct answer_writer;
@@ -40,6 +46,7 @@ struct answer {
     enum answer_finish finish;
     struct ds4_span stop_sequence;
     bool thinking_ended;
+    bool hold_calls;           /* calls are shown when all are there and `repeats` has looked at them */
     bool ended;                /* generation should stop: a stop string, or the calls are complete */
     bool begun;
     int block;                 /* the dialect's: kind of the open block, -1 = none */
@@ -48,7 +55,8 @@ struct answer {
     size_t item_from;          /* where the text of the open item begins */
     bool reasoned;             /* the reasoning has become an item */
     void (*sampled)(void *user, const struct answer *a, struct ds4_span block); /* the calls' exact bytes */
-    void *sampled_user;
+    bool (*repeats)(void *user, const struct answer *a); /* the calls close a cycle: not to be shown */
+    void *sampled_user;        /* of both */
 };
 
 /* How a dialect writes. Each appends events to a->out; whole builds the reply that is not streamed. */
@@ -82,6 +90,13 @@ void answer_flush(struct answer *a);
 void answer_end(struct answer *a, enum answer_finish finish);
 /* Instead of answer_end. sentence is constant. */
 void answer_fail(struct answer *a, const char *sentence);
+
+/* Whether the answer is less than the model wanted to say. */
+bool answer_is_cut(const struct answer *a);
+/* "ds4_cache":{...}: why the prompt was fast or slow. */
+void answer_put_cache(struct buf *out, const struct answer *a);
+/* The same as a header line. */
+void answer_tell_cache(struct answer *a);
 
 /* prefix and n_digits hexadecimal digits that nobody can guess. */
 void answer_make_id(char out[ANSWER_ID_BYTES], const char *prefix, size_t n_digits);

@@ -167,6 +167,29 @@ static void think_on(struct api_request *r, bool on)
     else if (r->chat.think == DS4_THINK_NONE) r->chat.think = DS4_THINK_LOW;
 }
 
+/* Most tokens of thinking, as the dialects call it. 0 is no thinking at all. */
+static enum ds4_status read_budget(struct api_builder *b, const struct jv *body)
+{
+    struct api_request *r = b->request;
+    const struct jv *kwargs = jv_get(body, "chat_template_kwargs");
+    const struct {
+        const struct jv *v;
+        const char *param;
+    } places[] = {{jv_get(jv_get(body, "thinking"), "budget_tokens"), "thinking"},
+                  {jv_get(jv_get(body, "reasoning"), "max_tokens"), "reasoning"},
+                  {jv_get(kwargs, "thinking_budget"), "chat_template_kwargs"},
+                  {jv_get(body, "thinking_budget"), "thinking_budget"}};
+    r->think_budget = b->options->think_budget;
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        double n;
+        if (!places[i].v) continue;
+        if (!jv_number(places[i].v, &n)) return api_refuse(b, places[i].param, "a thinking budget must be a number");
+        if (n == 0) think_on(r, false);
+        r->think_budget = n <= 0 ? 0 : n > 1e9 ? 1000000000u : (uint32_t)n; /* negative: as much as it takes */
+    }
+    return DS4_OK;
+}
+
 static enum ds4_status read_thinking(struct api_builder *b, const struct jv *body)
 {
     struct api_request *r = b->request;
@@ -185,7 +208,7 @@ static enum ds4_status read_thinking(struct api_builder *b, const struct jv *bod
     if (jv_text_is(type, "disabled")) think_on(r, false);
     if (jv_text_is(type, "enabled") || jv_text_is(type, "adaptive")) think_on(r, true);
     r->show_thinking = !jv_text_is(jv_get(thinking, "display"), "omitted");
-    return DS4_OK;
+    return read_budget(b, body);
 }
 
 /* A number within [min, max] into *out; missing leaves it as it is. */
@@ -286,6 +309,7 @@ enum ds4_status api_common(struct api_builder *b, const struct jv *body)
     r->stream = jv_is_true(jv_get(body, "stream"));
     r->include_usage = jv_is_true(jv_get(jv_get(body, "stream_options"), "include_usage"));
     r->one_call = jv_is_false(jv_get(body, "parallel_tool_calls"));
+    r->no_loop_guard = jv_is_false(jv_get(body, "loop_guard"));
     if (n && (!jv_number(n, &number) || number < 1 || number > 1))
         return api_refuse(b, "n", "n>1 is not supported");
     TRY(read_thinking(b, body));

@@ -34,6 +34,8 @@ struct api_request {
     bool logprobs;
     uint32_t top_logprobs;
     uint32_t n_max;                 /* most tokens of the answer */
+    uint32_t think_budget;          /* most tokens of thinking; 0 = no bound */
+    bool no_loop_guard;
     struct ds4_sampling sampling;
     struct ds4_span stops[API_STOPS_MAX];
     size_t n_stops;
@@ -47,6 +49,7 @@ typedef struct ds4_span (*api_replay_fn)(void *user, struct arena *arena, const 
                                          size_t n_calls);
 struct api_options {
     float min_p;                    /* when the client is silent */
+    uint32_t think_budget;          /* the same; 0 = no bound */
     enum ds4_effort_table effort_table;
     bool tools_first;
     api_replay_fn replay;           /* optional */

@@ -83,8 +83,16 @@ static void chat_call_end(struct answer *a, size_t call_i)
 
 static const char *finish_of(const struct answer *a)
 {
-    if (a->finish == FINISH_LENGTH) return "length";
+    if (answer_is_cut(a)) return "length";
     return a->finish == FINISH_CALLS && a->n_calls ? "tool_calls" : "stop";
+}
+
+/* What "length" does not say. */
+static void put_finish(struct answer *a)
+{
+    buf_printf(&a->out, ",\"logprobs\":null,\"finish_reason\":\"%s\"", finish_of(a));
+    if (a->finish == FINISH_LOOP) buf_put_text(&a->out, ",\"finish_details\":{\"type\":\"repetition\"}");
+    buf_put_text(&a->out, "}],");
 }
 
 static void put_usage(struct answer *a)
@@ -111,6 +119,8 @@ static void put_timings(struct answer *a)
                u->n_reused, computed, u->prefill_s * 1e3, ratio(u->prefill_s * 1e3, computed),
                ratio(computed, u->prefill_s), u->n_out, u->decode_s * 1e3, ratio(u->decode_s * 1e3, out),
                ratio(out, u->decode_s));
+    buf_put_text(&a->out, ",");
+    answer_put_cache(&a->out, a);
 }
 
 /* The last two events: why it ended, and what it cost if that was asked for. */
@@ -118,7 +128,7 @@ static void end_stream(struct answer *a)
 {
     begin_event(a);
     buf_put_text(&a->out, is_chat(a) ? "{\"index\":0,\"delta\":{}" : "{\"index\":0,\"text\":\"\"");
-    buf_printf(&a->out, ",\"logprobs\":null,\"finish_reason\":\"%s\"}],", finish_of(a));
+    put_finish(a);
     put_timings(a);
     buf_put_text(&a->out, "}\n\n");
     if (a->request->include_usage) {
@@ -162,7 +172,8 @@ static void chat_whole(struct answer *a)
         buf_put_json_string(&a->out, buf_span(&a->think));
     }
     if (a->n_calls) put_calls(a);
-    buf_printf(&a->out, "},\"logprobs\":null,\"finish_reason\":\"%s\"}],", finish_of(a));
+    buf_put_text(&a->out, "}");
+    put_finish(a);
     put_usage(a);
     buf_put_text(&a->out, ",");
     put_timings(a);
@@ -184,7 +195,7 @@ static void raw_whole(struct answer *a)
     put_front(a, "text_completion");
     buf_put_text(&a->out, ",\"choices\":[{\"index\":0,\"text\":");
     buf_put_json_string(&a->out, buf_span(&a->text));
-    buf_printf(&a->out, ",\"logprobs\":null,\"finish_reason\":\"%s\"}],", finish_of(a));
+    put_finish(a);
     put_usage(a);
     buf_put_text(&a->out, ",");
     put_timings(a);

@@ -30,7 +30,9 @@ static void begin(struct answer *a)
     put_front(a);
     buf_put_text(&a->out, ",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{");
     put_input_usage(a);
-    buf_put_text(&a->out, ",\"output_tokens\":0}}");
+    buf_put_text(&a->out, ",\"output_tokens\":0},");
+    answer_put_cache(&a->out, a);
+    buf_put_text(&a->out, "}");
     end_event(a);
     begin_event(a, "ping");
     end_event(a);
@@ -108,12 +110,13 @@ static void call_end(struct answer *a, size_t call_i)
 static void put_stop(struct answer *a)
 {
     const char *reason = "end_turn";
-    if (a->finish == FINISH_LENGTH) reason = "max_tokens";
+    if (answer_is_cut(a)) reason = "max_tokens";
     if (a->finish == FINISH_CALLS && a->n_calls) reason = "tool_use";
     if (a->finish == FINISH_SEQUENCE) reason = "stop_sequence";
     buf_printf(&a->out, "\"stop_reason\":\"%s\",\"stop_sequence\":", reason);
     if (a->finish == FINISH_SEQUENCE) buf_put_json_string(&a->out, a->stop_sequence);
     else buf_put_text(&a->out, "null");
+    if (a->finish == FINISH_LOOP) buf_put_text(&a->out, ",\"stop_details\":{\"type\":\"repetition\"}");
 }
 
 static void end(struct answer *a)
@@ -165,7 +168,9 @@ static void whole(struct answer *a)
     put_stop(a);
     buf_put_text(&a->out, ",\"usage\":{");
     put_input_usage(a);
-    buf_printf(&a->out, ",\"output_tokens\":%zu}}", a->usage.n_out);
+    buf_printf(&a->out, ",\"output_tokens\":%zu},", a->usage.n_out);
+    answer_put_cache(&a->out, a);
+    buf_put_text(&a->out, "}");
 }
 
 const struct answer_writer answer_messages = {begin, think, text_delta, call_begin, call_arguments, call_end, end, fail,

@@ -150,7 +150,7 @@ static bool shows_reasoning(const struct answer *a)
 /* Reasoning that was cut off, as opposed to ended by the model. */
 static const char *reasoning_status(const struct answer *a)
 {
-    return a->finish == FINISH_LENGTH && !a->thinking_ended ? "incomplete" : "completed";
+    return answer_is_cut(a) && !a->thinking_ended ? "incomplete" : "completed";
 }
 
 /* ---- the response as an object -------------------------------------------------------------------------------- */
@@ -186,7 +186,8 @@ static void put_response(struct answer *a, const char *status, const char *failu
         buf_put_text(&a->out, "null");
     }
     buf_put_text(&a->out, ",\"incomplete_details\":");
-    buf_put_text(&a->out, over && a->finish == FINISH_LENGTH ? "{\"reason\":\"max_output_tokens\"}" : "null");
+    if (over && a->finish == FINISH_LENGTH) buf_put_text(&a->out, "{\"reason\":\"max_output_tokens\"}");
+    else buf_put_text(&a->out, over && a->finish == FINISH_LOOP ? "{\"reason\":\"repetition\"}" : "null");
     buf_put_text(&a->out, ",\"model\":");
     buf_put_json_string(&a->out, a->request->model.len ? a->request->model : SPAN("deepseek-v4-flash"));
     buf_put_text(&a->out, ",\"output\":[");
@@ -203,6 +204,8 @@ static void put_response(struct answer *a, const char *status, const char *failu
     put_echo(a, "tools", "[]");
     put_echo(a, "top_p", "1");
     put_echo(a, "truncation", "\"disabled\"");
+    buf_put_text(&a->out, ",");
+    answer_put_cache(&a->out, a);
     if (over) put_usage(a);
     else buf_put_text(&a->out, ",\"usage\":null");
     buf_put_text(&a->out, "}");
@@ -304,7 +307,7 @@ static void close_message(struct answer *a)
     end_event(a);
     struct buf *items = new_item(a);
     size_t from = items->text.len;
-    put_message(items, a, a->finish == FINISH_LENGTH ? "incomplete" : "completed", text);
+    put_message(items, a, answer_is_cut(a) ? "incomplete" : "completed", text);
     item_done(a, from);
 }
 
@@ -389,7 +392,7 @@ static void call_end(struct answer *a, size_t call_i)
 static void end(struct answer *a)
 {
     settle(a);
-    if (a->finish == FINISH_LENGTH) response_event(a, "incomplete", "incomplete", NULL);
+    if (answer_is_cut(a)) response_event(a, "incomplete", "incomplete", NULL);
     else response_event(a, "completed", "completed", NULL);
 }
 
@@ -402,14 +405,14 @@ static void whole(struct answer *a)
         a->n_blocks++;
     }
     if (a->text.text.len) {
-        put_message(new_item(a), a, a->finish == FINISH_LENGTH ? "incomplete" : "completed", buf_span(&a->text));
+        put_message(new_item(a), a, answer_is_cut(a) ? "incomplete" : "completed", buf_span(&a->text));
         a->n_blocks++;
     }
     for (size_t i = 0; i < a->n_calls; i++) {
         put_call(new_item(a), a, i, false);
         a->n_blocks++;
     }
-    put_response(a, a->finish == FINISH_LENGTH ? "incomplete" : "completed", NULL);
+    put_response(a, answer_is_cut(a) ? "incomplete" : "completed", NULL);
 }
 
 const struct answer_writer answer_responses = {begin, think, text_delta, call_begin, call_arguments, call_end, end,

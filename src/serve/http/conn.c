@@ -217,6 +217,7 @@ static void put_head(struct conn *c, size_t length)
     if (x->streaming) buf_put_text(&c->out, "Transfer-Encoding: chunked\r\n");
     else if (x->status != 204) buf_printf(&c->out, "Content-Length: %zu\r\n", length);
     buf_put_text(&c->out, "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n");
+    if (x->cache[0]) buf_printf(&c->out, "x-ds4-cache: %s\r\n", x->cache);
     if (x->header) buf_put_text(&c->out, x->header);
     if (c->header) buf_put_text(&c->out, c->header);
     buf_put_text(&c->out, c->close_after ? "Connection: close\r\n\r\n" : "Connection: keep-alive\r\n\r\n");

@@ -91,4 +91,14 @@ void exchange_note(struct exchange *x, const char *format, ...)
     (void)pthread_mutex_unlock(&x->lock);
 }
 
+void exchange_say_cache(struct exchange *x, const char *format, ...)
+{
+    va_list args;
+    (void)pthread_mutex_lock(&x->lock);
+    va_start(args, format);
+    (void)vsnprintf(x->cache, sizeof x->cache, format, args);
+    va_end(args);
+    (void)pthread_mutex_unlock(&x->lock);
+}
+
 bool exchange_is_cancelled(const struct exchange *x) { return atomic_load(&x->cancelled); }

@@ -12,6 +12,7 @@
 
 #define EXCHANGE_PENDING_BYTES_MAX (1u << 20) /* of a stream: a client that does not read is dropped */
 #define EXCHANGE_NOTE_BYTES 160
+#define EXCHANGE_CACHE_BYTES 128
 
 struct exchange {
     atomic_int refs;
@@ -25,6 +26,7 @@ struct exchange {
     bool wants_stream;       /* comments may be sent while nothing is said */
     bool streaming;          /* the answer is a stream; its head may be on the wire */
     bool ended;
+    char cache[EXCHANGE_CACHE_BYTES]; /* value of the header x-ds4-cache; empty: none */
     char note[EXCHANGE_NOTE_BYTES]; /* for the log line; printable */
 };
 
@@ -40,6 +42,8 @@ void exchange_expect_stream(struct exchange *x);
 void exchange_put(struct exchange *x, struct ds4_span events);
 void exchange_end(struct exchange *x);
 void exchange_note(struct exchange *x, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Goes into the head when that is not on the wire yet. */
+void exchange_say_cache(struct exchange *x, const char *format, ...) __attribute__((format(printf, 2, 3)));
 bool exchange_is_cancelled(const struct exchange *x);
 
 #endif

@@ -169,10 +169,13 @@ enum ds4_status fake_next_token(const struct ds4_engine *engine, const int32_t *
     size_t turn_end = opener ? opener - 1 : n, turn_begin = after_last(ids, turn_end, FAKE_USER);
     put_turn(ids + turn_begin, turn_end - turn_begin, &turn);
     const struct fake_answer *answer = find_answer(engine, buf_span(&turn));
-    enum ds4_status status = wanted_tokens(answer, buf_span(&turn), thinking, &want);
+    /* Thinking that was ended, by whomever, is over. */
+    size_t said = begin, ended = thinking ? after_last(ids + begin, n - begin, FAKE_THINK_END) : 0;
+    if (ended) said += ended;
+    enum ds4_status status = wanted_tokens(answer, buf_span(&turn), thinking && !ended, &want);
     if (status == DS4_OK) status = buf_status(&turn, NULL);
     if (status == DS4_OK) {
-        size_t n_said = n - begin, at = overlap(&want, ids + begin, n_said);
+        size_t n_said = n - begin, at = overlap(&want, ids + said, n - said);
         if (answer && answer->endless && want.n > 1) at = n_said % (want.n - 1);
         *out = (struct fake_next){.id = at < want.n ? want.ids[at] : FAKE_EOS, .token_ms = engine->token_ms};
         if (answer) {
