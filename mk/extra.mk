@@ -27,8 +27,9 @@ headers:
 compdb:
 	@$(MAKE) -B -n all | python3 scripts/compdb.py > compile_commands.json
 
-bench: ds4
-	@scripts/bench
+# Matrix products of this build; GGML=libggml-base.so:libggml-cpu-haswell.so measures them turn by turn with ggml's.
+bench: $(BUILD)/tests/measure/products
+	@$< ggml=$(GGML) $(BENCH)
 
 # Programs of tests/measure: figures, not tests.
 MEASURES := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/measure/*.c))
