@@ -11,6 +11,7 @@ Q := $(if $(V),,@)
 BUILD_ROOT ?= build
 all: ds4
 include mk/flags.mk
+include mk/gpu.mk
 
 SRCS := $(wildcard src/*/*.c src/*/*/*.c)
 OBJS := $(SRCS:%.c=$(BUILD)/%.o)
@@ -23,7 +24,7 @@ $(BUILD)/ds4: $(BUILD)/src/main.o $(LIB)
 	@echo 'link $@'
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(LIB): $(OBJS)
+$(LIB): $(OBJS) $(GPU_OBJS)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 

@@ -11,9 +11,10 @@ build/fixture-tiny.gguf: | ds4
 
 tidy:
 	@python3 scripts/tidy.py
+	@python3 scripts/gpu_lint.py src/gpu/kernels/*.k
 
 # Every header stands on its own (those named *_impl.h are bodies, included several times).
-HEADERS := $(filter-out %_impl.h,$(wildcard include/*.h src/*/*.h src/*/*/*.h))
+HEADERS := $(filter-out %_impl.h $(GPU_DIALECT_HEADERS),$(wildcard include/*.h src/*/*.h src/*/*/*.h))
 ifeq ($(ARCH),x86_64)
 HEADER_FLAGS := $(call variant_flags,_avx2.c)
 else

@@ -68,7 +68,7 @@ leaf_flags = $(if $(filter $(LEAVES),$(filter-out %/backend.c,$1)),-fno-sanitize
 endif
 
 # A change of flags rebuilds the variant.
-FLAG_TEXT := $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS) $(LEAVES)
+FLAG_TEXT = $(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(LDLIBS) $(LEAVES)
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(FLAG_TEXT)' | cmp -s - $@ || echo '$(FLAG_TEXT)' > $@

@@ -29,7 +29,10 @@ struct backend_ops {
     /* Zero-filled memory of the backend, page-aligned; NULL when there is none. Release with the same size. */
     void *(*alloc)(struct backend *b, size_t bytes);
     void (*release)(struct backend *b, void *ptr, size_t bytes);
-    void (*write)(struct backend *b, void *to, const void *from, size_t bytes); /* host -> backend, in order */
+    /* Read-only memory of the host that operations will name (weights in a mapped file). NULL: any can be named. */
+    enum ds4_status (*map)(struct backend *b, const void *ptr, size_t bytes, struct ds4_error *error);
+    /* In order; from: memory of the host or of the backend. */
+    void (*write)(struct backend *b, void *to, const void *from, size_t bytes);
     void (*read)(struct backend *b, void *to, const void *from, size_t bytes);  /* backend -> host, waits */
     /* Waits for everything; the first error since the last call. */
     enum ds4_status (*finish)(struct backend *b, struct ds4_error *error);

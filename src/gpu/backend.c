@@ -1,0 +1,310 @@
+/* backend.c - creation of the GPU backend, its memory, and the encoding of dispatches. See backend.h. */
+#include "gpu/backend.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "gpu/backend_impl.h"
+#include "quant/quant.h"
+
+static const struct {
+    uint32_t type;
+    const char *name;
+} formats[N_WEIGHT_FORMATS] = {
+    {QUANT_F32, "f32"},   {QUANT_F16, "f16"},   {QUANT_BF16, "bf16"}, {QUANT_Q8_0, "q8_0"},       {QUANT_Q2_K, "q2_k"},
+    {QUANT_Q4_K, "q4_k"}, {QUANT_Q6_K, "q6_k"}, {QUANT_IQ2_XXS, "iq2_xxs"}, {QUANT_MXFP4, "mxfp4"},
+};
+
+void gpu_fail(struct backend_gpu *b, const char *sentence)
+{
+    if (!b->failed) (void)snprintf(b->why, sizeof b->why, "%s", sentence);
+    b->failed = true;
+}
+
+static void host_failed(struct backend_gpu *b) { gpu_fail(b, b->host->error(b->gpu)); }
+
+/* The region that holds [ptr, ptr + bytes); NULL when none does. */
+static const struct region *find_region(struct backend_gpu *b, const void *ptr, uint64_t bytes)
+{
+    const uint8_t *at = ptr;
+    for (uint32_t i = 0; i < b->n_regions; i++) {
+        uint32_t k = (b->last_region + i) % b->n_regions;
+        const struct region *r = &b->regions[k];
+        if (at < r->first || (uint64_t)(at - r->first) > r->bytes || bytes > r->bytes - (uint64_t)(at - r->first))
+            continue;
+        b->last_region = k;
+        return r;
+    }
+    return NULL;
+}
+
+static struct gpu_ref ref_of(struct backend_gpu *b, const void *ptr, uint64_t bytes)
+{
+    const struct region *r = find_region(b, ptr, bytes);
+    if (!r) {
+        gpu_fail(b, "an operation names memory that is not the backend's");
+        r = &b->regions[0];
+        ptr = r->first;
+        bytes = 0;
+    }
+    return (struct gpu_ref){r->buffer, (uint64_t)((const uint8_t *)ptr - r->first), bytes};
+}
+
+void gpu_bind(struct gpu_call *c, const void *ptr, uint64_t bytes)
+{
+    ensure(c->n < GPU_REFS_MAX);
+    if (!ptr || bytes == 0) {
+        ptr = c->b->scratch + c->b->scratch_bytes - 64; /* nothing uses the last bytes */
+        bytes = 64;
+    }
+    c->refs[c->n++] = ref_of(c->b, ptr, bytes);
+}
+
+void gpu_bind_floats(struct gpu_call *c, const float *ptr, uint64_t n) { gpu_bind(c, ptr, n * sizeof *ptr); }
+
+void gpu_bind_rest(struct gpu_call *c, const void *ptr)
+{
+    const struct region *r = ptr ? find_region(c->b, ptr, 1) : NULL;
+    gpu_bind(c, ptr, r ? r->bytes - (uint64_t)((const uint8_t *)ptr - r->first) : 0);
+}
+
+void gpu_bind_weight(struct gpu_call *c, const struct op_weight *w)
+{
+    gpu_bind(c, w->data, (w->n_stack - 1) * w->stack_bytes + w->n_out * w->row_bytes);
+}
+
+void gpu_run(struct gpu_call *c, const struct gpu_pipe *pipe, const void *record, size_t record_bytes, uint32_t x,
+             uint32_t y, uint32_t z, uint32_t n_threads)
+{
+    struct backend_gpu *b = c->b;
+    const unsigned grid[3] = {x, y, z};
+    if (b->failed || !pipe || x == 0 || y == 0 || z == 0) return;
+    b->pending = true;
+    if (!b->host->dispatch(b->gpu, pipe, record, record_bytes, c->refs, c->n, grid, n_threads)) host_failed(b);
+}
+
+const struct gpu_pipe *gpu_format_pipe(struct backend_gpu *b, enum format_family family, uint32_t type)
+{
+    for (size_t i = 0; i < N_WEIGHT_FORMATS; i++)
+        if (formats[i].type == type) return b->by_format[family][i];
+    gpu_fail(b, "weights are in a format that no kernel has");
+    return NULL;
+}
+
+static bool add_region(struct backend_gpu *b, struct gpu_buffer *buffer, const void *first, uint64_t bytes, bool mapped)
+{
+    if (!buffer) return false;
+    if (b->n_regions == REGIONS_MAX) {
+        b->host->free(b->gpu, buffer);
+        return false;
+    }
+    b->regions[b->n_regions++] = (struct region){first, bytes, buffer, mapped};
+    return true;
+}
+
+static void *gpu_alloc(struct backend *backend, size_t bytes)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    struct gpu_buffer *buffer = b->host->alloc(b->gpu, bytes ? bytes : 1);
+    void *address = buffer ? b->host->address(buffer) : NULL;
+    return add_region(b, buffer, address, bytes, false) ? address : NULL;
+}
+
+static void gpu_release(struct backend *backend, void *ptr, size_t bytes)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    (void)bytes;
+    for (uint32_t i = 0; ptr && i < b->n_regions; i++) {
+        if (b->regions[i].first != ptr) continue;
+        if (b->pending && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
+        b->pending = false;
+        b->host->free(b->gpu, b->regions[i].buffer);
+        b->regions[i] = b->regions[--b->n_regions];
+        b->last_region = 0;
+        return;
+    }
+}
+
+/* Pieces of the largest buffer the device has, half of each shared with the next, so that any matrix up to half of that
+ * lies in one. */
+static enum ds4_status gpu_map(struct backend *backend, const void *ptr, size_t bytes, struct ds4_error *error)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    const uint64_t page = 16384;
+    uint64_t most = b->info.buffer_bytes_max / (2 * page) * (2 * page), step = most / 2;
+    for (uint64_t at = 0; at < bytes; at += step) {
+        uint64_t n = bytes - at < most ? bytes - at : most;
+        struct gpu_buffer *buffer = b->host->wrap(b->gpu, (const uint8_t *)ptr + at, n);
+        if (!add_region(b, buffer, (const uint8_t *)ptr + at, n, true))
+            return err_set(error, DS4_ERR_DEVICE, "weights of %zu bytes cannot be given to the device: %s", bytes,
+                           buffer ? "too many parts" : b->host->error(b->gpu));
+        if (n == bytes - at) break;
+    }
+    return DS4_OK;
+}
+
+static void gpu_write(struct backend *backend, void *to, const void *from, size_t bytes)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    if (!bytes || b->failed) return;
+    struct gpu_ref target = ref_of(b, to, bytes);
+    const struct region *source = find_region(b, from, bytes);
+    bool good = source && !source->mapped ? b->host->copy(b->gpu, target, ref_of(b, from, bytes))
+                                          : b->host->write(b->gpu, target.buffer, target.offset, from, bytes);
+    if (!good) host_failed(b);
+}
+
+static void gpu_read(struct backend *backend, void *to, const void *from, size_t bytes)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    if (!bytes || b->failed) return;
+    if (b->pending && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
+    b->pending = false;
+    struct gpu_ref source = ref_of(b, from, bytes);
+    if (!b->failed && !b->host->read(b->gpu, to, source.buffer, source.offset, bytes)) host_failed(b);
+}
+
+static enum ds4_status gpu_finish(struct backend *backend, struct ds4_error *error)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    if (b->pending && !b->failed && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
+    b->pending = false;
+    if (!b->failed) return DS4_OK;
+    return err_set(error, DS4_ERR_DEVICE, "%s: %s", b->info.name, b->why);
+}
+
+static void gpu_destroy(struct backend *backend)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    if (!b) return;
+    for (uint32_t i = 0; i < b->n_regions; i++) b->host->free(b->gpu, b->regions[i].buffer);
+    if (b->gpu) b->host->close(b->gpu);
+    mem_free(b);
+}
+
+static uint32_t slice(uint64_t row_bytes, uint32_t n_rows)
+{
+    uint64_t rows = row_bytes ? SCRATCH_PART_BYTES / row_bytes : n_rows;
+    if (rows < 1) rows = 1;
+    return rows < n_rows ? (uint32_t)rows : n_rows;
+}
+
+/* Bytes of scratch; every operation begins at its start. */
+static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu *b)
+{
+    uint64_t key = (uint64_t)limits->n_index_rows * 4, up = (uint64_t)limits->n_used * limits->n_ff * 4;
+    uint32_t n_chunks = gpu_groups(limits->n_attn_rows, ATTENTION_CHUNK_ROWS);
+    uint64_t part = (uint64_t)limits->n_heads * n_chunks * (limits->dim + 2ull) * 4;
+    uint32_t split = limits->n_rows < SPLIT_ROWS_MAX ? limits->n_rows : SPLIT_ROWS_MAX;
+    uint64_t sizes[4] = {(uint64_t)limits->n_rows * HC_PRODUCTS_MAX * 4, slice(key, limits->n_rows) * key,
+                         slice(part, split) * part, slice(up, limits->n_rows) * up};
+    uint64_t most = 0;
+    for (size_t i = 0; i < 4; i++) most = sizes[i] > most ? sizes[i] : most;
+    if (b) {
+        b->key_rows = slice(key, limits->n_rows);
+        b->n_chunks = n_chunks;
+        b->split_rows = slice(part, split);
+        b->up_rows = slice(up, limits->n_rows);
+    }
+    return (most + 63) / 64 * 64 + 64;
+}
+
+static size_t gpu_scratch_bytes(const struct backend_limits *limits, uint32_t n_threads)
+{
+    (void)n_threads;
+    return (size_t)lay_out(limits, NULL);
+}
+
+static bool build_pipes(struct backend_gpu *b)
+{
+#define X(name) #name,
+    static const char *const plain[] = {PLAIN_KERNELS(X)}, *const families[] = {FORMAT_KERNELS(X)};
+#undef X
+    for (size_t i = 0; i < N_PLAIN; i++)
+        if (!(b->plain[i] = b->host->pipe(b->gpu, plain[i]))) return false;
+    for (size_t f = 0; f < N_FAMILIES; f++) {
+        for (size_t i = 0; i < N_WEIGHT_FORMATS; i++) {
+            char name[48];
+            (void)snprintf(name, sizeof name, "%s_%s", families[f], formats[i].name);
+            if (!(b->by_format[f][i] = b->host->pipe(b->gpu, name))) return false;
+        }
+    }
+    return true;
+}
+
+#define BACKEND_OPS(host_name) \
+    { \
+        .name = host_name, .alloc = gpu_alloc, .release = gpu_release, .map = gpu_map, .write = gpu_write, \
+        .read = gpu_read, .finish = gpu_finish, .destroy = gpu_destroy, .scratch_bytes = gpu_scratch_bytes, OPERATIONS \
+    }
+#define OPERATIONS \
+    .embed = gpu_embed, .hc_mix = gpu_hc_mix, .hc_reduce = gpu_hc_reduce, .hc_expand = gpu_hc_expand, \
+    .hc_head = gpu_hc_head, .rms_norm = gpu_rms_norm, .rope = gpu_rope, .matmul = gpu_matmul, \
+    .kv_store = gpu_kv_store, .compress = gpu_compress, .index_query = gpu_index_query, \
+    .index_select = gpu_index_select, .attention = gpu_attention, .router = gpu_router, \
+    .moe_gate_up = gpu_moe_gate_up, .moe_down = gpu_moe_down, .swiglu = gpu_swiglu, .add = gpu_add, \
+    .add_streams = gpu_add_streams, .gather = gpu_gather
+#ifdef DS4_GPU_METAL
+static const struct backend_ops ops_metal = BACKEND_OPS("metal");
+#endif
+#ifdef DS4_GPU_CUDA
+static const struct backend_ops ops_cuda = BACKEND_OPS("cuda");
+#endif
+#ifdef DS4_GPU_EMU
+static const struct backend_ops ops_emu = BACKEND_OPS("emu");
+#endif
+static const struct backend_ops ops_any = BACKEND_OPS("gpu");
+
+const struct gpu_choice *gpu_choices(void)
+{
+    static const struct gpu_choice list[] = {
+#ifdef DS4_GPU_METAL
+        {&ops_metal, &gpu_host_metal, true},
+#endif
+#ifdef DS4_GPU_CUDA
+        {&ops_cuda, &gpu_host_cuda, true},
+#endif
+#ifdef DS4_GPU_EMU
+        {&ops_emu, &gpu_host_emu, false},
+#endif
+        {NULL, NULL, false},
+    };
+    return list;
+}
+
+static const struct backend_ops *ops_of(const struct gpu_host *host)
+{
+    for (const struct gpu_choice *choice = gpu_choices(); choice->ops; choice++)
+        if (choice->host == host) return choice->ops;
+    return &ops_any;
+}
+
+enum ds4_status backend_gpu_create(const struct gpu_host *host, struct thread_pool *pool,
+                                   const struct backend_limits *limits, struct backend **out, struct ds4_error *error)
+{
+    char why[256] = "";
+    *out = NULL;
+    struct backend_gpu *b = mem_zalloc(1, sizeof *b);
+    if (!b) return err_set(error, DS4_ERR_NOMEM, "no memory for the GPU backend");
+    b->base.ops = ops_of(host);
+    b->base.pool = pool;
+    b->host = host;
+    b->limits = *limits;
+    b->gpu = host->open(why, sizeof why);
+    if (!b->gpu) {
+        mem_free(b);
+        return err_set(error, DS4_ERR_UNSUPPORTED, "no device for backend %s: %s", host->name, why);
+    }
+    host->info(b->gpu, &b->info);
+    b->scratch_bytes = lay_out(limits, b);
+    b->scratch = gpu_alloc(&b->base, (size_t)b->scratch_bytes);
+    if (!b->scratch || !build_pipes(b)) {
+        enum ds4_status status = err_set(error, b->scratch ? DS4_ERR_DEVICE : DS4_ERR_NOMEM, "%s: %s", b->info.name,
+                                         host->error(b->gpu));
+        gpu_destroy(&b->base);
+        return status;
+    }
+    *out = &b->base;
+    return DS4_OK;
+}

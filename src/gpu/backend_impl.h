@@ -1,0 +1,77 @@
+/* backend_impl.h - inside of the GPU backend: its struct, its table of pipelines, and how an operation is encoded. */
+#ifndef DS4_GPU_BACKEND_IMPL_H
+#define DS4_GPU_BACKEND_IMPL_H
+
+#include "gpu/backend.h"
+#include "gpu/kernels/records.h"
+
+#define REGIONS_MAX 512
+#define SCRATCH_PART_BYTES (64u << 20) /* what one operation may take for a slice of its rows */
+#define HC_PRODUCTS_MAX (16u * 18u + 1u)
+#define ATTENTION_CHUNK_ROWS 64u       /* CHUNK_ROWS of attention.k */
+#define SPLIT_ROWS_MAX 8u              /* rows of a batch up to which attention is split over chunks */
+
+/* Kernels that exist once for each weight format, and those that exist once. */
+#define FORMAT_KERNELS(X) X(embed) X(hc_dot) X(matvec) X(moe_gate_up) X(moe_expert) X(moe_down)
+#define PLAIN_KERNELS(X) \
+    X(hc_mix) X(hc_head) X(hc_reduce) X(hc_expand) X(rms_norm) X(rope) X(swiglu) X(add) X(add_streams) X(gather) \
+    X(router) X(moe_activate) X(kv_store) X(index_query) X(compress_pool) X(compress_slots) X(index_score) \
+    X(index_top) X(attention) X(attention_part) X(attention_merge)
+enum { N_WEIGHT_FORMATS = 9 };
+#define X(name) FAMILY_##name,
+enum format_family { FORMAT_KERNELS(X) N_FAMILIES };
+#undef X
+#define X(name) PIPE_##name,
+enum plain_pipe { PLAIN_KERNELS(X) N_PLAIN };
+#undef X
+
+/* Memory that addresses are resolved in. */
+struct region {
+    const uint8_t *first;
+    uint64_t bytes;
+    struct gpu_buffer *buffer;
+    bool mapped; /* memory of the host, wrapped */
+};
+
+struct backend_gpu {
+    struct backend base;
+    const struct gpu_host *host;
+    struct gpu *gpu;
+    struct gpu_info info;
+    struct backend_limits limits;
+    const struct gpu_pipe *plain[N_PLAIN], *by_format[N_FAMILIES][N_WEIGHT_FORMATS];
+    struct region regions[REGIONS_MAX];
+    uint32_t n_regions, last_region;
+    uint8_t *scratch;
+    uint64_t scratch_bytes;
+    uint32_t key_rows, split_rows, n_chunks, up_rows; /* rows of a slice of each user of scratch */
+    bool pending;                                     /* dispatches since the last wait */
+    bool failed;
+    char why[256];
+};
+static inline struct backend_gpu *gpu_of(struct backend *b) { return (struct backend_gpu *)b; }
+
+/* An operation being encoded: buffers are bound in the order of a kernel's parameters. */
+struct gpu_call {
+    struct backend_gpu *b;
+    struct gpu_ref refs[GPU_REFS_MAX];
+    int n;
+};
+static inline struct gpu_call gpu_call_begin(struct backend *b) { return (struct gpu_call){.b = gpu_of(b)}; }
+/* NULL or no bytes: bound to something that the kernel does not touch. */
+void gpu_bind(struct gpu_call *c, const void *ptr, uint64_t bytes);
+void gpu_bind_floats(struct gpu_call *c, const float *ptr, uint64_t n);
+/* From ptr to the end of the memory it lies in. */
+void gpu_bind_rest(struct gpu_call *c, const void *ptr);
+void gpu_bind_weight(struct gpu_call *c, const struct op_weight *w);
+void gpu_run(struct gpu_call *c, const struct gpu_pipe *pipe, const void *record, size_t record_bytes, uint32_t x,
+             uint32_t y, uint32_t z, uint32_t n_threads);
+const struct gpu_pipe *gpu_format_pipe(struct backend_gpu *b, enum format_family family, uint32_t type);
+void gpu_fail(struct backend_gpu *b, const char *sentence);
+static inline uint32_t gpu_groups(uint64_t n, uint32_t each) { return (uint32_t)((n + each - 1) / each); }
+
+#define OP(op_name) void gpu_##op_name(struct backend *b, const struct op_name##_args *args);
+#include "ops/ops.def"
+#undef OP
+
+#endif

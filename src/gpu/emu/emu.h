@@ -1,0 +1,42 @@
+/* emu.h - the emulator of a GPU: runs a grid of threadgroups, each thread a fiber, with barriers and simd operations as
+ * on a GPU of 32 lanes, and looks at every access to memory.
+ *
+ * The kernels are compiled with -fsanitize=thread, for which compilers call a function around each access; the
+ * sanitizer itself is not linked, the functions are ours (memory.c). What is reported, whatever order threads ran in:
+ * accesses outside of what was bound or declared, or misaligned; writes to read-only bindings; threadgroup memory that
+ * is read before it was written, or exceeds 32 KB; two threads at one byte without a barrier between, one of them
+ * writing; a byte that one threadgroup writes and another touches; simd operations and barriers that not all reach.
+ *
+ * One launch at a time in a process; a lock sees to it. */
+#ifndef DS4_GPU_EMU_H
+#define DS4_GPU_EMU_H
+
+#include "gpu/emu/emu_kernel.h"
+
+enum emu_order { EMU_FORWARD, EMU_REVERSE, EMU_RANDOM };         /* in which threads run */
+enum emu_layout { EMU_LAYOUT_APPLE, EMU_LAYOUT_NVIDIA, EMU_LAYOUT_SCRAMBLED }; /* elements of a tile over lanes */
+
+struct emu_options {
+    enum emu_order order;
+    enum emu_layout layout;
+    uint32_t seed;
+};
+void emu_set_options(const struct emu_options *options);
+
+struct emu_binding {
+    void *ptr;
+    size_t bytes;
+};
+struct emu_report {
+    uint64_t n_errors, n_barriers, n_simd, n_loads, n_stores; /* of one launch */
+    char first[256];                                            /* the first error, as a sentence */
+};
+
+const struct emu_kernel *emu_find(const char *name); /* NULL when there is none */
+/* Runs a grid of groups; bindings[0] is the record. False when anything was reported. */
+bool emu_launch(const struct emu_kernel *kernel, const unsigned grid[3], unsigned n_threads,
+                const struct emu_binding *bindings, int n_bindings, struct emu_report *report);
+/* Bytes of stacks and records held by the process. */
+void emu_release(void);
+
+#endif

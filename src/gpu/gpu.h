@@ -1,0 +1,71 @@
+/* gpu.h - what a device must offer to run kernels: buffers, pipelines, lists of dispatches. Plain C; a host is one
+ * implementation (emulator, CUDA, Metal) as a table of functions, and a program may hold several. All calls come from
+ * one thread. Functions that can fail return false or NULL, and error() has the sentence.
+ *
+ * Dispatches run in the order they are given; those between overlap(true) and overlap(false) may run at the same time
+ * and must not depend on each other. A list begins with the first dispatch after a submit. */
+#ifndef DS4_GPU_GPU_H
+#define DS4_GPU_GPU_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GPU_REFS_MAX 30 /* buffers of a dispatch; the record is one more */
+
+struct gpu;
+struct gpu_buffer;
+struct gpu_pipe;
+
+/* A part of a buffer; a kernel touches nothing outside of it. */
+struct gpu_ref {
+    struct gpu_buffer *buffer;
+    uint64_t offset, bytes;
+};
+
+struct gpu_info {
+    char name[64];
+    uint64_t memory_bytes, buffer_bytes_max;
+    bool unified; /* addresses of buffers can be read by the host once a list was waited for */
+};
+
+struct gpu_host {
+    const char *name;
+    /* NULL: no device; why is filled. */
+    struct gpu *(*open)(char *why, size_t why_size);
+    void (*close)(struct gpu *g);
+    const char *(*error)(const struct gpu *g); /* of the first failure */
+    void (*info)(const struct gpu *g, struct gpu_info *out);
+
+    struct gpu_buffer *(*alloc)(struct gpu *g, uint64_t bytes); /* zero-filled */
+    /* Read-only memory of the host, page-aligned, that outlives the buffer: used in place where the device can, else
+     * copied. */
+    struct gpu_buffer *(*wrap)(struct gpu *g, const void *memory, uint64_t bytes);
+    void (*free)(struct gpu *g, struct gpu_buffer *buffer);
+    /* Stands for the first byte: the host's view where there is one, else the device's. Unique in the process. */
+    void *(*address)(const struct gpu_buffer *buffer);
+    /* In order with dispatches. from and to of read and write are host memory. */
+    bool (*write)(struct gpu *g, struct gpu_buffer *to, uint64_t offset, const void *from, uint64_t bytes);
+    bool (*read)(struct gpu *g, void *to, const struct gpu_buffer *from, uint64_t offset, uint64_t bytes);
+    bool (*copy)(struct gpu *g, struct gpu_ref to, struct gpu_ref from); /* to.bytes */
+
+    const struct gpu_pipe *(*pipe)(struct gpu *g, const char *kernel); /* NULL: there is none, or it does not build */
+    bool (*dispatch)(struct gpu *g, const struct gpu_pipe *pipe, const void *record, size_t record_bytes,
+                     const struct gpu_ref *refs, int n_refs, const unsigned grid[3], unsigned n_threads);
+    void (*overlap)(struct gpu *g, bool on);
+    bool (*submit)(struct gpu *g);
+    bool (*wait)(struct gpu *g); /* for everything submitted */
+    double (*seconds)(const struct gpu *g); /* the device's time for the last list */
+};
+
+extern const struct gpu_host gpu_host_emu, gpu_host_cuda, gpu_host_metal; /* those in this build */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,81 @@
+/* records.h - the argument records of the kernels: 32-bit fields only, so that C, Metal, CUDA and the emulator see the
+ * same bytes. Buffers are parameters of their own and are not named here; an optional one that is absent is bound to
+ * something unused and its flag is 0. What the operations compute is said in ops/args.h. */
+#ifndef DS4_GPU_KERNELS_RECORDS_H
+#define DS4_GPU_KERNELS_RECORDS_H
+
+struct embed_record {
+    uint32_t n_hc, n_embd, row_bytes;
+};
+/* A group of threads computes some of n_out products for one input row; the product n_out is the sum of squares. */
+struct hc_dot_record {
+    uint32_t n_in, n_out, row_bytes;
+};
+struct hc_mix_record {
+    uint32_t n_hc, n_in, n_iters;
+    float hc_eps, rms_eps;
+};
+struct hc_sum_record { /* reduce and expand */
+    uint32_t n_hc, n_embd, has_norm;
+    float rms_eps;
+};
+struct rms_norm_record {
+    uint32_t n, has_weight;
+    float eps;
+};
+struct rope_record {
+    uint32_t n_heads, dim, n_rope, inverse;
+};
+struct matvec_record {
+    uint32_t n_in, n_out, row_bytes, n_groups, group_out; /* outputs of a group */
+};
+struct moe_record {
+    uint32_t n_in, n_out, n_used, row_bytes;
+    uint32_t stack_low, stack_high; /* bytes from one expert to the next, 64 bits */
+    float limit;
+    uint32_t per_choice;            /* the input has a row for each choice, not for each token */
+};
+struct elements_record {
+    uint32_t n, n_hc, n_embd;
+    float limit;
+};
+
+/* Where state lies; see op_ring and op_span_rows. Rows are packed unless is_f32. */
+struct ring_place {
+    uint32_t tail_bytes, offset, row_bytes, n_slots, is_f32;
+};
+struct rows_place {
+    uint32_t span_bytes, offset, row_bytes, per_span, is_f32;
+};
+struct kv_store_record {
+    uint32_t dim, n_rope, round;
+    struct ring_place ring;
+};
+struct compress_record {
+    uint32_t ratio, dim, width, n_rope, n_slots, is_index, round;
+    float rms_eps;
+    uint32_t tail_bytes, slots_offset;
+    struct rows_place rows;
+};
+struct index_query_record {
+    uint32_t n_heads, dim, round;
+    float norm; /* fl32(dim^-1/2) */
+};
+struct index_record {
+    uint32_t n_heads, dim, top_k, ratio, row_first; /* row_first: of this slice of the batch */
+    uint32_t n_keys;                                /* a row of keys */
+    float scale;
+    struct rows_place rows;
+};
+struct attention_record {
+    uint32_t n_heads, dim, n_rope, window, ratio, top_k, has_sel, n_chunks;
+    float scale;
+    struct ring_place ring;
+    struct rows_place rows;
+};
+struct router_record {
+    uint32_t n_experts, n_used, has_bias, has_hash;
+    float scale;
+};
+
+#endif

@@ -1,0 +1,248 @@
+/* ops_dense.c - operations without session state on the GPU: embedding, hyper-connections, norms, products, experts.
+ * Each function picks the kernel, fills its record, binds buffers in the order of its parameters and sizes the grid. */
+#include "gpu/backend_impl.h"
+#include "quant/quant.h"
+
+#define OUTPUTS_PER_GROUP 8u /* of the kernels in matvec.k: 4 simdgroups, 2 outputs each */
+
+void gpu_embed(struct backend *b, const struct embed_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct embed_record record = {args->n_hc, args->n_embd, (uint32_t)args->table.row_bytes};
+    gpu_bind(&c, args->tokens, args->n_rows * sizeof *args->tokens);
+    gpu_bind_weight(&c, &args->table);
+    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_hc * args->n_embd);
+    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_embed, args->table.type), &record, sizeof record, args->n_rows, 1, 1, 128);
+}
+
+/* Products of fn with every row and their sums of squares, into scratch. */
+static void hc_products(struct backend *b, uint32_t n_rows, const float *x, const struct op_weight *fn)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct hc_dot_record record = {fn->n_in, fn->n_out, (uint32_t)fn->row_bytes};
+    ensure(fn->n_out < HC_PRODUCTS_MAX && n_rows <= c.b->limits.n_rows);
+    gpu_bind_floats(&c, x, (uint64_t)n_rows * fn->n_in);
+    gpu_bind_weight(&c, fn);
+    gpu_bind(&c, c.b->scratch, (uint64_t)n_rows * (fn->n_out + 1) * sizeof(float));
+    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_hc_dot, fn->type), &record, sizeof record, gpu_groups(fn->n_out + 1ull, 4),
+            n_rows, 1, 128);
+}
+
+void gpu_hc_mix(struct backend *b, const struct hc_mix_args *args)
+{
+    uint32_t n = args->n_hc, n_mix = n * (2 + n);
+    hc_products(b, args->n_rows, args->x, &args->fn);
+    struct gpu_call c = gpu_call_begin(b);
+    struct hc_mix_record record = {n, args->fn.n_in, args->n_iters, args->hc_eps, args->rms_eps};
+    gpu_bind(&c, c.b->scratch, (uint64_t)args->n_rows * (n_mix + 1) * sizeof(float));
+    gpu_bind_floats(&c, args->scale, 3);
+    gpu_bind_floats(&c, args->base, n_mix);
+    gpu_bind_floats(&c, args->pre, (uint64_t)args->n_rows * n);
+    gpu_bind_floats(&c, args->post, (uint64_t)args->n_rows * n);
+    gpu_bind_floats(&c, args->comb, (uint64_t)args->n_rows * n * n);
+    gpu_run(&c, c.b->plain[PIPE_hc_mix], &record, sizeof record, args->n_rows, 1, 1, 32);
+}
+
+void gpu_hc_head(struct backend *b, const struct hc_head_args *args)
+{
+    uint32_t n = args->n_hc;
+    hc_products(b, args->n_rows, args->x, &args->fn);
+    struct gpu_call c = gpu_call_begin(b);
+    struct hc_mix_record record = {n, args->fn.n_in, 0, args->hc_eps, args->rms_eps};
+    gpu_bind(&c, c.b->scratch, (uint64_t)args->n_rows * (n + 1) * sizeof(float));
+    gpu_bind_floats(&c, args->scale, 1);
+    gpu_bind_floats(&c, args->base, n);
+    gpu_bind_floats(&c, args->w, (uint64_t)args->n_rows * n);
+    gpu_run(&c, c.b->plain[PIPE_hc_head], &record, sizeof record, args->n_rows, 1, 1, 32);
+}
+
+void gpu_hc_reduce(struct backend *b, const struct hc_reduce_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct hc_sum_record record = {args->n_hc, args->n_embd, args->norm != NULL, args->rms_eps};
+    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_hc * args->n_embd);
+    gpu_bind_floats(&c, args->w, (uint64_t)args->n_rows * args->n_hc);
+    gpu_bind_floats(&c, args->norm, args->n_embd);
+    gpu_bind_floats(&c, args->u, (uint64_t)args->n_rows * args->n_embd);
+    gpu_run(&c, c.b->plain[PIPE_hc_reduce], &record, sizeof record, args->n_rows, 1, 1, 256);
+}
+
+void gpu_hc_expand(struct backend *b, const struct hc_expand_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct hc_sum_record record = {.n_hc = args->n_hc, .n_embd = args->n_embd};
+    gpu_bind_floats(&c, args->y, (uint64_t)args->n_rows * args->n_embd);
+    gpu_bind_floats(&c, args->post, (uint64_t)args->n_rows * args->n_hc);
+    gpu_bind_floats(&c, args->comb, (uint64_t)args->n_rows * args->n_hc * args->n_hc);
+    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_hc * args->n_embd);
+    gpu_run(&c, c.b->plain[PIPE_hc_expand], &record, sizeof record, gpu_groups(args->n_embd, 256), args->n_rows, 1,
+            256);
+}
+
+void gpu_rms_norm(struct backend *b, const struct rms_norm_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct rms_norm_record record = {args->n, args->weight != NULL, args->eps};
+    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n);
+    gpu_bind_floats(&c, args->weight, args->n);
+    gpu_bind_floats(&c, args->y, (uint64_t)args->n_rows * args->n);
+    gpu_run(&c, c.b->plain[PIPE_rms_norm], &record, sizeof record, args->n_rows, 1, 1, 256);
+}
+
+void gpu_rope(struct backend *b, const struct rope_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct rope_record record = {args->n_heads, args->dim, args->n_rope, args->inverse};
+    gpu_bind(&c, args->pos, args->n_rows * sizeof *args->pos);
+    gpu_bind_floats(&c, args->freq, args->n_rope / 2);
+    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_heads * args->dim);
+    if (args->n_rope)
+        gpu_run(&c, c.b->plain[PIPE_rope], &record, sizeof record, args->n_heads, args->n_rows, 1, 32);
+}
+
+void gpu_matmul(struct backend *b, const struct matmul_args *args)
+{
+    struct backend_gpu *gpu = gpu_of(b);
+    if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, true);
+    for (uint32_t i = 0; i < args->n_outputs; i++) {
+        const struct op_weight *w = &args->out[i].w;
+        struct gpu_call c = gpu_call_begin(b);
+        struct matvec_record record = {w->n_in, w->n_out, (uint32_t)w->row_bytes, args->n_groups,
+                                       w->n_out / args->n_groups};
+        gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_groups * w->n_in);
+        gpu_bind_weight(&c, w);
+        gpu_bind_floats(&c, args->out[i].y, (uint64_t)args->n_rows * w->n_out);
+        gpu_run(&c, gpu_format_pipe(gpu, FAMILY_matvec, w->type), &record, sizeof record,
+                gpu_groups(w->n_out, OUTPUTS_PER_GROUP), args->n_rows, 1, 128);
+    }
+    if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, false);
+}
+
+void gpu_router(struct backend *b, const struct router_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct router_record record = {args->n_experts, args->n_used, args->bias != NULL, args->hash != NULL, args->scale};
+    ensure(args->n_experts <= 1024 && args->n_used <= 32);
+    gpu_bind_floats(&c, args->logits, (uint64_t)args->n_rows * args->n_experts);
+    gpu_bind_floats(&c, args->bias, args->n_experts);
+    gpu_bind_rest(&c, args->hash);
+    gpu_bind(&c, args->hash ? args->tokens : NULL, args->n_rows * sizeof *args->tokens);
+    gpu_bind(&c, args->ids, (uint64_t)args->n_rows * args->n_used * sizeof *args->ids);
+    gpu_bind_floats(&c, args->weights, (uint64_t)args->n_rows * args->n_used);
+    gpu_run(&c, c.b->plain[PIPE_router], &record, sizeof record, args->n_rows, 1, 1, 32);
+}
+
+static struct moe_record expert_record(const struct op_weight *w, uint32_t n_used, float limit)
+{
+    return (struct moe_record){.n_in = w->n_in, .n_out = w->n_out, .n_used = n_used,
+                               .row_bytes = (uint32_t)w->row_bytes, .stack_low = (uint32_t)w->stack_bytes, .stack_high = (uint32_t)(w->stack_bytes >> 32),
+                               .limit = limit};
+}
+
+/* The product of one of the two matrices with rows from row_first on. */
+static void expert_products(struct backend *b, const struct moe_gate_up_args *args, const struct op_weight *w,
+                            uint32_t row_first, uint32_t n_rows, float *y)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct moe_record record = expert_record(w, args->n_used, args->limit);
+    uint64_t n_pairs = (uint64_t)n_rows * args->n_used;
+    gpu_bind_floats(&c, args->x + (size_t)row_first * w->n_in, (uint64_t)n_rows * w->n_in);
+    gpu_bind(&c, args->ids + (size_t)row_first * args->n_used, n_pairs * sizeof *args->ids);
+    gpu_bind_weight(&c, w);
+    gpu_bind_floats(&c, y, n_pairs * w->n_out);
+    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_moe_expert, w->type), &record, sizeof record,
+            gpu_groups(w->n_out, OUTPUTS_PER_GROUP), (uint32_t)n_pairs, 1, 128);
+}
+
+/* Gate and up in different formats: the gate's products in m, the up's in scratch, then both together. */
+static void gate_up_apart(struct backend *b, const struct moe_gate_up_args *args)
+{
+    uint32_t step = gpu_of(b)->up_rows, n_out = args->gate.n_out;
+    for (uint32_t first = 0; first < args->n_rows; first += step) {
+        uint32_t n = args->n_rows - first < step ? args->n_rows - first : step;
+        uint64_t n_pairs = (uint64_t)n * args->n_used;
+        float *m = args->m + (size_t)first * args->n_used * n_out, *up = (float *)(void *)gpu_of(b)->scratch;
+        expert_products(b, args, &args->gate, first, n, m);
+        expert_products(b, args, &args->up, first, n, up);
+        struct gpu_call c = gpu_call_begin(b);
+        struct moe_record record = expert_record(&args->up, args->n_used, args->limit);
+        gpu_bind_floats(&c, up, n_pairs * n_out);
+        gpu_bind_floats(&c, args->weights + (size_t)first * args->n_used, n_pairs);
+        gpu_bind_floats(&c, m, n_pairs * n_out);
+        gpu_run(&c, c.b->plain[PIPE_moe_activate], &record, sizeof record, gpu_groups(n_out, 256), (uint32_t)n_pairs, 1,
+                256);
+    }
+}
+
+void gpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
+{
+    const struct op_weight *gate = &args->gate;
+    if (gate->type != args->up.type || gate->stack_bytes != args->up.stack_bytes) {
+        gate_up_apart(b, args);
+        return;
+    }
+    struct gpu_call c = gpu_call_begin(b);
+    struct moe_record record = expert_record(gate, args->n_used, args->limit);
+    uint64_t n_pairs = (uint64_t)args->n_rows * args->n_used;
+    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * gate->n_in);
+    gpu_bind(&c, args->ids, n_pairs * sizeof *args->ids);
+    gpu_bind_floats(&c, args->weights, n_pairs);
+    gpu_bind_weight(&c, gate);
+    gpu_bind_weight(&c, &args->up);
+    gpu_bind_floats(&c, args->m, n_pairs * gate->n_out);
+    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_moe_gate_up, gate->type), &record, sizeof record,
+            gpu_groups(gate->n_out, OUTPUTS_PER_GROUP), (uint32_t)n_pairs, 1, 128);
+}
+
+void gpu_moe_down(struct backend *b, const struct moe_down_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct moe_record record = expert_record(&args->down, args->n_used, 0);
+    uint64_t n_pairs = (uint64_t)args->n_rows * args->n_used;
+    gpu_bind_floats(&c, args->m, n_pairs * args->down.n_in);
+    gpu_bind(&c, args->ids, n_pairs * sizeof *args->ids);
+    gpu_bind_weight(&c, &args->down);
+    gpu_bind_floats(&c, args->y, (uint64_t)args->n_rows * args->down.n_out);
+    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_moe_down, args->down.type), &record, sizeof record,
+            gpu_groups(args->down.n_out, OUTPUTS_PER_GROUP), args->n_rows, 1, 128);
+}
+
+void gpu_swiglu(struct backend *b, const struct swiglu_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct elements_record record = {.n = (uint32_t)args->n, .limit = args->limit};
+    ensure(args->n <= INT32_MAX);
+    gpu_bind_floats(&c, args->a, args->n);
+    gpu_bind_floats(&c, args->b, args->n);
+    gpu_bind_floats(&c, args->m, args->n);
+    gpu_run(&c, c.b->plain[PIPE_swiglu], &record, sizeof record, gpu_groups(args->n, 256), 1, 1, 256);
+}
+
+void gpu_add(struct backend *b, const struct add_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct elements_record record = {.n = (uint32_t)args->n};
+    ensure(args->n <= INT32_MAX);
+    gpu_bind_floats(&c, args->x, args->n);
+    gpu_bind_floats(&c, args->y, args->n);
+    gpu_run(&c, c.b->plain[PIPE_add], &record, sizeof record, gpu_groups(args->n, 256), 1, 1, 256);
+}
+
+void gpu_add_streams(struct backend *b, const struct add_streams_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct elements_record record = {.n = args->n_hc * args->n_embd, .n_hc = args->n_hc, .n_embd = args->n_embd};
+    gpu_bind_floats(&c, args->e, (uint64_t)args->n_rows * args->n_embd);
+    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * record.n);
+    gpu_run(&c, c.b->plain[PIPE_add_streams], &record, sizeof record, gpu_groups(record.n, 256), args->n_rows, 1, 256);
+}
+
+void gpu_gather(struct backend *b, const struct gather_args *args)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct elements_record record = {.n = args->n};
+    gpu_bind(&c, args->index, args->n_out * sizeof *args->index);
+    gpu_bind_rest(&c, args->x);
+    gpu_bind_floats(&c, args->y, (uint64_t)args->n_out * args->n);
+    gpu_run(&c, c.b->plain[PIPE_gather], &record, sizeof record, gpu_groups(args->n, 256), args->n_out, 1, 256);
+}

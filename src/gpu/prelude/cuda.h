@@ -1,0 +1,125 @@
+/* cuda.h - the kernel dialect for CUDA. The vocabulary is described in src/gpu/kernels/README.md. */
+#ifndef DS4_GPU_PRELUDE_CUDA_H
+#define DS4_GPU_PRELUDE_CUDA_H
+
+#include <cuda_fp16.h>
+#include <stdint.h>
+#include <string.h>
+
+namespace k {
+typedef unsigned int uint;
+typedef unsigned short ushort;
+typedef unsigned char uchar;
+typedef unsigned long ulong;
+using ::half;
+
+#define K_DEVFN static __device__ __forceinline__
+#define K_DEVM __device__ __forceinline__
+#include "gpu/prelude/cxx.h"
+
+K_DEVFN float exp(float x) { return __expf(x); }
+K_DEVFN float log(float x) { return __logf(x); }
+namespace precise {
+K_DEVFN float exp(float x) { return expf(x); }
+K_DEVFN float log(float x) { return logf(x); }
+K_DEVFN float sqrt(float x) { return sqrtf(x); }
+K_DEVFN float divide(float a, float b) { return __fdiv_rn(a, b); }
+}
+
+#define K_ALL_LANES 0xffffffffu
+template <typename T> K_DEVFN T simd_shuffle(T v, uint from) { return __shfl_sync(K_ALL_LANES, v, from); }
+template <typename T> K_DEVFN T simd_shuffle_xor(T v, uint mask) { return __shfl_xor_sync(K_ALL_LANES, v, mask); }
+template <typename T> K_DEVFN T simd_broadcast(T v, uint from) { return __shfl_sync(K_ALL_LANES, v, from); }
+K_DEVFN float simd_sum(float v)
+{
+    for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(K_ALL_LANES, v, o);
+    return v;
+}
+K_DEVFN float simd_max(float v)
+{
+    for (int o = 16; o; o >>= 1) v = fmaxf(v, __shfl_xor_sync(K_ALL_LANES, v, o));
+    return v;
+}
+
+/* A tile of 16 x 16 is two mma.m16n8k16. The lane layouts are those of the PTX manual. */
+struct tile_acc {
+    float e[8];
+};
+struct tile_a {
+    uint r[4];
+};
+struct tile_b {
+    uint r[4];
+};
+K_DEVFN void tile_zero(tile_acc &c)
+{
+    for (int i = 0; i < 8; i++) c.e[i] = 0.0f;
+}
+K_DEVFN void k_load_four(uint (&r)[4], const half *p)
+{
+    uint at = (uint)__cvta_generic_to_shared(p);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+K_DEVFN void tile_load_a(tile_a &a, const half *p, uint ld, uint lane)
+{
+    k_load_four(a.r, p + (lane & 15) * ld + (lane >> 4) * 8);
+}
+/* Four 8 x 8 blocks: (n 0, k 0), (n 0, k 8), (n 8, k 0), (n 8, k 8). */
+K_DEVFN void tile_load_bt(tile_b &b, const half *p, uint ld, uint lane)
+{
+    k_load_four(b.r, p + ((lane & 7) + (lane >> 4) * 8) * ld + ((lane >> 3) & 1) * 8);
+}
+K_DEVFN void tile_load_b(tile_b &b, const half *p, uint ld, uint lane)
+{
+    uint at = (uint)__cvta_generic_to_shared(p + (lane & 15) * ld + (lane >> 4) * 8);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(b.r[0]), "=r"(b.r[1]), "=r"(b.r[2]), "=r"(b.r[3]) : "r"(at) : "memory");
+}
+K_DEVFN void k_mma(float *d, const uint *a, uint b0, uint b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+K_DEVFN void tile_mma(tile_acc &c, const tile_a &a, const tile_b &b)
+{
+    k_mma(c.e, a.r, b.r[0], b.r[1]);
+    k_mma(c.e + 4, a.r, b.r[2], b.r[3]);
+}
+K_DEVFN uint tile_row(uint lane, uint i) { return (lane >> 2) + ((i >> 1) & 1) * 8; }
+K_DEVFN uint tile_col(uint lane, uint i) { return (i >> 2) * 8 + (lane & 3) * 2 + (i & 1); }
+K_DEVFN float tile_get(const tile_acc &c, uint i) { return c.e[i]; }
+K_DEVFN void tile_set(tile_acc &c, uint i, float v) { c.e[i] = v; }
+}
+
+#define K_CUDA 1
+/* The CUDA headers spell __device__ as __attribute__((device)), which the keyword macro below would blank; kernels
+ * use the attribute's other spelling. */
+#undef __device__
+#define K_DEVICE __attribute__((__device__))
+#define device
+#define threadgroup
+#define thread
+#define constant const
+#define FN static K_DEVICE __forceinline__
+#define KERNEL(name, max_threads) \
+    enum { name##_max_threads = max_threads }; \
+    extern "C" __global__ void __launch_bounds__(max_threads) name
+#define ARGS(T, a) const __grid_constant__ T a
+#define IN(T, p) const T *__restrict__ p
+#define OUT(T, p) T *__restrict__ p
+#define INOUT(T, p) T *p
+#define BUILTINS
+#define k_group blockIdx
+#define k_tid threadIdx.x
+#define k_lane (threadIdx.x & 31u)
+#define k_sg (threadIdx.x >> 5)
+#define SHARED(T, name, n) __shared__ __align__(16) T name[n]
+#define TABLE(T, name, n) static K_DEVICE const T name[n]
+#define UNROLL _Pragma("unroll")
+#define BARRIER() __syncthreads()
+#define SIMD_BARRIER() __syncwarp()
+
+#endif

@@ -1,0 +1,88 @@
+/* test_emulator.c - the kernels of the GPU backend in the emulator, against the reference: every operation, every
+ * weight format, the shapes of tests/lib/op_table.c with fewer rows, threads in three orders with three layouts of tiles. The
+ * emulator reports what no comparison would find: races, accesses outside of what was bound, divergence.
+ *
+ * A build without the emulator (no C++ compiler, thread sanitizer) says so. */
+#include <stdio.h>
+
+#include "gpu/backend.h"
+#include "lib/op_table.h"
+#include "lib/test.h"
+#include "quant/quant.h"
+
+#ifdef DS4_GPU_EMU
+#include "gpu/emu/emu.h"
+
+#define ROWS_MAX 5u       /* of a case; emulation is slow */
+#define ROWS_SPLIT 11u    /* more than attention is split for */
+
+static enum ds4_status create_emu(struct thread_pool *pool, const struct backend_limits *limits, struct backend **out,
+                                  struct ds4_error *error)
+{
+    return backend_gpu_create(&gpu_host_emu, pool, limits, out, error);
+}
+static const struct op_backend_entry emulator = {"emu", create_emu};
+
+/* A case with fewer rows and outputs; sessions that would have none are left out. */
+static struct op_shape smaller(struct op_shape s, const char *op)
+{
+    bool compresses = strcmp(op, "compress") == 0;
+    uint32_t most = compresses ? s.n_rows : strcmp(op, "attention") == 0 && s.n_rows > 9 ? ROWS_SPLIT : ROWS_MAX;
+    if (s.n_rows > most) s.n_rows = most;
+    if (s.n_seqs > s.n_rows) s.n_seqs = s.n_rows;
+    return s;
+}
+
+static void compare(size_t case_i, size_t *n_compared, double *worst)
+{
+    char name[64], what[96];
+    struct op_shape shape;
+    for (size_t i = 0; op_variant(case_i, i, &shape, name, sizeof name); i++) {
+        struct op_run ref, run;
+        if (!op_shape_fits(&shape) || shape.large) continue;
+        if (op_table[case_i].shape.n_rows > 200) continue; /* many rows are many runs of the same kernels */
+        shape = smaller(shape, op_table[case_i].op);
+        struct emu_options options = {.order = (enum emu_order)(*n_compared % 3),
+                                      .layout = (enum emu_layout)(*n_compared / 3 % 3), .seed = (uint32_t)case_i};
+        emu_set_options(&options);
+        (void)snprintf(what, sizeof what, "%s on the emulator, order %d", name, options.order);
+        op_run_case(&ref, &op_backends[0], 0, name, op_table[case_i].fn, &shape, NULL, 0);
+        op_run_case(&run, &emulator, 0, name, op_table[case_i].fn, &shape, NULL, 0);
+        op_compare(&run, &ref, what, worst);
+        op_run_free(&run);
+        op_run_free(&ref);
+        (*n_compared)++;
+    }
+}
+
+TEST(every_kernel_agrees_with_the_reference_in_every_order_of_threads)
+{
+    static const char *const op_names[] = {
+#define OP(op_name) #op_name,
+#include "ops/ops.def"
+#undef OP
+    };
+    size_t n_compared = 0;
+    for (size_t op = 0; op < sizeof op_names / sizeof *op_names; op++) {
+        size_t before = n_compared;
+        double worst = 0;
+        for (size_t i = 0; i < n_op_table; i++)
+            if (strcmp(op_table[i].op, op_names[op]) == 0) compare(i, &n_compared, &worst);
+        if (n_compared == before) fail_msg("no case for operation %s", op_names[op]);
+        print_message("%-12s %3zu comparisons, worst row %.3f of its tolerance\n", op_names[op], n_compared - before,
+                      worst);
+    }
+}
+
+int main(void) { return RUN_TESTS(T(every_kernel_agrees_with_the_reference_in_every_order_of_threads)); }
+
+#else
+
+TEST(this_build_has_no_emulator_and_says_so)
+{
+    for (const struct gpu_choice *choice = gpu_choices(); choice->ops; choice++)
+        assert_string_not_equal(choice->ops->name, "emu");
+}
+int main(void) { return RUN_TESTS(T(this_build_has_no_emulator_and_says_so)); }
+
+#endif
