@@ -135,8 +135,8 @@ void gpu_router(struct backend *b, const struct router_args *args)
 static struct moe_record expert_record(const struct op_weight *w, uint32_t n_used, float limit)
 {
     return (struct moe_record){.n_in = w->n_in, .n_out = w->n_out, .n_used = n_used,
-                               .row_bytes = (uint32_t)w->row_bytes, .stack_low = (uint32_t)w->stack_bytes, .stack_high = (uint32_t)(w->stack_bytes >> 32),
-                               .limit = limit};
+                               .row_bytes = (uint32_t)w->row_bytes, .stack_low = (uint32_t)w->stack_bytes,
+                               .stack_high = (uint32_t)(w->stack_bytes >> 32), .limit = limit};
 }
 
 /* The product of one of the two matrices with rows from row_first on. */

@@ -10,7 +10,8 @@ import pytest
 
 KERNELS = sorted(glob.glob("src/gpu/kernels/*.k"))
 CLANG = ["clang++", "-target", "aarch64-linux-gnu", "-x", "c++", "-std=c++14", "-nostdinc", "-nostdinc++",
-         "-fsyntax-only", "-Itests/gpu/conformance", "-Isrc", "-Itests/gpu", "-Wall", "-Wextra", "-Wconversion", "-Wno-unused",
+         "-fsyntax-only", "-Itests/gpu/conformance", "-Isrc", "-Itests/gpu",
+         "-Wall", "-Wextra", "-Wconversion", "-Wno-unused",
          "-Wno-unused-parameter", "-Wno-unknown-attributes", "-Wno-sign-conversion",
          "-Wno-implicit-int-float-conversion", "-Wno-implicit-int-conversion", "-Wmissing-variable-declarations",
          "-Werror"]

@@ -1,6 +1,6 @@
 /* test_emulator.c - the kernels of the GPU backend in the emulator, against the reference: every operation, every
- * weight format, the shapes of tests/lib/op_table.c with fewer rows, threads in three orders with three layouts of tiles. The
- * emulator reports what no comparison would find: races, accesses outside of what was bound, divergence.
+ * weight format, the shapes of tests/lib/op_table.c with fewer rows, threads in three orders with three layouts of
+ * tiles. The emulator reports what no comparison would find: races, accesses outside of what was bound, divergence.
  *
  * A build without the emulator (no C++ compiler, thread sanitizer) says so. */
 #include <stdio.h>

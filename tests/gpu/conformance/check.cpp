@@ -1,4 +1,4 @@
-/* check.cpp - what the conformance check compiles: the Metal prelude, all kernels, and the sample that NEGATIVE names. */
+/* check.cpp - what the conformance check compiles: the Metal prelude, all kernels, the sample that NEGATIVE names. */
 #define K_CHECK 1
 #include "gpu/prelude/metal.h"
 #include "gpu/kernels/all.k"
