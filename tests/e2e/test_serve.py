@@ -126,6 +126,30 @@ def test_streamed_chat_says_what_unstreamed_chat_says(start):
     assert message["content"] == "one two " and message["reasoning_content"] == "END in thought"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_thinking_that_is_not_shown_comes_back_in_its_signature(start, stream):
+    server = start()
+    body = {"messages": user("weather"), "thinking": {"type": "adaptive", "display": "omitted"},
+            "tools": [{"name": "get_weather", "input_schema": {}}]}
+    if stream:
+        events = server.events("/v1/messages", **body)
+        blocks = [dict(e["content_block"]) for e in events if e["type"] == "content_block_start"]
+        deltas = [e["delta"] for e in events if e["type"] == "content_block_delta" and e["index"] == 0]
+        assert [d["type"] for d in deltas] == ["signature_delta"]
+        blocks[0]["signature"] = deltas[0]["signature"]
+        blocks[1]["text"] = "Checking."
+        inputs = [e["delta"].get("partial_json", "") for e in events if e["type"] == "content_block_delta"]
+        blocks[2]["input"] = json.loads("".join(inputs).removesuffix("{}"))
+    else:
+        blocks = server.post("/v1/messages", **body)[1]["content"]
+    assert blocks[0]["type"] == "thinking" and blocks[0]["thinking"] == "" and blocks[0]["signature"]
+    results = [{"type": "tool_result", "tool_use_id": b["id"], "content": "sunny"} for b in blocks[2:]]
+    body["messages"] += [{"role": "assistant", "content": blocks}, {"role": "user", "content": results}]
+    before = server.metric("prompt_tokens_total")
+    _, reply = server.post("/v1/messages", **body)
+    assert reply["usage"]["cache_read_input_tokens"] >= before + len("Need it.") + len("Checking.")
+
+
 def test_messages_give_blocks_in_order_streamed_or_not(start):
     server = start()
     body = {"messages": user("weather"), "max_tokens": 500, "tools": [{"name": "get_weather", "input_schema": {}}]}

@@ -140,7 +140,9 @@ static void release_held(struct answer *a)
 static void add_think(struct answer *a, struct ds4_span text)
 {
     buf_put_span(&a->think, text);
-    if (a->request->stream && a->request->show_thinking) a->writer->think(a, text);
+    if (!a->request->stream) return;
+    if (a->request->show_thinking) a->writer->think(a, text);
+    else if (a->request->dialect == API_MESSAGES) a->writer->think(a, SPAN("")); /* its block carries it sealed */
 }
 
 static void begin_call(struct answer *a, const struct ds4_event *event)

@@ -1,5 +1,6 @@
 /* anthropic.c - bodies of /v1/messages and /v1/messages/count_tokens to the neutral request. */
 #include "serve/api/request.h"
+#include "serve/api/sealed.h"
 
 /* System blocks are joined by a line break, without those that carry a client's accounting. */
 static enum ds4_status read_system(struct api_builder *b, const struct jv *system)
@@ -30,6 +31,14 @@ static bool type_ends_in(const struct jv *block, struct ds4_span end)
     return type.len >= end.len && span_eq(span_skip(type, type.len - end.len), end);
 }
 
+/* Thinking that the client was not shown comes back in the signature. */
+static struct ds4_span thinking_of(struct api_builder *b, const struct jv *block)
+{
+    struct ds4_span text = jv_text(jv_get(block, "thinking"));
+    struct ds4_span sealed = text.len ? SPAN("") : sealed_open(b->arena, jv_text(jv_get(block, "signature")));
+    return sealed.len ? sealed : text;
+}
+
 static enum ds4_status read_assistant(struct api_builder *b, const struct jv *content)
 {
     struct ds4_message *m;
@@ -38,7 +47,7 @@ static enum ds4_status read_assistant(struct api_builder *b, const struct jv *co
     for (const struct jv *block = content->first; block; block = block->next) {
         const struct jv *type = jv_get(block, "type"), *input = jv_get(block, "input");
         if (jv_text_is(type, "text")) TRY(api_one_part(b, m, jv_text(jv_get(block, "text"))));
-        else if (jv_text_is(type, "thinking")) TRY(api_join(b, &m->reasoning, "", jv_text(jv_get(block, "thinking"))));
+        else if (jv_text_is(type, "thinking")) TRY(api_join(b, &m->reasoning, "", thinking_of(b, block)));
         else if (type_ends_in(block, SPAN("tool_use")))
             TRY(api_add_call(b, m, jv_text(jv_get(block, "id")), jv_text(jv_get(block, "name")),
                              input ? input->raw : SPAN("{}")));

@@ -1,5 +1,6 @@
 /* write_messages.c - replies of /v1/messages. One content block is open at a time, with indices from 0. */
 #include "serve/api/answer.h"
+#include "serve/api/sealed.h"
 
 enum block { BLOCK_NONE = -1, BLOCK_THINKING, BLOCK_TEXT, BLOCK_TOOL };
 
@@ -47,10 +48,24 @@ static void delta(struct answer *a, const char *type, const char *member, struct
     end_event(a);
 }
 
+/* Opaque to the client, which sends it back with the block. Thinking that is not shown goes in it, so that the next turn
+ * renders to what was computed. */
+static void put_signature(const struct answer *a, struct buf *out)
+{
+    if (a->request->show_thinking) buf_put_text(out, a->id);
+    else sealed_put(out, buf_span(&a->think));
+}
+
 static void close_block(struct answer *a)
 {
     if (a->block == BLOCK_NONE) return;
-    if (a->block == BLOCK_THINKING) delta(a, "signature_delta", "signature", span_from(a->id));
+    if (a->block == BLOCK_THINKING) {
+        struct buf signature = {0};
+        put_signature(a, &signature);
+        delta(a, "signature_delta", "signature", buf_span(&signature));
+        if (signature.failed) a->out.failed = true;
+        buf_deinit(&signature);
+    }
     begin_event(a, "content_block_stop");
     buf_printf(&a->out, ",\"index\":%zu", a->n_blocks++);
     end_event(a);
@@ -70,7 +85,7 @@ static void open_block(struct answer *a, enum block kind, const char *content)
 static void think(struct answer *a, struct ds4_span text)
 {
     open_block(a, BLOCK_THINKING, "{\"type\":\"thinking\",\"thinking\":\"\",\"signature\":\"\"}");
-    delta(a, "thinking_delta", "thinking", text);
+    if (text.len) delta(a, "thinking_delta", "thinking", text);
 }
 
 static void text_delta(struct answer *a, struct ds4_span text)
@@ -149,7 +164,9 @@ static void whole(struct answer *a)
     if (a->think.text.len) {
         buf_put_text(&a->out, "{\"type\":\"thinking\",\"thinking\":");
         buf_put_json_string(&a->out, a->request->show_thinking ? buf_span(&a->think) : SPAN(""));
-        buf_printf(&a->out, ",\"signature\":\"%s\"}", a->id);
+        buf_put_text(&a->out, ",\"signature\":\"");
+        put_signature(a, &a->out);
+        buf_put_text(&a->out, "\"}");
         comma = ",";
     }
     if (a->text.text.len || a->n_calls == 0) {
