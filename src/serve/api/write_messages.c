@@ -48,8 +48,8 @@ static void delta(struct answer *a, const char *type, const char *member, struct
     end_event(a);
 }
 
-/* Opaque to the client, which sends it back with the block. Thinking that is not shown goes in it, so that the next turn
- * renders to what was computed. */
+/* Opaque to the client, which sends it back with the block. Thinking that is not shown goes in it, so that the next
+ * turn renders to what was computed. */
 static void put_signature(const struct answer *a, struct buf *out)
 {
     if (a->request->show_thinking) buf_put_text(out, a->id);
