@@ -216,8 +216,8 @@ void app_handle(void *user, const struct http_request *r, struct buf *body, stru
     bool full = atomic_load(&app->metrics.waiting) >= (long long)app->queue_max;
     if (full || atomic_load(&app->draining)) {
         metrics_add(&app->metrics.refused, 1);
-        refuse(x, e->dialect, 503, full ? "too many requests are waiting" : "the server is shutting down",
-               "Retry-After: 5\r\n");
+        refuse(x, e->dialect, e->dialect == API_MESSAGES ? 529 : 503,
+               full ? "too many requests are waiting" : "the server is shutting down", "Retry-After: 5\r\n");
         return;
     }
     struct job *job = job_create(kinds[e->action], e->dialect, body, x, &app->metrics);

@@ -16,7 +16,7 @@
 #define EXIT_CODE_HUNG 75 /* EX_TEMPFAIL: worth starting again */
 
 struct serve {
-    const char *host, *key_file, *kv_dir, *alias;
+    const char *host, *key_file, *kv_dir, *alias, *trace_file;
     uint32_t port, n_parallel, queue_max, body_mib, think_budget;
     uint64_t kv_bytes;
     struct option_list hosts, origins;
@@ -72,6 +72,8 @@ static const struct option rows[] = {
      .help = "put the tools before the system text"},
     {.name = "dsml-entities", .type = OPTION_FLAG, .offset = offsetof(struct serve, dsml_entities),
      .help = "unescape XML entities in the arguments of tool calls"},
+    {.name = "trace", .value = "FILE", .type = OPTION_TEXT, .offset = offsetof(struct serve, trace_file),
+     .help = "write every prompt and output, as JSON lines, to this file, which only its owner can read"},
     {.name = "watchdog", .value = "SECONDS", .type = OPTION_F32, .offset = offsetof(struct serve, watchdog_s),
      .max = 1e6f, .preset = "300", .help = "end with status 75 when one step of the engine takes longer; 0 = never"},
     {.name = "time-scale", .value = "X", .type = OPTION_F32, .offset = offsetof(struct serve, time_scale), .min = 1,
@@ -112,6 +114,7 @@ struct parts {
     struct ds4_engine *engine;
     struct ds4_store *store;
     struct recall *replay;
+    struct trace *trace;
     struct app *app;
     struct server *server;
 };
@@ -135,9 +138,11 @@ static enum ds4_status open_threads(struct serve *flags, struct parts *parts, st
     struct app *app = parts->app;
     parts->replay = recall_create(parts->store);
     if (!parts->replay) return err_set(error, DS4_ERR_NOMEM, "no memory for the server");
+    if (flags->trace_file) TRY(trace_open(flags->trace_file, &parts->trace, error));
     struct worker_options worker = {.engine = parts->engine, .store = parts->store, .metrics = &app->metrics,
                                     .replay = parts->replay, .n_parallel = flags->n_parallel,
-                                    .dsml_entities = flags->dsml_entities, .grace_s = (double)flags->grace_s,
+                                    .dsml_entities = flags->dsml_entities,
+                                    .grace_s = (double)flags->grace_s, .trace = parts->trace,
                                     .no_loop_guard = flags->no_loop_guard};
     TRY(worker_create(&worker, &app->worker, error));
     struct preparer_options preparer = {
@@ -212,6 +217,7 @@ static void close_all(struct parts *parts)
     server_close(parts->server);
     if (app) page_deinit(&app->page);
     recall_destroy(parts->replay);
+    trace_close(parts->trace);
     ds4_store_close(parts->store);
     ds4_engine_close(parts->engine);
     mem_free(app);

@@ -107,6 +107,30 @@ static void answer_template(struct job *job, const struct ds4_text *text)
 
 /* ---- prompts -------------------------------------------------------------------------------------------------- */
 
+/* One control token by its text. */
+static enum ds4_status append_control(struct preparer *p, struct job *job, struct ds4_span text,
+                                      struct ds4_error *error)
+{
+    size_t before = job->prompt.n;
+    TRY(ds4_tokenize(p->o.engine, text, true, &job->prompt, error));
+    if (job->prompt.n == before + 1 && ds4_token_is_control(p->o.engine, job->prompt.ids[before])) return DS4_OK;
+    job->request.param = "suffix";
+    return err_set(error, DS4_ERR_UNSUPPORTED, "suffix: this model has no tokens for filling in");
+}
+
+/* Prefix, hole, suffix; the model goes on with what belongs in the hole. */
+static enum ds4_status fill_in_prompt(struct preparer *p, struct job *job, struct ds4_error *error)
+{
+#define FIM(word) SPAN("<\xEF\xBD\x9C" "fim\xE2\x96\x81" word "\xEF\xBD\x9C>")
+    const struct api_request *r = &job->request;
+    TRY(append_control(p, job, FIM("begin"), error));
+    TRY(ds4_tokenize(p->o.engine, r->prompt, false, &job->prompt, error));
+    TRY(append_control(p, job, FIM("hole"), error));
+    TRY(ds4_tokenize(p->o.engine, r->suffix, false, &job->prompt, error));
+    return append_control(p, job, FIM("end"), error);
+#undef FIM
+}
+
 static enum ds4_status raw_prompt(struct preparer *p, struct job *job, struct ds4_error *error)
 {
     const struct api_request *r = &job->request;
@@ -116,6 +140,7 @@ static enum ds4_status raw_prompt(struct preparer *p, struct job *job, struct ds
             return err_set(error, DS4_ERR_FORMAT, "the prompt has a token id outside the vocabulary");
     if (r->prompt_ids.n) return ds4_tokens_append(&job->prompt, r->prompt_ids.ids, r->prompt_ids.n);
     TRY(ds4_tokens_append(&job->prompt, &ds4_special(p->o.engine)->bos, 1));
+    if (r->suffix.ptr) return fill_in_prompt(p, job, error);
     return ds4_tokenize(p->o.engine, r->prompt, false, &job->prompt, error);
 }
 

@@ -22,8 +22,9 @@ struct worker {
 
 /* ---- the end of a job ----------------------------------------------------------------------------------------- */
 
-static void note(struct slot *s, const char *finish)
+static void note(const struct worker *w, struct slot *s, const char *finish)
 {
+    trace_put(w->o.trace, w->o.engine, s, finish);
     const struct answer_usage *u = &s->job->answer.usage;
     exchange_note(s->job->exchange, "prompt %zu+%zu out %zu%s%s %.1f t/s %.1f t/s %s", u->n_reused,
                   u->n_prompt - u->n_reused, u->n_out, s->job->request.chat.n_tools ? " tools" : "",
@@ -63,7 +64,7 @@ static void count(struct worker *w, struct slot *s)
 static void fail(struct worker *w, struct slot *s, const char *sentence)
 {
     count(w, s);
-    note(s, "failed");
+    note(w, s, "failed");
     metrics_add(&w->o.metrics->failed, 1);
     answer_fail(&s->job->answer, sentence);
     release(w, s);
@@ -83,7 +84,7 @@ static void cancel(struct worker *w, struct slot *s)
     if (s->began && !s->decoding && held > n_reused)
         metrics_add(&w->o.metrics->prompt_tokens, (long long)(held - n_reused));
     count(w, s);
-    note(s, "cancelled");
+    note(w, s, "cancelled");
     metrics_add(&w->o.metrics->cancelled, 1);
     if (w->o.store && !(s->parser && ds4_parser_in_call(s->parser)))
         ds4_store_save(w->o.store, s->session, DS4_SAVE_TURN, NULL);
@@ -99,7 +100,7 @@ static void end(struct worker *w, struct slot *s, enum answer_finish finish)
         return;
     }
     count(w, s);
-    note(s, words[a->ended ? a->finish : finish]);
+    note(w, s, words[a->ended ? a->finish : finish]);
     answer_end(a, finish);
     if (w->o.store) ds4_store_save(w->o.store, s->session, DS4_SAVE_TURN, NULL);
     release(w, s);
@@ -316,6 +317,9 @@ static bool sample(struct worker *w, struct slot *s)
         s->next = ds4_special(w->o.engine)->think_end;
     }
     ds4_sampler_accept(s->sampler, s->next);
+    const struct ds4_special_ids *special = ds4_special(w->o.engine);
+    bool shown = s->next != special->eos && s->next != special->think_end && !ds4_parser_in_call(s->parser);
+    if (r->logprobs && shown) answer_add_logprobs(&s->job->answer, w->o.engine, logits, s->next, s->thinking);
     return true;
 }
 

@@ -11,6 +11,7 @@
 #include "serve/job.h"
 #include "serve/recall.h"
 #include "serve/slots.h"
+#include "serve/trace.h"
 
 #define WORKER_PARALLEL_MAX (SLOTS_MAX - 1)
 #define WORKER_QUEUE_MAX 64
@@ -23,6 +24,7 @@ struct worker_options {
     struct recall *replay;
     uint32_t n_parallel;         /* long conversations; one session more is used */
     double grace_s;
+    struct trace *trace;         /* optional */
     bool dsml_entities;
     bool no_loop_guard;
 };

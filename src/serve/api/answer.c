@@ -49,16 +49,25 @@ void answer_deinit(struct answer *a)
     buf_deinit(&a->text);
     buf_deinit(&a->held);
     buf_deinit(&a->items);
+    buf_deinit(&a->logprobs[0]);
+    buf_deinit(&a->logprobs[1]);
     buf_deinit(&a->out);
     *a = (struct answer){0};
+}
+
+static void show_text(struct answer *a, struct ds4_span text)
+{
+    if (text.len == 0) return;
+    buf_put_span(&a->text, text);
+    if (a->request->stream) a->writer->text(a, text);
 }
 
 void answer_begin(struct answer *a)
 {
     a->begun = true;
-    if (!a->request->stream) return;
-    a->writer->begin(a);
-    answer_flush(a);
+    if (a->request->stream) a->writer->begin(a);
+    if (a->request->echo) show_text(a, a->request->prompt);
+    if (a->request->stream) answer_flush(a);
 }
 
 void answer_progress(struct answer *a, size_t n_read, double seconds)
@@ -73,13 +82,6 @@ void answer_flush(struct answer *a)
     if (a->out.text.len == 0) return;
     exchange_put(a->exchange, buf_span(&a->out));
     buf_clear(&a->out);
-}
-
-static void show_text(struct answer *a, struct ds4_span text)
-{
-    if (text.len == 0) return;
-    buf_put_span(&a->text, text);
-    if (a->request->stream) a->writer->text(a, text);
 }
 
 /* The first stop string in the held text. */

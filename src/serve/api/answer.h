@@ -42,6 +42,7 @@ struct answer {
     struct answer_call *calls;
     size_t n_calls;
     struct buf out;            /* events not yet handed to the exchange */
+    struct buf logprobs[2];    /* of tokens of the answer and of thinking; not yet written */
     struct answer_usage usage;
     enum answer_finish finish;
     struct ds4_span stop_sequence;
@@ -91,6 +92,11 @@ void answer_end(struct answer *a, enum answer_finish finish);
 /* Instead of answer_end. sentence is constant. */
 void answer_fail(struct answer *a, const char *sentence);
 
+/* For requests with logprobs: the token that was chosen from the logits, and its alternatives. */
+void answer_add_logprobs(struct answer *a, const struct ds4_engine *engine, const float *logits, int32_t id,
+                         bool thinking);
+/* ,"logprobs": with those since the last time, or null. */
+void answer_put_logprobs(struct answer *a);
 /* Whether the answer is less than the model wanted to say. */
 bool answer_is_cut(const struct answer *a);
 /* "ds4_cache":{...}: why the prompt was fast or slow. */

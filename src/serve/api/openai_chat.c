@@ -81,7 +81,7 @@ static enum ds4_status read_logprobs(struct api_builder *b, const struct jv *bod
     double n = 0;
     const struct jv *top = jv_get(body, "top_logprobs");
     b->request->logprobs = jv_is_true(jv_get(body, "logprobs"));
-    if (top && (!jv_number(top, &n) || n < 0 || n > 20))
+    if (top && (!jv_number(top, &n) || n < 0 || n > API_TOP_LOGPROBS_MAX))
         return api_refuse(b, "top_logprobs", "top_logprobs must be a number from 0 to 20");
     b->request->top_logprobs = (uint32_t)n;
     return DS4_OK;
@@ -121,15 +121,24 @@ enum ds4_status api_parse_completions(struct api_builder *b, const struct jv *bo
     const struct jv *prompt = jv_get(body, "prompt");
     double best = 1;
     r->raw = true;
-    if (jv_get(body, "suffix") && jv_text(jv_get(body, "suffix")).len) r->unsupported = "suffix";
-    if (jv_is_true(jv_get(body, "echo"))) r->unsupported = "echo";
-    if (jv_get(body, "logprobs")) r->unsupported = "logprobs";
+    const struct jv *suffix = jv_get(body, "suffix"), *logprobs = jv_get(body, "logprobs");
+    double n_top = 0;
+    if (jv_is(suffix, JV_STRING) && suffix->text.len) r->suffix = suffix->text;
+    r->echo = jv_is_true(jv_get(body, "echo"));
+    if (logprobs && (!jv_number(logprobs, &n_top) || n_top < 0 || n_top > API_TOP_LOGPROBS_MAX))
+        return api_refuse(b, "logprobs", "logprobs must be a number from 0 to 20");
+    r->logprobs = logprobs != NULL;
+    r->top_logprobs = (uint32_t)n_top;
     if (jv_number(jv_get(body, "best_of"), &best) && best > 1) r->unsupported = "best_of";
     if (jv_is(prompt, JV_ARRAY) && prompt->n == 1 && jv_is(prompt->first, JV_STRING)) prompt = prompt->first;
     if (jv_is(prompt, JV_STRING)) {
         r->prompt = prompt->text;
         return DS4_OK;
     }
-    if (jv_is(prompt, JV_ARRAY) && prompt->n && jv_is(prompt->first, JV_NUMBER)) return read_ids(b, prompt);
-    return api_refuse(b, "prompt", "prompt must be a string or a list of token ids");
+    if (jv_is(prompt, JV_ARRAY) && prompt->n && jv_is(prompt->first, JV_NUMBER)) {
+        if (r->echo) r->unsupported = "echo";
+        if (r->suffix.ptr) r->unsupported = "suffix";
+        return read_ids(b, prompt);
+    }
+    return api_refuse(b, "prompt", "prompt must be one string or a list of token ids");
 }

@@ -224,19 +224,23 @@ static enum ds4_status read_number(struct api_builder *b, const struct jv *body,
     return DS4_OK;
 }
 
+/* {"id": bias}, or [[id, bias], ...]; false in place of a bias is a ban. */
 static enum ds4_status read_bias(struct api_builder *b, const struct jv *bias)
 {
     if (!bias) return DS4_OK;
-    if (bias->kind != JV_OBJECT || bias->n > API_BIAS_MAX)
+    bool list = bias->kind == JV_ARRAY;
+    if ((!list && bias->kind != JV_OBJECT) || bias->n > API_BIAS_MAX)
         return api_refuse(b, "logit_bias", "logit_bias must be an object of at most 1024 token ids");
     struct ds4_logit_bias *out = arena_alloc(b->arena, bias->n + 1, sizeof *out);
     if (!out) return api_no_memory(b);
     size_t n = 0;
     for (const struct jv *item = bias->first; item; item = item->next, n++) {
         double id = -1, value = 0;
-        struct jv key = {.kind = JV_NUMBER, .raw = item->name};
-        bool ban = jv_is_false(item);
-        if (!jv_number(&key, &id) || id < 0 || id > INT32_MAX || (!ban && !jv_number(item, &value)) || value < -100 ||
+        struct jv name = {.kind = JV_NUMBER, .raw = item->name};
+        const struct jv *key = !list ? &name : jv_is(item, JV_ARRAY) ? item->first : NULL;
+        const struct jv *what = !list ? item : key ? key->next : NULL;
+        bool ban = jv_is_false(what);
+        if (!jv_number(key, &id) || id < 0 || id > INT32_MAX || (!ban && !jv_number(what, &value)) || value < -100 ||
             value > 100)
             return api_refuse(b, "logit_bias", "logit_bias maps token ids to numbers from -100 to 100");
         out[n] = (struct ds4_logit_bias){.id = (int32_t)id, .bias = ban || value <= -100 ? -1e30f : (float)value};

@@ -12,6 +12,7 @@
 #define API_STOPS_MAX 16
 #define API_STOP_BYTES_MAX 1024
 #define API_BIAS_MAX 1024
+#define API_TOP_LOGPROBS_MAX 20
 #define API_TOKENS_DEFAULT 32768u /* most tokens of an answer when the client does not say */
 
 enum api_dialect { API_CHAT, API_COMPLETIONS, API_MESSAGES, API_RESPONSES };
@@ -24,6 +25,8 @@ struct api_request {
     struct ds4_span model;          /* as sent, to be echoed */
     bool raw;                       /* prompt instead of chat */
     struct ds4_span prompt;
+    struct ds4_span suffix;         /* what follows the text to be filled in; ptr NULL: nothing is filled in */
+    bool echo;                      /* the answer begins with the prompt */
     struct ds4_tokens prompt_ids;   /* ids instead of text; arena memory */
     bool stream, include_usage;
     bool show_thinking;

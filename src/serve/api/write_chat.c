@@ -26,7 +26,9 @@ static void begin_delta(struct answer *a)
 
 static void end_delta(struct answer *a)
 {
-    buf_put_text(&a->out, "},\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+    buf_put_text(&a->out, "}");
+    answer_put_logprobs(a);
+    buf_put_text(&a->out, ",\"finish_reason\":null}]}\n\n");
 }
 
 static void text_delta(struct answer *a, const char *member, struct ds4_span text)
@@ -90,7 +92,8 @@ static const char *finish_of(const struct answer *a)
 /* What "length" does not say. */
 static void put_finish(struct answer *a)
 {
-    buf_printf(&a->out, ",\"logprobs\":null,\"finish_reason\":\"%s\"", finish_of(a));
+    answer_put_logprobs(a);
+    buf_printf(&a->out, ",\"finish_reason\":\"%s\"", finish_of(a));
     if (a->finish == FINISH_LOOP) buf_put_text(&a->out, ",\"finish_details\":{\"type\":\"repetition\"}");
     buf_put_text(&a->out, "}],");
 }
@@ -187,7 +190,8 @@ static void raw_text(struct answer *a, struct ds4_span text)
     begin_event(a);
     buf_put_text(&a->out, "{\"index\":0,\"text\":");
     buf_put_json_string(&a->out, text);
-    buf_put_text(&a->out, ",\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+    answer_put_logprobs(a);
+    buf_put_text(&a->out, ",\"finish_reason\":null}]}\n\n");
 }
 
 static void raw_whole(struct answer *a)
