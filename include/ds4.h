@@ -99,12 +99,18 @@ struct ds4_engine_options {
     bool vocab_only;              /* metadata and tokenizer, no tensors, no sessions */
     bool ideal;                   /* no FP8/FP4 rounding of state (for comparison with oracles; state kept in F32) */
     bool draft;                   /* keep the draft block's window up to date, so that ds4_session_draft works */
+    uint64_t expert_cache_bytes;  /* stream routed experts from the file through a pool of this many bytes, everything
+                                     else stays in memory; 0 = map them; DS4_EXPERT_CACHE_AUTO = what the machine has
+                                     room for, or map them if all fit */
+    bool paranoid;                /* checksums of streamed experts at every use */
     bool check_tensors;           /* read every scale of every quantised tensor and refuse NaN/Inf */
     ds4_log_fn log;               /* optional */
     void *log_user;
     ds4_progress_fn progress;     /* optional, phase "load" */
     void *progress_user;
 };
+
+#define DS4_EXPERT_CACHE_AUTO UINT64_MAX
 
 /* Opens a model. On success *out owns everything; close with ds4_engine_close. Errors: IO, FORMAT (file, metadata or
  * tensors wrong: message names what), LIMIT (does not fit; message has bytes needed and there), NOMEM, UNSUPPORTED. */
@@ -137,10 +143,24 @@ struct ds4_plan {
     uint32_t n_items;
     uint64_t resident_bytes, mapped_bytes, memory_bytes /* there */, budget_bytes;
     uint64_t weight_bytes_per_token;
+    /* Streamed experts; all 0 when experts are mapped. */
+    uint64_t expert_cache_bytes;       /* of the pool: an item of the list */
+    uint64_t expert_cache_least_bytes; /* for these batches */
+    uint64_t expert_bytes;             /* of one expert of one layer in the file */
+    uint32_t n_expert_slots, n_expert_slots_least, n_experts; /* experts of all layers */
     bool fits;           /* resident part within the budget */
     bool all_in_memory;  /* mapped part fits beside it */
     char verdict[256];   /* one sentence for a person */
 };
+/* What streaming did since the engine was opened; all 0 when experts are mapped. */
+struct ds4_expert_figures {
+    uint64_t n_hits, n_ahead, n_misses; /* experts asked for: in memory; read ahead in the same pass; waited for */
+    uint64_t read_bytes, cache_bytes;   /* cache_bytes: as planned */
+    double read_seconds, stall_seconds; /* a read was under way; a product waited for one */
+    uint32_t n_slots, n_slots_now;      /* fewer now when memory ran short */
+    double predicted_tps;               /* of decoding, from what `ds4 plan` measured here; 0 = not measured */
+};
+void ds4_engine_expert_figures(const struct ds4_engine *engine, struct ds4_expert_figures *out);
 /* Fills *plan from the file's directory only; loads nothing. */
 enum ds4_status ds4_plan_make(const struct ds4_engine_options *options, struct ds4_plan *plan,
                               struct ds4_error *error) DS4_MUST_CHECK;

@@ -14,6 +14,10 @@
 
 #include "base/mem.h"
 
+#ifndef O_DIRECT
+#define O_DIRECT 0 /* macOS says it with fcntl */
+#endif
+
 #ifdef DS4_SMALL_LIMITS
 #define READ_BLOCK_BYTES 3u
 #else
@@ -69,16 +73,22 @@ enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct
     static const int flags[] = {
         [FILE_READ] = O_RDONLY,
         [FILE_READ_NOFOLLOW] = O_RDONLY | O_NOFOLLOW,
+        [FILE_READ_BLOCKS] = O_RDONLY | O_DIRECT,
         [FILE_CREATE_NEW] = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
         [FILE_CREATE_TRUNCATE] = O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW,
         [FILE_READ_WRITE] = O_RDWR | O_NOFOLLOW,
         [FILE_OUTPUT] = O_WRONLY | O_CREAT | O_TRUNC,
     };
-    static const char *const verbs[] = {"open", "open", "create", "create", "open for writing", "create"};
+    static const char *const verbs[] = {"open", "open", "open", "create", "create", "open for writing", "create"};
     bool any_kind = mode == FILE_OUTPUT;
     /* O_NONBLOCK: a pipe without a writer must not hold us. It changes nothing for a regular file. */
     *fd = open_patiently(path, flags[mode] | (any_kind ? 0 : O_NONBLOCK), any_kind ? 0666 : 0600);
+    if (*fd < 0 && mode == FILE_READ_BLOCKS && errno == EINVAL) /* a file system without direct reads */
+        *fd = open_patiently(path, O_RDONLY | O_NONBLOCK, 0);
     if (*fd < 0) return err_os(error, errno, "cannot %s %s", verbs[mode], path);
+#ifdef __APPLE__
+    if (mode == FILE_READ_BLOCKS) (void)fcntl(*fd, F_NOCACHE, 1);
+#endif
     struct file_id id;
     if (any_kind || ops->fstat_size(*fd, &id.size_bytes, &id.mtime_ns, &id.inode) == 0) return DS4_OK;
     int number = errno;
@@ -115,6 +125,23 @@ enum ds4_status file_read_at(int fd, const char *path, uint64_t at, void *buf, s
         to += got;
         at += (uint64_t)got;
         n -= (size_t)got;
+    }
+    return DS4_OK;
+}
+
+/* Only whole blocks count as read, so that the next read is aligned again; part of one is all there is at the end. */
+enum ds4_status file_read_blocks(int fd, const char *path, uint64_t at, void *buf, size_t n, struct ds4_error *error)
+{
+    size_t room = (n + FILE_BLOCK_BYTES - 1) & ~(size_t)(FILE_BLOCK_BYTES - 1), done = 0;
+    while (done < n) {
+        ssize_t got = ops->pread(fd, (char *)buf + done, room - done, (off_t)(at + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return err_os(error, errno, "cannot read %s at byte %llu", path, (unsigned long long)(at + done));
+        if (done + (size_t)got >= n) return DS4_OK;
+        if ((size_t)got < FILE_BLOCK_BYTES)
+            return err_set(error, DS4_ERR_FORMAT, "%s ends at byte %llu, %zu bytes too early", path,
+                           (unsigned long long)(at + done) + (unsigned long long)got, n - done - (size_t)got);
+        done += (size_t)got & ~(size_t)(FILE_BLOCK_BYTES - 1);
     }
     return DS4_OK;
 }

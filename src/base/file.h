@@ -24,6 +24,8 @@ struct file_ops {
 extern const struct file_ops file_ops_system;
 void file_test_hook(const struct file_ops *ops); /* NULL = the system's */
 
+#define FILE_BLOCK_BYTES 4096u /* alignment of reads past the page cache: a block of every common disk and file system */
+
 struct file_id { /* to notice that a file was replaced or changed */
     uint64_t size_bytes, mtime_ns, inode;
 };
@@ -31,6 +33,7 @@ struct file_id { /* to notice that a file was replaced or changed */
 enum file_mode {
     FILE_READ,
     FILE_READ_NOFOLLOW, /* refuses a symlink */
+    FILE_READ_BLOCKS,   /* for file_read_blocks: past the page cache where the file system can do that */
     FILE_CREATE_NEW,
     FILE_CREATE_TRUNCATE,
     FILE_READ_WRITE,
@@ -45,6 +48,10 @@ enum ds4_status file_identity(int fd, const char *path, struct file_id *id, stru
 /* Whole reads and writes: EINTR and short counts are handled; end of file inside the range is FORMAT. */
 enum ds4_status file_read_at(int fd, const char *path, uint64_t at, void *buf, size_t n,
                              struct ds4_error *error) DS4_MUST_CHECK;
+/* file_read_at for files opened with FILE_READ_BLOCKS: at and buf are multiples of FILE_BLOCK_BYTES, and buf has room
+ * for n rounded up to that; bytes past n may be written. */
+enum ds4_status file_read_blocks(int fd, const char *path, uint64_t at, void *buf, size_t n,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_write_at(int fd, const char *path, uint64_t at, const void *buf, size_t n,
                               struct ds4_error *error) DS4_MUST_CHECK;
 /* Writes all of buf at the descriptor's own place (pipes, terminals); a blocked non-blocking one is waited for. */

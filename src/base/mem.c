@@ -88,6 +88,8 @@ void mem_unmap(void *ptr, size_t bytes)
     (void)munmap(ptr, bytes ? bytes : 1);
 }
 
+void mem_discard(void *ptr, size_t bytes) { (void)madvise(ptr, bytes, MADV_DONTNEED); }
+
 /* First number in a small system file, scaled; UINT64_MAX when there is none ("max"). */
 static uint64_t system_number(const char *path, const char *key)
 {
@@ -113,8 +115,23 @@ uint64_t mem_machine_bytes(void)
     return min_u64(pages * page, system_number("/sys/fs/cgroup/memory.max", NULL));
 }
 
+static uint64_t (*available_fn)(void);
+
+void mem_test_available(uint64_t (*available)(void)) { available_fn = available; }
+
+double mem_stall_percent(void)
+{
+    double percent = 0;
+    FILE *file = available_fn ? NULL : fopen("/proc/pressure/memory", "re");
+    if (!file) return 0;
+    if (fscanf(file, "some avg10=%lf", &percent) != 1) percent = 0;
+    (void)fclose(file);
+    return percent;
+}
+
 uint64_t mem_available_bytes(void)
 {
+    if (available_fn) return available_fn();
     uint64_t machine = mem_machine_bytes();
     uint64_t there = min_u64(machine, system_number("/proc/meminfo", "MemAvailable"));
     uint64_t limit = system_number("/sys/fs/cgroup/memory.max", NULL);

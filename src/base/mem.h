@@ -24,11 +24,18 @@ void mem_free(void *ptr);                                /* NULL is fine */
 /* Page-aligned, zero-filled, lazily committed memory. bytes is rounded up by the system; release with the same size. */
 void *mem_map(size_t bytes);
 void mem_unmap(void *ptr, size_t bytes);
+/* Gives whole pages inside a mem_map back to the system; what they held is lost. */
+void mem_discard(void *ptr, size_t bytes);
 
 /* Bytes of physical memory, or of the control group's limit when that is smaller. */
 uint64_t mem_machine_bytes(void);
 /* Bytes that could be used now without swapping (MemAvailable, bounded by the control group). */
 uint64_t mem_available_bytes(void);
+/* Percent of the last ten seconds in which something on the machine waited for memory (Linux's pressure stall
+ * information); 0 where that is not known. */
+double mem_stall_percent(void);
+/* Test hook: what mem_available_bytes answers; NULL = the system's answer. */
+void mem_test_available(uint64_t (*available)(void));
 
 /* Test hook: called before each allocation with a running number; returning true makes it fail. NULL = off. */
 typedef bool (*mem_fail_fn)(void *user, uint64_t number);

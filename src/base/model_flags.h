@@ -11,6 +11,8 @@ struct model_flags {
     const char *model, *backend;
     uint32_t ctx_tokens, n_threads;
     uint64_t memory_bytes;
+    const char *expert_cache;
+    bool paranoid;
     char path[MODEL_PATH_BYTES];
 };
 
@@ -27,7 +29,12 @@ struct model_flags {
     {.name = "backend", .value = "NAME", .type = OPTION_TEXT, .offset = offsetof(values, field.backend), \
      .help = "how to compute: cpu, or ref (slow, the definition); without it the best that works"}, \
     {.name = "memory", .value = "BYTES", .type = OPTION_BYTES, .offset = offsetof(values, field.memory_bytes), \
-     .help = "refuse to use more memory than that (4096, 512m, 8g); 0 = what the machine has"}
+     .help = "refuse to use more memory than that (4096, 512m, 8g); 0 = what the machine has"}, \
+    {.name = "expert-cache", .value = "BYTES|auto|off", .type = OPTION_TEXT, \
+     .offset = offsetof(values, field.expert_cache), \
+     .help = "read experts from disk as needed and keep so many bytes of them (8GB); auto: what there is room for"}, \
+    {.name = "paranoid", .type = OPTION_FLAG, .offset = offsetof(values, field.paranoid), \
+     .help = "with --expert-cache: checksums of experts at every use"}
 
 /* Finds the file (given, or the default) and fills path. *is_default (optional) says that it was not given. Nothing
  * found: IO with a sentence saying how to get one. */

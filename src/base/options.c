@@ -50,10 +50,11 @@ bool options_parse_f64(struct ds4_span text, double min, double max, double *out
     return true;
 }
 
-static bool parse_bytes(struct ds4_span text, uint64_t min, uint64_t max, uint64_t *out)
+bool options_parse_bytes(struct ds4_span text, uint64_t min, uint64_t max, uint64_t *out)
 {
     static const char units[] = "kmgt";
     unsigned shift = 0;
+    if (text.len > 2 && (text.ptr[text.len - 1] | 0x20) == 'b') text.len--; /* 8GB is 8g */
     if (text.len > 1) {
         char last = (char)(text.ptr[text.len - 1] | 0x20);
         const char *unit = last ? strchr(units, last) : NULL;
@@ -129,7 +130,7 @@ static bool store_number(const struct option *row, struct ds4_span text, void *f
     uint64_t n;
     double real;
     if (row->type == OPTION_BYTES) {
-        if (!parse_bytes(text, (uint64_t)row->min, integer_max(row), &n)) return false;
+        if (!options_parse_bytes(text, (uint64_t)row->min, integer_max(row), &n)) return false;
         *(uint64_t *)field = n;
     } else if (is_integer(row->type)) {
         if (!options_parse_u64(text, (uint64_t)row->min, integer_max(row), &n)) return false;

@@ -77,6 +77,8 @@ int options_failed(const struct options *table, const struct ds4_error *error);
 
 /* The number in text if it is one, whole, decimal and within range. Also for other readers of numbers. */
 bool options_parse_u64(struct ds4_span text, uint64_t min, uint64_t max, uint64_t *out);
+/* Bytes with an optional k, m, g or t (powers of 1024) and b behind: 4096, 512m, 8GB. */
+bool options_parse_bytes(struct ds4_span text, uint64_t min, uint64_t max, uint64_t *out);
 bool options_parse_f64(struct ds4_span text, double min, double max, double *out);
 
 #endif

@@ -136,7 +136,7 @@ static enum ds4_status load_model(struct ds4_engine *e, const struct ds4_engine_
     bool has_mtp = weights_find_mtp(e->file, e->mtp_file, &e->h);
     TRY(engine_settle(options, &e->h, has_mtp, &e->settings, error));
     state_layout_make(&e->h, e->settings.draft, e->settings.row_format, e->settings.chunk_tokens, &e->layout);
-    engine_plan(e->file, e->mtp_file, &e->h, &e->settings, &e->layout, options->memory_budget_bytes, &plan);
+    TRY(engine_plan(e->file, e->mtp_file, &e->h, &e->settings, &e->layout, options->memory_budget_bytes, &plan, error));
     if (!plan.fits) return err_set(error, DS4_ERR_LIMIT, "%s", plan.verdict);
     say(options, DS4_LOG_INFO, plan.verdict);
     TRY(thread_pool_create(e->settings.n_threads, &e->pool, error));
@@ -147,6 +147,7 @@ static enum ds4_status load_model(struct ds4_engine *e, const struct ds4_engine_
     if (e->h.n_vocab != vocab_n_tokens(e->vocab))
         return err_set(error, DS4_ERR_FORMAT, "the vocabulary has %u tokens, the embedding %u rows",
                        vocab_n_tokens(e->vocab), e->h.n_vocab);
+    if (plan.expert_cache_bytes) TRY(engine_start_stream(e, &plan, error));
     return start_sessions(e, error);
 }
 
@@ -171,7 +172,9 @@ void ds4_engine_close(struct ds4_engine *e)
     if (!e) return;
     graph_destroy(e->graph);
     session_host_deinit(&e->host);
+    stream_destroy(e->stream);
     weights_free(e->weights);
+    mem_free(e->experts);
     if (e->backend) e->backend->ops->destroy(e->backend);
     thread_pool_destroy(e->pool);
     vocab_destroy(e->vocab);

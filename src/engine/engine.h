@@ -2,6 +2,7 @@
 #ifndef DS4_ENGINE_ENGINE_H
 #define DS4_ENGINE_ENGINE_H
 
+#include "model/experts.h"
 #include "session/session.h"
 #include "text/vocab.h"
 
@@ -16,6 +17,8 @@ struct engine_settings {
     enum op_row_format row_format;
     bool round, draft;
     uint32_t ctx_tokens, chunk_tokens, n_sessions, n_threads;
+    uint64_t expert_cache_bytes; /* as in ds4_engine_options */
+    bool paranoid;
 };
 
 struct ds4_engine {
@@ -26,6 +29,8 @@ struct ds4_engine {
     struct thread_pool *pool;
     struct backend *backend;
     struct weights *weights;
+    struct expert_map *experts; /* NULL: mapped */
+    struct stream *stream;
     struct state_layout layout;
     struct graph *graph;
     struct session_host host;
@@ -37,10 +42,15 @@ struct ds4_engine {
 /* Fills settings from options and the model's numbers. has_mtp: the file has a draft block. */
 enum ds4_status engine_settle(const struct ds4_engine_options *options, const struct hparams *h, bool has_mtp,
                               struct engine_settings *out, struct ds4_error *error) DS4_MUST_CHECK;
-/* The ledger for these settings. */
-void engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
-                 const struct engine_settings *settings, const struct state_layout *layout, uint64_t budget_bytes,
-                 struct ds4_plan *out);
+/* The ledger for these settings. Allocates and frees the map of experts when they are to be streamed. */
+enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
+                            const struct engine_settings *settings, const struct state_layout *layout,
+                            uint64_t budget_bytes, struct ds4_plan *out, struct ds4_error *error) DS4_MUST_CHECK;
+/* Memory that streaming leaves to the rest of the machine. */
+uint64_t engine_reserve_bytes(void);
+/* Makes the pool as planned and gives the weights to it. */
+enum ds4_status engine_start_stream(struct ds4_engine *e, const struct ds4_plan *plan,
+                                    struct ds4_error *error) DS4_MUST_CHECK;
 /* Identity of the model's bytes as far as it can be had without reading them all. */
 enum ds4_status engine_digest(const struct ds4_engine *e, uint8_t digest[16], struct ds4_error *error) DS4_MUST_CHECK;
 

@@ -8,6 +8,7 @@
 #include "quant/quant.h"
 
 #define GIB 1073741824.0
+#define RESERVE_LEAST_BYTES ((uint64_t)512 << 20) /* what a desktop needs to stay responsive, whatever its size */
 
 static void add_item(struct ds4_plan *plan, uint64_t bytes, bool resident, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
@@ -59,33 +60,100 @@ static struct weight_sums sum_weights(const struct gguf_file *file, const struct
 static void judge(struct ds4_plan *plan)
 {
     double resident = (double)plan->resident_bytes / GIB, mapped = (double)plan->mapped_bytes / GIB;
-    double budget = (double)plan->budget_bytes / GIB;
-    plan->fits = plan->resident_bytes <= plan->budget_bytes;
-    plan->all_in_memory = plan->fits && plan->mapped_bytes <= plan->budget_bytes - plan->resident_bytes;
-    if (!plan->fits)
+    double budget = (double)plan->budget_bytes / GIB, cache = (double)plan->expert_cache_bytes / GIB;
+    bool streams = plan->n_experts != 0, enough = plan->n_expert_slots >= plan->n_expert_slots_least;
+    plan->fits = plan->resident_bytes <= plan->budget_bytes && enough;
+    plan->all_in_memory = plan->fits && plan->mapped_bytes <= plan->budget_bytes - plan->resident_bytes &&
+                          plan->n_expert_slots >= plan->n_experts;
+    if (!enough)
         (void)snprintf(plan->verdict, sizeof plan->verdict,
-                       "does not fit: %.2f GiB must stay in memory and the budget is %.2f GiB; use a smaller --ctx, "
-                       "fewer sessions or a smaller chunk", resident, budget);
+                       "does not fit: an expert cache of %.3f GiB holds %u experts, and a batch may need %u of one "
+                       "layer; give it at least %llu bytes, or make the batches smaller", cache, plan->n_expert_slots,
+                       plan->n_expert_slots_least, (unsigned long long)plan->expert_cache_least_bytes);
+    else if (!plan->fits)
+        (void)snprintf(plan->verdict, sizeof plan->verdict,
+                       "does not fit: %.2f GiB must stay in memory and the budget is %.2f GiB; use a smaller %s--ctx, "
+                       "fewer sessions or a smaller chunk", resident, budget, streams ? "--expert-cache, " : "");
+    else if (streams)
+        (void)snprintf(plan->verdict, sizeof plan->verdict,
+                       "streams: %.2f of %.2f GiB of memory, in it %u of the %u experts (%.2f GiB); the others are read "
+                       "from disk when they are chosen", resident, budget, plan->n_expert_slots, plan->n_experts, cache);
     else if (!plan->all_in_memory)
         (void)snprintf(plan->verdict, sizeof plan->verdict,
                        "runs, but slowly: %.2f GiB of weights are read from disk as needed, %.2f GiB of memory are "
-                       "left for them", mapped, budget - resident);
+                       "left for them; --expert-cache auto does better", mapped, budget - resident);
     else
         (void)snprintf(plan->verdict, sizeof plan->verdict,
                        "fits: %.2f GiB of memory and %.2f GiB of weights, of %.2f GiB", resident, mapped, budget);
 }
 
-void engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
-                 const struct engine_settings *settings, const struct state_layout *layout, uint64_t budget_bytes,
-                 struct ds4_plan *out)
+uint64_t engine_reserve_bytes(void)
+{
+    uint64_t share = mem_machine_bytes() / 16;
+    return share > RESERVE_LEAST_BYTES ? share : RESERVE_LEAST_BYTES;
+}
+
+/* What --expert-cache auto means: 0 when everything fits mapped, else the rest of the memory. */
+static uint64_t choose_cache(const struct ds4_plan *plan, uint64_t expert_bytes, uint64_t dense_bytes, uint64_t least)
+{
+    uint64_t needed = plan->resident_bytes + dense_bytes;
+    uint64_t there = mem_available_bytes(), reserve = engine_reserve_bytes();
+    if (plan->budget_bytes < there) there = plan->budget_bytes;
+    else there = there > reserve ? there - reserve : 0;
+    if (there >= needed && there - needed >= expert_bytes) return 0;
+    uint64_t room = there > needed ? there - needed : 0;
+    return room > least ? room : least;
+}
+
+/* Decides about the pool and adds it to the ledger. */
+static void add_experts(const struct expert_map *map, const struct hparams *h, const struct engine_settings *settings,
+                        const struct weight_sums *sums, struct ds4_plan *out)
+{
+    struct stream_size size = {0};
+    struct stream_config config;
+    uint64_t cache = map ? settings->expert_cache_bytes : 0;
+    if (map) {
+        config = expert_map_config(map, h, settings->chunk_tokens);
+        config.paranoid = settings->paranoid;
+        stream_size(&config, &size);
+        if (cache == DS4_EXPERT_CACHE_AUTO)
+            cache = choose_cache(out, sums->expert_bytes, sums->dense_bytes, size.least_bytes);
+        config.budget_bytes = cache;
+        stream_size(&config, &size);
+    }
+    add_item(out, sums->dense_bytes, cache != 0, "weights: everything but routed experts");
+    if (cache == 0) {
+        add_item(out, sums->expert_bytes, false, "weights: routed experts");
+        return;
+    }
+    out->n_experts = size.n_experts;
+    out->n_expert_slots = size.n_slots;
+    out->n_expert_slots_least = size.n_need;
+    out->expert_cache_bytes = size.bytes;
+    out->expert_cache_least_bytes = size.least_bytes;
+    out->expert_bytes = size.n_experts ? sums->expert_bytes / size.n_experts : 0;
+    add_item(out, size.bytes, true, "weights: cache of %u routed experts", size.n_slots);
+}
+
+enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
+                            const struct engine_settings *settings, const struct state_layout *layout,
+                            uint64_t budget_bytes, struct ds4_plan *out, struct ds4_error *error)
 {
     *out = (struct ds4_plan){.memory_bytes = mem_machine_bytes()};
     out->budget_bytes = budget_bytes ? budget_bytes : out->memory_bytes;
     struct weight_sums sums = sum_weights(file, h), draft = sum_weights(mtp_file, h);
     uint64_t n = settings->n_sessions, spans = session_spans_for(settings->ctx_tokens) + 1ull;
     struct backend_limits limits = graph_backend_limits(h, settings->chunk_tokens, settings->ctx_tokens);
-    add_item(out, sums.expert_bytes + draft.expert_bytes, false, "weights: routed experts");
-    add_item(out, sums.dense_bytes + draft.dense_bytes, false, "weights: everything else");
+    struct expert_map *map = NULL;
+    if (settings->expert_cache_bytes) {
+        map = mem_alloc(1, sizeof *map);
+        if (!map) return err_set(error, DS4_ERR_NOMEM, "no memory to plan");
+        enum ds4_status status = expert_map_make(file, mtp_file, h, map, error);
+        if (status != DS4_OK) {
+            mem_free(map);
+            return status;
+        }
+    }
     add_item(out, sums.vector_bytes + draft.vector_bytes, true, "weights: vectors and tables in F32");
     add_item(out, gguf_header_bytes(file) * 4, true, "vocabulary and directory of the file");
     add_item(out, n * layout->tail_bytes, true, "state: rings of %u session(s)", settings->n_sessions);
@@ -95,8 +163,13 @@ void engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file,
              settings->chunk_tokens);
     add_item(out, settings->backend_ops->scratch_bytes(&limits, settings->n_threads), true, "scratch: %s backend",
              settings->backend_ops->name);
+    sums.expert_bytes += draft.expert_bytes;
+    sums.dense_bytes += draft.dense_bytes;
+    add_experts(map, h, settings, &sums, out);
     out->weight_bytes_per_token = sums.per_token;
+    mem_free(map);
     judge(out);
+    return DS4_OK;
 }
 
 static enum ds4_status choose_backend(const char *name, const struct backend_ops **out, struct ds4_error *error)
@@ -113,7 +186,8 @@ static enum ds4_status choose_backend(const char *name, const struct backend_ops
 enum ds4_status engine_settle(const struct ds4_engine_options *options, const struct hparams *h, bool has_mtp,
                               struct engine_settings *out, struct ds4_error *error)
 {
-    *out = (struct engine_settings){.round = !options->ideal, .draft = options->draft && has_mtp};
+    *out = (struct engine_settings){.round = !options->ideal, .draft = options->draft && has_mtp,
+                                    .expert_cache_bytes = options->expert_cache_bytes, .paranoid = options->paranoid};
     TRY(choose_backend(options->backend, &out->backend_ops, error));
     bool exact = options->ideal || out->backend_ops == &backend_ref_ops;
     out->row_format = exact ? OP_ROW_F32 : OP_ROW_PACKED;
@@ -148,8 +222,7 @@ static enum ds4_status plan_file(const struct gguf_file *file, const struct gguf
     TRY(hparams_read(file, &work->h, error));
     TRY(engine_settle(options, &work->h, weights_find_mtp(file, mtp_file, &work->h), &settings, error));
     state_layout_make(&work->h, settings.draft, settings.row_format, settings.chunk_tokens, &work->layout);
-    engine_plan(file, mtp_file, &work->h, &settings, &work->layout, options->memory_budget_bytes, plan);
-    return DS4_OK;
+    return engine_plan(file, mtp_file, &work->h, &settings, &work->layout, options->memory_budget_bytes, plan, error);
 }
 
 enum ds4_status ds4_plan_make(const struct ds4_engine_options *options, struct ds4_plan *plan, struct ds4_error *error)

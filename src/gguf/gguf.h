@@ -6,6 +6,7 @@
 #define DS4_GGUF_GGUF_H
 
 #include "base/err.h"
+#include "base/file.h"
 #include "base/span.h"
 
 #define GGUF_DIMS_MAX 4
@@ -69,6 +70,8 @@ uint32_t gguf_n_shards(const struct gguf_file *file);
 const char *gguf_shard_path(const struct gguf_file *file, uint32_t shard_i);
 /* Descriptor of the open shard for positioned reads; -1 for memory files. */
 int gguf_shard_fd(const struct gguf_file *file, uint32_t shard_i);
+/* What the shard was when it was opened; NULL for memory files. */
+const struct file_id *gguf_shard_id(const struct gguf_file *file, uint32_t shard_i);
 /* Makes a SIGBUS (a mapped file was cut short or its disk failed) one line on standard error and exit 74. For the main
  * program; process-wide. */
 void gguf_catch_sigbus(void);

@@ -280,3 +280,8 @@ int gguf_shard_fd(const struct gguf_file *file, uint32_t shard_i)
 {
     return shard_i < file->n_shards ? file->shards[shard_i].fd : -1;
 }
+
+const struct file_id *gguf_shard_id(const struct gguf_file *file, uint32_t shard_i)
+{
+    return file->shards[shard_i].mapped ? &file->shards[shard_i].id : NULL;
+}

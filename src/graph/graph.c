@@ -159,17 +159,33 @@ void graph_set_batch(struct graph *g, const struct graph_rows *rows)
         if (rows->pos[r] > g->pos_max) g->pos_max = rows->pos[r];
 }
 
+enum ds4_status graph_begin(struct graph *g, uint32_t n_tokens, struct ds4_error *error)
+{
+    struct stream *stream = g->c.weights->stream;
+    return stream ? stream_begin(stream, n_tokens, error) : DS4_OK;
+}
+
+enum ds4_status graph_end(struct graph *g, struct ds4_error *error)
+{
+    enum ds4_status status = g->c.backend->ops->finish(g->c.backend, error), stream_status = DS4_OK;
+    if (g->c.weights->stream) stream_status = stream_end(g->c.weights->stream, error);
+    return status == DS4_OK ? stream_status : status;
+}
+
 enum ds4_status graph_forward(struct graph *g, const struct graph_rows *rows, struct ds4_error *error)
 {
     const struct hparams *h = g->c.h;
+    const struct stream *stream = g->c.weights->stream;
     graph_set_batch(g, rows);
+    TRY(graph_begin(g, rows->n_rows, error));
+    graph_expect_experts(g, rows->tokens);
     RUN(g, embed, .n_rows = rows->n_rows, .n_hc = h->n_hc, .n_embd = h->n_embd, .tokens = g->buf.tokens,
         .table = g->c.weights->embedding, .x = g->buf.x);
-    for (uint32_t l = 0; l < h->n_layers; l++) {
+    for (uint32_t l = 0; l < h->n_layers && !(stream && stream_failed(stream)); l++) {
         graph_layer(g, &g->c.weights->layers[l], l, g->buf.x);
         graph_probe_at(g, DS4_PROBE_LAYER_OUT, l, g->buf.x, h->n_hc * h->n_embd, false);
     }
-    return g->c.backend->ops->finish(g->c.backend, error);
+    return graph_end(g, error);
 }
 
 void graph_read_streams(struct graph *g, bool draft, uint32_t row_i, float *out)

@@ -48,6 +48,12 @@ struct graph {
 /* Sub-layers: u -> y for the rows of g->batch. */
 void graph_attention(struct graph *g, const struct layer_weights *w, const struct layer_state *state, float *y);
 void graph_ffn(struct graph *g, const struct layer_weights *w, uint32_t layer_i, float *y);
+/* Names the experts of hash-routed layers, which the tokens (of the host) decide, to the pool of streamed experts. */
+void graph_expect_experts(struct graph *g, const int32_t *tokens);
+/* Begins and ends a pass of the pool of streamed experts, if there is one (n_tokens: that pass all
+ * layers of the trunk); end also finishes the backend's work. */
+enum ds4_status graph_begin(struct graph *g, uint32_t n_tokens, struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status graph_end(struct graph *g, struct ds4_error *error) DS4_MUST_CHECK;
 /* One layer on streams x. layer_i numbers probes, limits and state; the draft block is layer n_layers. */
 void graph_layer(struct graph *g, const struct layer_weights *w, uint32_t layer_i, float *x);
 /* Uploads the batch; checks its numbers with ensure. */

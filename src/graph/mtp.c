@@ -11,6 +11,7 @@ enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const 
     uint32_t n_rows = rows->n_rows, n_streams = h->n_hc * h->n_embd;
     ensure(g->buf.x_draft);
     graph_set_batch(g, rows);
+    TRY(graph_begin(g, 0, error));
     if (streams_host) {
         b->ops->write(b, g->buf.x_draft, streams_host, (size_t)n_rows * n_streams * sizeof(float));
     } else {
@@ -36,5 +37,5 @@ enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const 
     float *swap = g->buf.x_draft; /* the output becomes the draft streams */
     g->buf.x_draft = g->buf.x_projected;
     g->buf.x_projected = swap;
-    return b->ops->finish(b, error);
+    return graph_end(g, error);
 }

@@ -42,6 +42,7 @@ struct weights {
     struct backend *backend;
     struct block *blocks;
     uint32_t n_blocks;
+    struct op_stacks stacks[HPARAMS_LAYERS_MAX + 1][STREAM_PARTS_MAX]; /* of streamed experts: gate, up, down */
 };
 
 /* What a loading function needs to know; passed down by pointer. */
@@ -441,6 +442,39 @@ static enum ds4_status load_mtp(struct loader *ld, bool nextn)
     ld->w->model.n_params_active = n_active;
     ld->w->model.has_mtp = true;
     return DS4_OK;
+}
+
+/* ---- streamed experts ------------------------------------------------------------------------------------------ */
+
+static const uint8_t *wait_for_stack(const struct op_stacks *stacks, uint32_t i)
+{
+    return stream_wait(stacks->owner, stacks->layer_i, stacks->part_i, i);
+}
+
+static void set_stacks(struct stream *stream, uint32_t layer_i, uint32_t part_i, uint64_t offset,
+                       struct op_stacks *stacks, struct op_weight *weight)
+{
+    *stacks = (struct op_stacks){stream_table(stream, layer_i, part_i), wait_for_stack, stream, layer_i, part_i, offset};
+    weight->stacks = stacks;
+    weight->data = NULL;
+}
+
+/* The experts of a layer are where the pool says; gate and up may share a part. */
+static void stream_layer_experts(struct weights *w, struct stream *stream, uint32_t layer_i, struct layer_weights *layer)
+{
+    bool fused = layer->gate_exps.n_out * layer->gate_exps.row_bytes < layer->gate_exps.stack_bytes;
+    struct op_stacks *stacks = w->stacks[layer_i];
+    set_stacks(stream, layer_i, 0, 0, &stacks[0], &layer->gate_exps);
+    set_stacks(stream, layer_i, fused ? 0 : 1, fused ? layer->gate_exps.n_out * layer->gate_exps.row_bytes : 0,
+               &stacks[1], &layer->up_exps);
+    set_stacks(stream, layer_i, fused ? 1 : 2, 0, &stacks[2], &layer->down_exps);
+}
+
+void weights_set_stream(struct weights *w, struct stream *stream, uint32_t n_layers)
+{
+    w->model.stream = stream;
+    for (uint32_t l = 0; l < n_layers; l++) stream_layer_experts(w, stream, l, &w->model.layers[l]);
+    if (w->model.has_mtp) stream_layer_experts(w, stream, n_layers, &w->model.mtp.layer);
 }
 
 /* ---- the door -------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 
 #include "model/hparams.h"
 #include "ops/backend.h"
+#include "stream/stream.h"
 
 /* Hyper-connection parameters of a sub-layer (n_mix outputs) or of a head (n_hc outputs). */
 struct hc_weights {
@@ -54,6 +55,7 @@ struct model_weights {
     const float *output_norm;
     struct hc_weights hc_head;
     const float *freq_plain, *freq_compressed; /* [n_rope/2] */
+    struct stream *stream; /* of routed experts; NULL when they are mapped */
     bool has_mtp;
     struct mtp_weights mtp;
     struct layer_weights layers[HPARAMS_LAYERS_MAX];
@@ -68,6 +70,8 @@ struct weights; /* owns the vectors' memory; borrows the files and the backend *
 enum ds4_status weights_load(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
                              struct backend *backend, bool check, struct weights **out,
                              struct ds4_error *error) DS4_MUST_CHECK;
+/* From now on routed experts are not read through the mapping but come from the pool (borrowed). */
+void weights_set_stream(struct weights *w, struct stream *stream, uint32_t n_layers);
 const struct model_weights *weights_model(const struct weights *w);
 void weights_free(struct weights *w);
 /* True when the file (or mtp_file) has a draft block. */

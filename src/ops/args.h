@@ -12,15 +12,38 @@
 
 #define OPS_MATMUL_OUTPUTS_MAX 8 /* matrices that one call multiplies with the same input */
 
+/* Where the matrices of a stack are when they come one by one: at[i] is NULL until matrix i is in memory, and wait
+ * returns when it is (never NULL). What goes wrong meanwhile is reported by whoever brings them. */
+struct op_stacks {
+    const uint8_t *const *at;
+    const uint8_t *(*wait)(const struct op_stacks *stacks, uint32_t i);
+    void *owner;
+    uint32_t layer_i, part_i; /* for the owner */
+    uint64_t offset;          /* of the matrix behind at[i] */
+};
+
 /* A matrix [n_stack][n_out][n_in] of quantised rows: y = x W^T. n_stack > 1: routed experts. */
 struct op_weight {
-    const uint8_t *data;
+    const uint8_t *data;   /* NULL when stacks is set */
     uint32_t type;         /* quant_id */
     uint32_t n_in, n_out;
     uint64_t row_bytes;
     uint32_t n_stack;
     uint64_t stack_bytes;  /* from one expert to the next */
+    const struct op_stacks *stacks; /* NULL: one behind another from data on */
 };
+/* True when matrix i can be had without waiting. */
+static inline bool op_weight_is_there(const struct op_weight *w, uint32_t i)
+{
+    return !w->stacks || __atomic_load_n(&w->stacks->at[i], __ATOMIC_ACQUIRE);
+}
+/* First byte of matrix i; waits for it if need be. */
+static inline const uint8_t *op_weight_stack(const struct op_weight *w, uint32_t i)
+{
+    if (!w->stacks) return w->data + i * w->stack_bytes;
+    const uint8_t *at = __atomic_load_n(&w->stacks->at[i], __ATOMIC_ACQUIRE);
+    return (at ? at : w->stacks->wait(w->stacks, i)) + w->stacks->offset;
+}
 
 /* How rows of state are kept.
  * PACKED key-value row of dim d: (d - n_rope) E4M3 bytes, (d - n_rope)/64 UE8M0 bytes, n_rope BF16, padded to 8.

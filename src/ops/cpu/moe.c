@@ -66,6 +66,19 @@ static uint32_t sort_pairs(struct backend_cpu *cpu, const int32_t *ids, uint32_t
     return n_active;
 }
 
+/* Experts that are in memory come first, so that there is work while the others are read. */
+static void there_first(struct backend_cpu *cpu, const struct op_weight *w, uint32_t n_active)
+{
+    if (!w->stacks) return;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_active; i++) {
+        uint32_t expert = cpu->active[i];
+        if (!op_weight_is_there(w, expert)) continue;
+        for (uint32_t k = i; k > n; k--) cpu->active[k] = cpu->active[k - 1];
+        cpu->active[n++] = expert;
+    }
+}
+
 struct expert_job {
     const struct moe_gate_up_args *up;
     const struct moe_down_args *down;
@@ -111,6 +124,7 @@ void cpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
     ensure(args->gate.n_in == args->up.n_in && args->gate.n_out == args->up.n_out);
     struct expert_job what = {.up = args};
     what.n_active = sort_pairs(cpu, args->ids, args->n_rows * args->n_used, args->gate.n_stack);
+    there_first(cpu, &args->gate, what.n_active);
     uint32_t forms = 1u << form_of(format_of(cpu, &args->gate)) | 1u << form_of(format_of(cpu, &args->up));
     input_set_make(cpu, &what.inputs, args->x, args->n_rows, args->gate.n_in, forms);
     cpu_run(cpu, gate_up_task, &what, what.n_active * ((args->gate.n_out + TILE_ROWS - 1) / TILE_ROWS));

@@ -79,7 +79,7 @@ void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uin
                    uint32_t n_rows, const struct gemm_col *cols, uint32_t n_cols, void *memory)
 {
     const struct format_kernels *format = format_of(cpu, w);
-    const uint8_t *rows = w->data + stack_i * w->stack_bytes + row_first * w->row_bytes;
+    const uint8_t *rows = op_weight_stack(w, stack_i) + row_first * w->row_bytes;
     if (format && n_cols <= format->dot_cols) {
         if (format->dots && n_cols > 1) format->dots(rows, w->row_bytes, n_rows, w->n_in, cols, n_cols);
         else

@@ -36,7 +36,7 @@ void ref_dot(const struct op_weight *w, uint32_t stack_i, uint32_t out_i, const 
     const struct quant_format *format = quant_format(w->type);
     ensure(format && format->decode && format->block_elems <= REF_CHUNK && w->n_in % format->block_elems == 0);
     ensure(stack_i < w->n_stack && out_i < w->n_out && n_rows <= REF_DOT_ROWS);
-    const uint8_t *blocks = w->data + stack_i * w->stack_bytes + out_i * w->row_bytes;
+    const uint8_t *blocks = op_weight_stack(w, stack_i) + out_i * w->row_bytes;
     uint32_t step = REF_CHUNK / format->block_elems * format->block_elems;
     float values[REF_CHUNK];
     for (uint32_t r = 0; r < n_rows; r++) sums[r] = 0;

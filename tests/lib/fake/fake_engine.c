@@ -104,6 +104,12 @@ const struct ds4_model_info *ds4_engine_info(const struct ds4_engine *engine) { 
 const struct ds4_state_layout *ds4_state_layout(const struct ds4_engine *engine) { return &engine->layout; }
 
 /* A script has no layers: nothing ever passes the probe. */
+void ds4_engine_expert_figures(const struct ds4_engine *engine, struct ds4_expert_figures *out)
+{
+    (void)engine;
+    *out = (struct ds4_expert_figures){0};
+}
+
 void ds4_engine_set_probe(struct ds4_engine *engine, ds4_probe_fn fn, void *user)
 {
     (void)engine;
