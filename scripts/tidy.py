@@ -12,8 +12,9 @@ import sys
 LINE_MAX, FILE_LINES_MAX, FUNCTION_LINES_MAX, LONG_FUNCTION_LINES_MAX, TEST_WORDS_MIN = 120, 800, 70, 120, 3
 
 # A file may include its own folder, lower floors and ds4.h.
-FLOORS = {"base": 0, "gguf": 1, "quant": 1, "stream": 1, "text": 2, "model": 2, "ops": 2, "gpu": 2, "graph": 3, "session": 4,
-          "store": 5, "engine": 5, "serve": 6, "chat": 6, "agent": 6, "tools": 6, "main": 7}
+FLOORS = {"base": 0, "gguf": 1, "quant": 1, "stream": 1, "text": 2, "model": 2, "ops": 2, "gpu": 2,
+          "graph": 3, "session": 4, "store": 5, "engine": 5, "serve": 6, "chat": 6,
+          "agent": 6, "tools": 6, "main": 7}
 CLOSED_FLOORS = {2, 6}      # siblings on these floors do not see each other
 FRONT_ENDS = {"serve", "chat", "agent", "tools"}   # see base/ and ds4.h only
 

@@ -24,7 +24,7 @@ struct file_ops {
 extern const struct file_ops file_ops_system;
 void file_test_hook(const struct file_ops *ops); /* NULL = the system's */
 
-#define FILE_BLOCK_BYTES 4096u /* alignment of reads past the page cache: a block of every common disk and file system */
+#define FILE_BLOCK_BYTES 4096u /* alignment of reads past the page cache: a block of all common disks */
 
 struct file_id { /* to notice that a file was replaced or changed */
     uint64_t size_bytes, mtime_ns, inode;

@@ -72,7 +72,8 @@ static enum ds4_status cache_of(const char *text, uint64_t *bytes, struct ds4_er
     if (!text || strcmp(text, "off") == 0) return DS4_OK;
     *bytes = DS4_EXPERT_CACHE_AUTO;
     if (strcmp(text, "auto") == 0 || options_parse_bytes(span_from(text), 1, UINT64_MAX - 1, bytes)) return DS4_OK;
-    return err_set(error, DS4_ERR_FORMAT, "--expert-cache %s: a number of bytes such as 512m or 8GB, auto, or off", text);
+    return err_set(error, DS4_ERR_FORMAT, "--expert-cache %s: a number of bytes such as 512m or 8GB, auto, or off",
+                   text);
 }
 
 enum ds4_status model_flags_options(struct model_flags *flags, struct term_progress *progress,
@@ -85,7 +86,8 @@ enum ds4_status model_flags_options(struct model_flags *flags, struct term_progr
     (void)fprintf(stderr, "model: %s%s\n", flags->path, is_default ? " (no -m given)" : "");
     *options = (struct ds4_engine_options){
         .model_path = flags->path, .backend = flags->backend, .ctx_tokens = flags->ctx_tokens,
-        .n_threads = flags->n_threads, .expert_cache_bytes = cache_bytes, .paranoid = flags->paranoid, .memory_budget_bytes = flags->memory_bytes,
+        .n_threads = flags->n_threads, .expert_cache_bytes = cache_bytes, .paranoid = flags->paranoid,
+        .memory_budget_bytes = flags->memory_bytes,
         .progress = progress ? term_progress : NULL, .progress_user = progress,
     };
     return DS4_OK;

@@ -76,8 +76,9 @@ static void judge(struct ds4_plan *plan)
                        "fewer sessions or a smaller chunk", resident, budget, streams ? "--expert-cache, " : "");
     else if (streams)
         (void)snprintf(plan->verdict, sizeof plan->verdict,
-                       "streams: %.2f of %.2f GiB of memory, in it %u of the %u experts (%.2f GiB); the others are read "
-                       "from disk when they are chosen", resident, budget, plan->n_expert_slots, plan->n_experts, cache);
+                       "streams: %.2f of %.2f GiB of memory, in it %u of the %u experts (%.2f GiB); the others are "
+                       "read from disk when they are chosen", resident, budget, plan->n_expert_slots,
+                       plan->n_experts, cache);
     else if (!plan->all_in_memory)
         (void)snprintf(plan->verdict, sizeof plan->verdict,
                        "runs, but slowly: %.2f GiB of weights are read from disk as needed, %.2f GiB of memory are "

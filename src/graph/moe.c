@@ -1,5 +1,6 @@
-/* moe.c - the feed-forward sub-layer: router, routed experts, shared expert. Source: model spec 4.7. The router comes first
- * and the routed experts last, so that experts that are not in memory are read while the shared one is computed. */
+/* moe.c - the feed-forward sub-layer: router, routed experts, shared expert. Source: model spec 4.7. The router comes
+ * first and the routed experts last, so that experts that are not in memory are read while the shared one is
+ * computed. */
 #include "graph/internal.h"
 
 /* Tells the pool of streamed experts what the router chose. */

@@ -454,13 +454,15 @@ static const uint8_t *wait_for_stack(const struct op_stacks *stacks, uint32_t i)
 static void set_stacks(struct stream *stream, uint32_t layer_i, uint32_t part_i, uint64_t offset,
                        struct op_stacks *stacks, struct op_weight *weight)
 {
-    *stacks = (struct op_stacks){stream_table(stream, layer_i, part_i), wait_for_stack, stream, layer_i, part_i, offset};
+    *stacks = (struct op_stacks){.at = stream_table(stream, layer_i, part_i), .wait = wait_for_stack, .owner = stream,
+                                 .layer_i = layer_i, .part_i = part_i, .offset = offset};
     weight->stacks = stacks;
     weight->data = NULL;
 }
 
 /* The experts of a layer are where the pool says; gate and up may share a part. */
-static void stream_layer_experts(struct weights *w, struct stream *stream, uint32_t layer_i, struct layer_weights *layer)
+static void stream_layer_experts(struct weights *w, struct stream *stream, uint32_t layer_i,
+                                 struct layer_weights *layer)
 {
     bool fused = layer->gate_exps.n_out * layer->gate_exps.row_bytes < layer->gate_exps.stack_bytes;
     struct op_stacks *stacks = w->stacks[layer_i];

@@ -63,12 +63,15 @@ static double slow_weight(const struct habits *p)
 
 double habits_rate(const struct habits *p, uint32_t key) { return p->slow[key] / p->slow_unit / slow_weight(p); }
 
-void habits_set_rate(struct habits *p, uint32_t key, double rate) { p->slow[key] = rate * slow_weight(p) * p->slow_unit; }
+void habits_set_rate(struct habits *p, uint32_t key, double rate)
+{
+    p->slow[key] = rate * slow_weight(p) * p->slow_unit;
+}
 
 double habits_worth(const struct habits *p, uint32_t key)
 {
     uint32_t layer_i = key / (p->n_keys / p->n_layers);
-    double unit = layer_i <= p->layer_i ? p->fast_unit : p->fast_unit_before; /* at its next visit all are one pass old */
+    double unit = layer_i <= p->layer_i ? p->fast_unit : p->fast_unit_before; /* as old at its next visit */
     double fast = p->fast[key] / unit * M_LN2 / HABITS_FAST_TOKENS;
     double chosen = HABITS_FAST_SHARE * fast + (1 - HABITS_FAST_SHARE) * habits_rate(p, key);
     if (chosen <= 0) return 0;

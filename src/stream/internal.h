@@ -64,6 +64,8 @@ struct piece {
     size_t n;
 };
 
+/* OK while the file behind fd is what was opened. */
+enum ds4_status stream_compare_file(const struct open_file *file, int fd, struct ds4_error *error) DS4_MUST_CHECK;
 void *stream_reader(void *stream); /* reader.c: a thread */
 /* Piece i of what belongs into the slot; false past the last one. */
 bool stream_piece(const struct stream *s, uint32_t slot_i, uint32_t i, struct piece *out);

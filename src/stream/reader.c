@@ -1,6 +1,6 @@
-/* reader.c - the threads that read experts. A thread takes the next piece of the first slot in the queue of demands (or,
- * when that is empty, of what is brought ahead), reads it without the lock, and the one that brings the last piece of a
- * slot publishes it. */
+/* reader.c - the threads that read experts. A thread takes the next piece of the first slot in the queue of demands
+ * (or, when that is empty, of what is brought ahead), reads it without the lock, and the one that brings the last piece
+ * of a slot publishes it. */
 #include "base/clock.h"
 #include "base/hash.h"
 #include "stream/internal.h"
@@ -95,12 +95,8 @@ static bool take_piece(struct stream *s, uint32_t *slot_i, struct piece *piece)
 static enum ds4_status read_piece(const struct piece *piece, struct ds4_error *error)
 {
     const struct open_file *file = piece->file;
-    struct file_id now;
     TRY(file_read_blocks(file->fd, file->path, piece->at, piece->to, piece->n, error));
-    TRY(file_identity(file->fd, file->path, &now, error));
-    if (now.size_bytes == file->id.size_bytes && now.mtime_ns == file->id.mtime_ns) return DS4_OK;
-    return err_set(error, DS4_ERR_STATE, "%s was changed while in use (%llu bytes, %llu when it was opened)", file->path,
-                   (unsigned long long)now.size_bytes, (unsigned long long)file->id.size_bytes);
+    return stream_compare_file(file, file->fd, error);
 }
 
 /* With --paranoid: the same expert must read the same as the first time. Called without the lock: the slot is ours. */

@@ -77,14 +77,14 @@ void stream_size(const struct stream_config *c, struct stream_size *out)
 
 /* ---- opening ------------------------------------------------------------------------------------------------- */
 
-static enum ds4_status compare_identity(const struct open_file *file, int fd, struct ds4_error *error)
+enum ds4_status stream_compare_file(const struct open_file *file, int fd, struct ds4_error *error)
 {
     struct file_id now;
     TRY(file_identity(fd, file->path, &now, error));
     if (now.inode != file->id.inode) return err_set(error, DS4_ERR_STATE, "%s was replaced while in use", file->path);
     if (now.size_bytes == file->id.size_bytes && now.mtime_ns == file->id.mtime_ns) return DS4_OK;
-    return err_set(error, DS4_ERR_STATE, "%s was changed while in use (%llu bytes, %llu when it was opened)", file->path,
-                   (unsigned long long)now.size_bytes, (unsigned long long)file->id.size_bytes);
+    return err_set(error, DS4_ERR_STATE, "%s was changed while in use (%llu bytes, %llu when it was opened)",
+                   file->path, (unsigned long long)now.size_bytes, (unsigned long long)file->id.size_bytes);
 }
 
 static enum ds4_status open_files(struct stream *s, struct ds4_error *error)
@@ -97,7 +97,7 @@ static enum ds4_status open_files(struct stream *s, struct ds4_error *error)
         memcpy(file->path, s->c.files[i].path, n);
         file->id = s->c.files[i].id;
         TRY(file_open(file->path, FILE_READ_BLOCKS, &file->fd, error));
-        TRY(compare_identity(file, file->fd, error));
+        TRY(stream_compare_file(file, file->fd, error));
     }
     return DS4_OK;
 }
@@ -348,7 +348,7 @@ static enum ds4_status check_files(const struct stream *s, struct ds4_error *err
     for (uint32_t i = 0; i < s->c.n_files; i++) {
         int fd;
         TRY(file_open(s->files[i].path, FILE_READ, &fd, error));
-        enum ds4_status status = compare_identity(&s->files[i], fd, error);
+        enum ds4_status status = stream_compare_file(&s->files[i], fd, error);
         file_close(fd);
         TRY(status);
     }

@@ -8,9 +8,9 @@
  * looks there and waits if need be. Between stream_begin and stream_end lies one forward pass; between two demands
  * everything that the first named stays where it is.
  *
- * Errors: a read that fails, a file that ends early or was changed or replaced, a slot that does not hold what its table
- * says: the first of them is kept, whoever waits is given a page of zeros, and stream_end returns it. Nothing that was
- * read in doubt is published. The next pass starts anew.
+ * Errors: a read that fails, a file that ends early or was changed or replaced, a slot that does not hold what its
+ * table says: the first of them is kept, whoever waits is given zeros, and stream_end returns it. Nothing that was read
+ * in doubt is published. The next pass starts anew.
  * Threads: all functions are the worker's, except stream_wait (threads of its pool) and the readers. */
 #ifndef DS4_STREAM_STREAM_H
 #define DS4_STREAM_STREAM_H
@@ -87,7 +87,7 @@ void stream_get_rates(const struct stream *s, float *rates, double *tokens);
 void stream_settle(struct stream *s);
 
 struct stream_figures {
-    uint64_t n_hits, n_ahead, n_misses; /* experts asked for: in memory; read ahead in this pass; read while waited for */
+    uint64_t n_hits, n_ahead, n_misses; /* asked for: in memory; read ahead in this pass; read while waited for */
     uint64_t read_bytes;
     double read_seconds;  /* during which at least one read was under way */
     double stall_seconds; /* during which a product waited */

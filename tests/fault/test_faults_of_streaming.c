@@ -16,9 +16,10 @@
 
 #define N_PROMPT 24
 #define N_VOCAB 512
-#define FIXTURE "random --layers 3 --ratios 0,4,128 --dim 64 --heads 2 --head-dim 128 --q-rank 32 --o-groups 1 " \
-                "--o-rank 32 --window 16 --index-heads 2 --index-dim 128 --index-topk 8 --experts 8 --used 2 " \
-                "--inner 32 --hash-layers 1 --vocab 512 --hc 2 --context 4096 --type Q8_0 --part trunk"
+#define FIXTURE \
+    "random --layers 3 --ratios 0,4,128 --dim 64 --heads 2 --head-dim 128 --q-rank 32 --o-groups 1 --o-rank 32 " \
+    "--window 16 --index-heads 2 --index-dim 128 --index-topk 8 --experts 8 --used 2 --inner 32 --hash-layers 1 " \
+    "--vocab 512 --hc 2 --context 4096 --type Q8_0 --part trunk"
 
 static const char *model_path(void) { return model_file("experts-small", FIXTURE); }
 
@@ -29,7 +30,7 @@ static struct ds4_engine_options options_for(const char *path)
                                        .expert_cache_bytes = 340000};
 }
 
-/* ---- a file system that fails while this says so ------------------------------------------------------------------ */
+/* ---- a file system that fails ----------------------------------------------------------------------------------- */
 
 enum fault { FAULT_NONE, FAULT_ERROR, FAULT_HALF, FAULT_ODD, FAULT_END, FAULT_BIT };
 static _Atomic int fault;
@@ -180,7 +181,7 @@ static void cut(const char *path)
     file_close(fd);
 }
 
-static void forget(const char *path) { (void)file_unlink(path, NULL); }
+static void forget(const char *path) { (void)unlink(path); }
 
 TEST(a_file_replaced_changed_cut_or_removed_while_in_use_stops_every_request)
 {
@@ -210,7 +211,7 @@ TEST(a_file_replaced_changed_cut_or_removed_while_in_use_stops_every_request)
         }
         ds4_session_destroy(session);
         ds4_engine_close(engine);
-        (void)file_unlink(path, NULL);
+        forget(path);
     }
 }
 

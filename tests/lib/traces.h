@@ -11,8 +11,8 @@ struct trace {
 };
 
 /* Experts of Zipf popularity, another order in every layer. drift: tokens until half of the layer's favourites have
- * changed, 0 = never; repeat: probability that a choice is one of the token before; bursts: now and then a stretch of 40
- * tokens chooses at random. */
+ * changed, 0 = never; repeat: probability that a choice is one of the token before; bursts: now and then a stretch of
+ * 40 tokens chooses at random. */
 struct trace_kind {
     const char *name;
     double zipf, repeat;

@@ -1,5 +1,5 @@
-/* test_stream.c - streamed experts: the same bits as mapped ones whatever the budget, a ledger that is exact, slots that
- * hold what is asked, a pool that gives way to memory pressure. */
+/* test_stream.c - streamed experts: the same bits as mapped ones whatever the budget, a ledger that is exact, a
+ * pool that gives way to memory pressure. */
 #include "lib/test.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* test_stream_policy.c - what the expert cache keeps: a simulator over routing traces runs the table of slots as the pool
- * does, without bytes, against LRU and against the best that is possible when the future is known. */
+/* test_stream_policy.c - what the expert cache keeps: a simulator over routing traces runs the table of slots as the
+ * pool does, without bytes, against LRU and against the best that is possible when the future is known. */
 #include "lib/test.h"
 
 #include <math.h>
@@ -185,7 +185,8 @@ TEST(the_policy_beats_lru_on_a_trace_of_the_trained_model)
         uint32_t n_slots = r.n_layers * info->n_experts / part;
         double ours = simulate_ours(&r.trace, n_slots), lru = simulate_other(&r.trace, n_slots, false);
         print_message("%u tokens, %u layers of %u experts, 1/%u of them: ours %.3f, LRU %.3f, best possible %.3f\n",
-                      r.n_tokens, r.n_layers, info->n_experts, part, ours, lru, simulate_other(&r.trace, n_slots, true));
+                      r.n_tokens, r.n_layers, info->n_experts, part, ours, lru,
+                      simulate_other(&r.trace, n_slots, true));
         assert_true(ours > lru);
     }
     mem_free(r.trace.ids);
