@@ -102,6 +102,8 @@ struct ds4_engine_options {
     uint64_t expert_cache_bytes;  /* stream routed experts from the file through a pool of this many bytes, everything
                                      else stays in memory; 0 = map them; DS4_EXPERT_CACHE_AUTO = what the machine has
                                      room for, or map them if all fit */
+    const char *notes_dir;        /* statistics about experts are kept beside the model, or here when that cannot be
+                                     written; NULL = ~/.cache/ds4, "" = none are kept or used */
     bool paranoid;                /* checksums of streamed experts at every use */
     bool check_tensors;           /* read every scale of every quantised tensor and refuse NaN/Inf */
     ds4_log_fn log;               /* optional */
@@ -148,17 +150,33 @@ struct ds4_plan {
     uint64_t expert_cache_least_bytes; /* for these batches */
     uint64_t expert_bytes;             /* of one expert of one layer in the file */
     uint32_t n_expert_slots, n_expert_slots_least, n_experts; /* experts of all layers */
+    uint32_t n_layers, n_experts_used;
+    double expert_hit_rate;            /* share of the experts asked for that will be found in memory */
+    double tokens_observed;            /* what that rests on; 0: every expert is taken to be as good as another */
     bool fits;           /* resident part within the budget */
     bool all_in_memory;  /* mapped part fits beside it */
     char verdict[256];   /* one sentence for a person */
 };
+/* What a machine can do with a model, measured. */
+struct ds4_speed {
+    double disk_bytes_per_s; /* reading experts as streaming does */
+    double dense_seconds;    /* computing a token, routed experts apart */
+    double expert_seconds;   /* computing one expert for one token */
+};
+/* Measures for about so many seconds in all, and remembers it in the notes about the model (see notes_dir). The model is
+ * not loaded; experts are read and thrown away. */
+enum ds4_status ds4_speed_probe(const struct ds4_engine_options *options, double seconds, struct ds4_speed *out,
+                                struct ds4_error *error) DS4_MUST_CHECK;
+/* Tokens a second of decoding at short context; 0 when the plan leaves it to the system what is in memory. */
+double ds4_plan_tps(const struct ds4_plan *plan, const struct ds4_speed *speed);
+
 /* What streaming did since the engine was opened; all 0 when experts are mapped. */
 struct ds4_expert_figures {
     uint64_t n_hits, n_ahead, n_misses; /* experts asked for: in memory; read ahead in the same pass; waited for */
     uint64_t read_bytes, cache_bytes;   /* cache_bytes: as planned */
     double read_seconds, stall_seconds; /* a read was under way; a product waited for one */
     uint32_t n_slots, n_slots_now;      /* fewer now when memory ran short */
-    double predicted_tps;               /* of decoding, from what `ds4 plan` measured here; 0 = not measured */
+    double predicted_tps;               /* of decoding, from ds4_speed_probe; 0 = that was never measured here */
 };
 void ds4_engine_expert_figures(const struct ds4_engine *engine, struct ds4_expert_figures *out);
 /* Fills *plan from the file's directory only; loads nothing. */

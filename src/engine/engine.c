@@ -89,6 +89,7 @@ static enum ds4_status open_files(struct ds4_engine *e, const struct ds4_engine_
 {
     if (!options->model_path) return err_set(error, DS4_ERR_STATE, "no model file was named");
     (void)snprintf(e->model_path, sizeof e->model_path, "%s", options->model_path);
+    (void)snprintf(e->notes_dir, sizeof e->notes_dir, "%s", options->notes_dir ? options->notes_dir : "");
     TRY(gguf_open(options->model_path, &e->file, error));
     if (options->mtp_path) TRY(gguf_open(options->mtp_path, &e->mtp_file, error));
     name_quantisation(e->file, e->quantisation, sizeof e->quantisation);
@@ -147,6 +148,7 @@ static enum ds4_status load_model(struct ds4_engine *e, const struct ds4_engine_
     if (e->h.n_vocab != vocab_n_tokens(e->vocab))
         return err_set(error, DS4_ERR_FORMAT, "the vocabulary has %u tokens, the embedding %u rows",
                        vocab_n_tokens(e->vocab), e->h.n_vocab);
+    if (e->settings.notes_dir) e->settings.notes_dir = e->notes_dir; /* the caller's text may not live as long */
     if (plan.expert_cache_bytes) TRY(engine_start_stream(e, &plan, error));
     return start_sessions(e, error);
 }
@@ -172,9 +174,10 @@ void ds4_engine_close(struct ds4_engine *e)
     if (!e) return;
     graph_destroy(e->graph);
     session_host_deinit(&e->host);
-    stream_destroy(e->stream);
+    engine_stop_stream(e);
     weights_free(e->weights);
     mem_free(e->experts);
+    mem_free(e->notes.rates);
     if (e->backend) e->backend->ops->destroy(e->backend);
     thread_pool_destroy(e->pool);
     vocab_destroy(e->vocab);

@@ -4,6 +4,7 @@
 
 #include "model/experts.h"
 #include "session/session.h"
+#include "stream/notes.h"
 #include "text/vocab.h"
 
 #define ENGINE_CTX_DEFAULT 32768u
@@ -19,6 +20,7 @@ struct engine_settings {
     uint32_t ctx_tokens, chunk_tokens, n_sessions, n_threads;
     uint64_t expert_cache_bytes; /* as in ds4_engine_options */
     bool paranoid;
+    const char *notes_dir;       /* as in ds4_engine_options */
 };
 
 struct ds4_engine {
@@ -31,6 +33,9 @@ struct ds4_engine {
     struct weights *weights;
     struct expert_map *experts; /* NULL: mapped */
     struct stream *stream;
+    struct notes notes;         /* rates NULL: none are kept */
+    double predicted_tps;
+    char notes_dir[512];
     struct state_layout layout;
     struct graph *graph;
     struct session_host host;
@@ -48,6 +53,14 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
                             uint64_t budget_bytes, struct ds4_plan *out, struct ds4_error *error) DS4_MUST_CHECK;
 /* Memory that streaming leaves to the rest of the machine. */
 uint64_t engine_reserve_bytes(void);
+/* Notes about the experts of map from beside the model or from the settings' notes_dir. Afterwards notes->rates is the
+ * caller's to free; NULL when none are to be kept; zeros when there are none yet. */
+enum ds4_status engine_read_notes(const char *model_path, const char *notes_dir, const struct expert_map *map,
+                                  const struct hparams *h, struct notes *out, struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status engine_write_notes(const char *model_path, const char *notes_dir, const struct notes *notes,
+                                   struct ds4_error *error) DS4_MUST_CHECK;
+/* Keeps what was learned; before the pool is destroyed. */
+void engine_stop_stream(struct ds4_engine *e);
 /* Makes the pool as planned and gives the weights to it. */
 enum ds4_status engine_start_stream(struct ds4_engine *e, const struct ds4_plan *plan,
                                     struct ds4_error *error) DS4_MUST_CHECK;

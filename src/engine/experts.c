@@ -1,9 +1,68 @@
 /* experts.c - streaming of routed experts, as the engine sees it: the pool is made as planned, and what it learns about
  * the use of experts is kept on disk from run to run. */
+#include <pwd.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "engine/engine.h"
+
+#define NOTES_PATH_BYTES 4200
+
+/* ---- notes -------------------------------------------------------------------------------------------------- */
+
+/* Place 0: beside the model; place 1: in the given or the usual folder. False when there is no such place. */
+static bool notes_place(int place, const char *model_path, const char *notes_dir, const uint8_t digest[16],
+                        char out[NOTES_PATH_BYTES])
+{
+    if (notes_dir && !notes_dir[0]) return false;
+    if (place == 0) return snprintf(out, NOTES_PATH_BYTES, "%s.experts", model_path) < NOTES_PATH_BYTES;
+    const struct passwd *user = notes_dir ? NULL : getpwuid(getuid());
+    if (!notes_dir && (!user || !user->pw_dir)) return false;
+    int n = snprintf(out, NOTES_PATH_BYTES, "%s%s/", notes_dir ? notes_dir : user->pw_dir,
+                     notes_dir ? "" : "/.cache/ds4");
+    for (int i = 0; i < 16 && n > 0 && n < NOTES_PATH_BYTES; i++)
+        n += snprintf(out + n, (size_t)(NOTES_PATH_BYTES - n), "%02x%s", digest[i], i == 15 ? ".experts" : "");
+    return n > 0 && n < NOTES_PATH_BYTES;
+}
+
+enum ds4_status engine_read_notes(const char *model_path, const char *notes_dir, const struct expert_map *map,
+                                  const struct hparams *h, struct notes *out, struct ds4_error *error)
+{
+    char path[NOTES_PATH_BYTES];
+    *out = (struct notes){.n_layers = map->n_layers, .n_experts = h->n_experts};
+    memcpy(out->digest, map->digest, sizeof out->digest);
+    if (notes_dir && !notes_dir[0]) return DS4_OK;
+    out->rates = mem_zalloc((size_t)out->n_layers * out->n_experts, sizeof *out->rates);
+    if (!out->rates) return err_set(error, DS4_ERR_NOMEM, "no memory for notes about experts");
+    for (int place = 0; place < 2; place++) {
+        struct ds4_error ignored = {0};
+        if (!notes_place(place, model_path, notes_dir, out->digest, path)) continue;
+        enum ds4_status status = notes_read(path, out, &ignored);
+        if (status == DS4_OK) return DS4_OK;
+        if (status == DS4_ERR_NOMEM) return err_set(error, status, "no memory for notes about experts");
+    }
+    return DS4_OK;
+}
+
+enum ds4_status engine_write_notes(const char *model_path, const char *notes_dir, const struct notes *notes,
+                                   struct ds4_error *error)
+{
+    char path[NOTES_PATH_BYTES];
+    if (notes_place(0, model_path, notes_dir, notes->digest, path) && notes_write(path, notes, NULL) == DS4_OK)
+        return DS4_OK;
+    if (!notes_place(1, model_path, notes_dir, notes->digest, path)) return DS4_OK;
+    TRY(file_make_parents(path, error));
+    return notes_write(path, notes, error);
+}
+
+/* ---- the pool ----------------------------------------------------------------------------------------------- */
+
+static double predict(const struct ds4_engine *e, const struct ds4_plan *plan)
+{
+    struct ds4_speed speed = {e->notes.disk_bytes_per_s, e->notes.dense_seconds, e->notes.expert_seconds};
+    return ds4_plan_tps(plan, &speed);
+}
 
 enum ds4_status engine_start_stream(struct ds4_engine *e, const struct ds4_plan *plan, struct ds4_error *error)
 {
@@ -16,7 +75,22 @@ enum ds4_status engine_start_stream(struct ds4_engine *e, const struct ds4_plan 
     config.paranoid = e->settings.paranoid;
     TRY(stream_create(&config, &e->stream, error));
     weights_set_stream(e->weights, e->stream, e->h.n_layers);
+    TRY(engine_read_notes(e->model_path, e->settings.notes_dir, e->experts, &e->h, &e->notes, error));
+    if (e->notes.tokens > 0) stream_set_rates(e->stream, e->notes.rates, e->notes.tokens);
+    e->predicted_tps = predict(e, plan);
     return DS4_OK;
+}
+
+void engine_stop_stream(struct ds4_engine *e)
+{
+    double before = e->notes.tokens;
+    if (e->stream && e->notes.rates) {
+        stream_get_rates(e->stream, e->notes.rates, &e->notes.tokens);
+        if (e->notes.tokens > before) /* when it cannot be kept, the next run learns it again */
+            (void)!engine_write_notes(e->model_path, e->settings.notes_dir, &e->notes, NULL);
+    }
+    stream_destroy(e->stream);
+    e->stream = NULL;
 }
 
 void ds4_engine_expert_figures(const struct ds4_engine *e, struct ds4_expert_figures *out)
@@ -28,6 +102,6 @@ void ds4_engine_expert_figures(const struct ds4_engine *e, struct ds4_expert_fig
     *out = (struct ds4_expert_figures){
         .n_hits = f.n_hits, .n_ahead = f.n_ahead, .n_misses = f.n_misses, .read_bytes = f.read_bytes,
         .cache_bytes = f.bytes, .read_seconds = f.read_seconds, .stall_seconds = f.stall_seconds,
-        .n_slots = f.n_slots, .n_slots_now = f.n_slots_now,
+        .n_slots = f.n_slots, .n_slots_now = f.n_slots_now, .predicted_tps = e->predicted_tps,
     };
 }

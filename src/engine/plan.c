@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "engine/engine.h"
 #include "quant/quant.h"
+#include "stream/predict.h"
 
 #define GIB 1073741824.0
 #define RESERVE_LEAST_BYTES ((uint64_t)512 << 20) /* what a desktop needs to stay responsive, whatever its size */
@@ -106,10 +107,43 @@ static uint64_t choose_cache(const struct ds4_plan *plan, uint64_t expert_bytes,
     return room > least ? room : least;
 }
 
+/* What of the trunk's experts the slots will hold, by the notes. Slots for the misses of one layer are always on loan. */
+static enum ds4_status expect_hits(const struct gguf_file *file, const struct expert_map *map, const struct hparams *h,
+                                   const struct engine_settings *settings, struct ds4_plan *plan,
+                                   struct ds4_error *error)
+{
+    struct notes notes;
+    uint32_t n_keys = h->n_layers * h->n_experts;
+    TRY(engine_read_notes(gguf_shard_path(file, 0), settings->notes_dir, map, h, &notes, error));
+    float *scratch = mem_zalloc(2 * (size_t)n_keys, sizeof *scratch);
+    if (!scratch) {
+        mem_free(notes.rates);
+        return err_set(error, DS4_ERR_NOMEM, "no memory to plan");
+    }
+    uint32_t held = plan->n_expert_slots > h->n_used ? plan->n_expert_slots - h->n_used : 0;
+    if (plan->n_expert_slots >= plan->n_experts) held = n_keys;
+    plan->expert_hit_rate = predict_hit_rate(notes.rates ? notes.rates : scratch + n_keys, n_keys, held, scratch);
+    plan->tokens_observed = notes.tokens;
+    mem_free(scratch);
+    mem_free(notes.rates);
+    return DS4_OK;
+}
+
+double ds4_plan_tps(const struct ds4_plan *plan, const struct ds4_speed *speed)
+{
+    if (!plan->fits || (!plan->n_experts && !plan->all_in_memory) || speed->dense_seconds <= 0) return 0;
+    struct predict_input in = {plan->n_layers, plan->n_experts_used, plan->n_experts ? plan->expert_hit_rate : 1,
+                               (double)plan->expert_bytes, speed->disk_bytes_per_s, speed->dense_seconds,
+                               speed->expert_seconds};
+    return 1 / predict_token_seconds(&in);
+}
+
 /* Decides about the pool and adds it to the ledger. */
 static void add_experts(const struct expert_map *map, const struct hparams *h, const struct engine_settings *settings,
                         const struct weight_sums *sums, struct ds4_plan *out)
 {
+    out->n_layers = h->n_layers;
+    out->n_experts_used = h->n_used;
     struct stream_size size = {0};
     struct stream_config config;
     uint64_t cache = map ? settings->expert_cache_bytes : 0;
@@ -168,9 +202,10 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
     sums.dense_bytes += draft.dense_bytes;
     add_experts(map, h, settings, &sums, out);
     out->weight_bytes_per_token = sums.per_token;
-    mem_free(map);
     judge(out);
-    return DS4_OK;
+    enum ds4_status status = out->n_experts ? expect_hits(file, map, h, settings, out, error) : DS4_OK;
+    mem_free(map);
+    return status;
 }
 
 static enum ds4_status choose_backend(const char *name, const struct backend_ops **out, struct ds4_error *error)
@@ -188,7 +223,8 @@ enum ds4_status engine_settle(const struct ds4_engine_options *options, const st
                               struct engine_settings *out, struct ds4_error *error)
 {
     *out = (struct engine_settings){.round = !options->ideal, .draft = options->draft && has_mtp,
-                                    .expert_cache_bytes = options->expert_cache_bytes, .paranoid = options->paranoid};
+                                    .expert_cache_bytes = options->expert_cache_bytes, .paranoid = options->paranoid,
+                                    .notes_dir = options->notes_dir};
     TRY(choose_backend(options->backend, &out->backend_ops, error));
     bool exact = options->ideal || out->backend_ops == &backend_ref_ops;
     out->row_format = exact ? OP_ROW_F32 : OP_ROW_PACKED;

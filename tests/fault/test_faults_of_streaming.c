@@ -27,6 +27,7 @@ static struct ds4_engine_options options_for(const char *path)
 {
     /* Eight slots of twenty-four: most of what is asked for must be read. */
     return (struct ds4_engine_options){.model_path = path, .ctx_tokens = 128, .n_threads = 2, .chunk_tokens = 8,
+                                       .notes_dir = "",
                                        .expert_cache_bytes = 340000};
 }
 

@@ -1,0 +1,40 @@
+/* predict.c - the arithmetic of predict.h. */
+#include "stream/predict.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+double predict_token_seconds(const struct predict_input *in)
+{
+    double miss = 1 - in->hit_rate, layer = in->dense_seconds / in->n_layers;
+    double read = in->disk_bytes_per_s > 0 ? in->expert_bytes / in->disk_bytes_per_s : 0;
+    double chance = pow(in->hit_rate, in->n_used); /* of k = 0 misses; of k + 1 from that of k */
+    for (uint32_t k = 0; k <= in->n_used; k++) {
+        double done = (in->n_used - k) * in->expert_seconds; /* what is there is computed first, */
+        for (uint32_t i = 1; i <= k; i++) done = (i * read > done ? i * read : done) + in->expert_seconds; /* then this */
+        layer += chance * done;
+        if (in->hit_rate <= 0) chance = k + 1 == in->n_used ? 1 : 0;
+        else chance *= (double)(in->n_used - k) / (k + 1) * miss / in->hit_rate;
+    }
+    return layer * in->n_layers;
+}
+
+static int descending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+double predict_hit_rate(const float *rates, uint32_t n_keys, uint32_t n_slots, float *scratch)
+{
+    double held = 0, all = 0;
+    memcpy(scratch, rates, n_keys * sizeof *scratch);
+    qsort(scratch, n_keys, sizeof *scratch, descending);
+    for (uint32_t i = 0; i < n_keys; i++) {
+        all += (double)scratch[i];
+        if (i < n_slots) held += (double)scratch[i];
+    }
+    if (all > 0) return held / all;
+    return n_slots < n_keys ? (double)n_slots / n_keys : 1;
+}
