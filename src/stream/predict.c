@@ -11,8 +11,9 @@ double predict_token_seconds(const struct predict_input *in)
     double read = in->disk_bytes_per_s > 0 ? in->expert_bytes / in->disk_bytes_per_s : 0;
     double chance = pow(in->hit_rate, in->n_used); /* of k = 0 misses; of k + 1 from that of k */
     for (uint32_t k = 0; k <= in->n_used; k++) {
-        double done = (in->n_used - k) * in->expert_seconds; /* what is there is computed first, */
-        for (uint32_t i = 1; i <= k; i++) done = (i * read > done ? i * read : done) + in->expert_seconds; /* then this */
+        /* What is there is computed first, then each as it comes. */
+        double done = (in->n_used - k) * in->expert_seconds;
+        for (uint32_t i = 1; i <= k; i++) done = (i * read > done ? i * read : done) + in->expert_seconds;
         layer += chance * done;
         if (in->hit_rate <= 0) chance = k + 1 == in->n_used ? 1 : 0;
         else chance *= (double)(in->n_used - k) / (k + 1) * miss / in->hit_rate;

@@ -21,7 +21,8 @@ static const char *model_experts(void)
 
 static struct ds4_engine_options options_for(uint64_t cache_bytes, uint32_t chunk)
 {
-    return (struct ds4_engine_options){.model_path = model_experts(), .ctx_tokens = 256, .n_threads = 2, .notes_dir = "",
+    return (struct ds4_engine_options){.model_path = model_experts(), .ctx_tokens = 256, .n_threads = 2,
+                                       .notes_dir = "",
                                        .chunk_tokens = chunk, .expert_cache_bytes = cache_bytes};
 }
 

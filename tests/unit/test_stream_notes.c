@@ -145,7 +145,8 @@ TEST(the_predicted_time_of_a_token_is_that_of_a_reader_and_a_computer_side_by_si
 {
     struct rng rng = {5};
     for (int i = 0; i < 30; i++) {
-        struct predict_input in = {43, 6, i % 6 * 0.2, 7e6, 0.2e9 + rng_double(&rng) * 5e9, 0.3, rng_double(&rng) * 4e-3};
+        double disk = 0.2e9 + rng_double(&rng) * 5e9;
+        struct predict_input in = {43, 6, i % 6 * 0.2, 7e6, disk, 0.3, rng_double(&rng) * 4e-3};
         double predicted = predict_token_seconds(&in), drawn = drawn_seconds(&in, &rng);
         if (fabs(predicted / drawn - 1) > 0.05) fail_msg("%d: %g s predicted, %g s drawn", i, predicted, drawn);
     }
