@@ -163,8 +163,8 @@ struct ds4_speed {
     double dense_seconds;    /* computing a token, routed experts apart */
     double expert_seconds;   /* computing one expert for one token */
 };
-/* Measures for about so many seconds in all, and remembers it in the notes about the model (see notes_dir). The model is
- * not loaded; experts are read and thrown away. */
+/* Measures for about so many seconds in all, and remembers it in the notes about the model (see notes_dir). The model
+ * is not loaded; experts are read and thrown away. */
 enum ds4_status ds4_speed_probe(const struct ds4_engine_options *options, double seconds, struct ds4_speed *out,
                                 struct ds4_error *error) DS4_MUST_CHECK;
 /* Tokens a second of decoding at short context; 0 when the plan leaves it to the system what is in memory. */

@@ -107,7 +107,7 @@ static uint64_t choose_cache(const struct ds4_plan *plan, uint64_t expert_bytes,
     return room > least ? room : least;
 }
 
-/* What of the trunk's experts the slots will hold, by the notes. Slots for the misses of one layer are always on loan. */
+/* What of the trunk's experts the slots will hold, by the notes. Slots for misses of one layer are always on loan. */
 static enum ds4_status expect_hits(const struct gguf_file *file, const struct expert_map *map, const struct hparams *h,
                                    const struct engine_settings *settings, struct ds4_plan *plan,
                                    struct ds4_error *error)
