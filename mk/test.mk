@@ -31,6 +31,7 @@ run-tests: tests
 .PHONY: tests check run-tests
 
 # The long forms, minutes each; results are recorded in tests/soak.md.
-soak: $(BUILD)/tests/scripted/test_store_crash
-	nice -n 5 $< long
+SOAKS := $(addprefix $(BUILD)/tests/,scripted/test_store_crash scripted/test_store_faults unit/test_restore_matrix)
+soak: $(SOAKS)
+	@for program in $(SOAKS); do nice -n 5 $$program long || exit 1; done
 .PHONY: soak

@@ -72,8 +72,8 @@ enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct
 {
     static const int flags[] = {
         [FILE_READ] = O_RDONLY,
-        [FILE_READ_NOFOLLOW] = O_RDONLY | O_NOFOLLOW,
         [FILE_READ_BLOCKS] = O_RDONLY | O_DIRECT,
+        [FILE_READ_OWN] = O_RDONLY | O_NOFOLLOW,
         [FILE_CREATE_NEW] = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW,
         [FILE_CREATE_TRUNCATE] = O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW,
         [FILE_READ_WRITE] = O_RDWR | O_NOFOLLOW,
@@ -89,6 +89,12 @@ enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct
 #ifdef __APPLE__
     if (mode == FILE_READ_BLOCKS) (void)fcntl(*fd, F_NOCACHE, 1);
 #endif
+    struct stat st;
+    if (mode == FILE_READ_OWN && fstat(*fd, &st) == 0 && st.st_uid != geteuid()) {
+        file_close(*fd);
+        *fd = -1;
+        return err_set(error, DS4_ERR_IO, "cannot open %s: it belongs to another user", path);
+    }
     struct file_id id;
     if (any_kind || ops->fstat_size(*fd, &id.size_bytes, &id.mtime_ns, &id.inode) == 0) return DS4_OK;
     int number = errno;

@@ -32,8 +32,8 @@ struct file_id { /* to notice that a file was replaced or changed */
 
 enum file_mode {
     FILE_READ,
-    FILE_READ_NOFOLLOW, /* refuses a symlink */
     FILE_READ_BLOCKS,   /* for file_read_blocks: past the page cache where the file system can do that */
+    FILE_READ_OWN, /* refuses a symlink, and a file of another user */
     FILE_CREATE_NEW,
     FILE_CREATE_TRUNCATE,
     FILE_READ_WRITE,

@@ -12,7 +12,7 @@ enum ds4_status store_read_front(const struct ds4_store *s, enum entry_kind kind
     struct file_id id;
     store_path(s, kind, key, "", path);
     *front = (struct ds4_text){0};
-    TRY(file_open(path, FILE_READ_NOFOLLOW, fd, error));
+    TRY(file_open(path, FILE_READ_OWN, fd, error));
     enum ds4_status status = file_identity(*fd, path, &id, error);
     if (status == DS4_OK && id.size_bytes < sizeof header)
         status = err_set(error, DS4_ERR_FORMAT, "%s has %llu bytes", path, (unsigned long long)id.size_bytes);

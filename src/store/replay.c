@@ -54,11 +54,15 @@ enum ds4_status replay_open(const char *dir, bool read_only, struct replay **out
     if (status == DS4_OK && path.text.len >= sizeof r->path) status = err_set(error, DS4_ERR_LIMIT, "path too long");
     if (status == DS4_OK) memcpy(r->path, path.text.ptr, path.text.len);
     buf_deinit(&path);
+    /* Without a file the list lives in memory: no reason to do without a store. */
     if (status == DS4_OK && !read_only && file_open(r->path, FILE_READ_WRITE, &r->fd, NULL) != DS4_OK)
-        status = file_open(r->path, FILE_CREATE_NEW, &r->fd, error);
-    struct ds4_error ignored = {0};
-    if (status == DS4_OK) /* a list that cannot be read is an empty one */
-        (void)!file_read_all(r->path, 2 * STORE_REPLAY_BYTES_MAX, &r->log.text, &ignored);
+        (void)!file_open(r->path, FILE_CREATE_NEW, &r->fd, NULL);
+    int own;
+    /* A list that cannot be read, or is not ours, is an empty one. */
+    if (status == DS4_OK && file_open(r->path, FILE_READ_OWN, &own, NULL) == DS4_OK) {
+        file_close(own);
+        (void)!file_read_all(r->path, 2 * STORE_REPLAY_BYTES_MAX, &r->log.text, NULL);
+    }
     if (status != DS4_OK) {
         replay_close(r);
         return status;

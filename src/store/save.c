@@ -153,6 +153,9 @@ static bool save_tip(struct ds4_store *s, const struct ds4_session *session, enu
     struct index_item item = {.key = e.key, .parent = *parent, .kind = ENTRY_TIP, .n_tokens = n,
                               .text_len = e.text_len, .bytes = tip_len + partial, .reason = e.reason};
     memcpy(item.text_digest, e.text_digest, 16);
+    e.payload_len = item.bytes;
+    e.n_blocks = (uint32_t)((e.payload_len + ENTRY_BLOCK_BYTES - 1) / ENTRY_BLOCK_BYTES);
+    item.bytes = entry_file_bytes(&e);
     if (!tip_allowed(s, reason, &item)) {
         s->stats.tips_skipped++;
         goto out;

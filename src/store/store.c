@@ -82,6 +82,12 @@ void store_quarantine(struct ds4_store *s, const struct index_item *item, const 
     struct entry_key key = item->key;
     store_path(s, item->kind, &key, "", path);
     store_path(s, item->kind, &key, BAD, bad);
+    if (error->status == DS4_ERR_IO) { /* the disk may answer another day */
+        store_warn(s, "an entry cannot be read", error);
+        s->other_bytes += item->bytes;
+        index_remove(&s->index, &key);
+        return;
+    }
     s->stats.n_quarantined++;
     store_warn(s, "an entry is set aside", error);
     if (!s->read_only && file_rename(path, bad, NULL) == DS4_OK)
@@ -95,7 +101,7 @@ static void add_damaged(struct ds4_store *s, const char *name)
     struct file_id id;
     int fd;
     (void)snprintf(path, sizeof path, "%s/%s", s->dir, name);
-    if (file_open(path, FILE_READ_NOFOLLOW, &fd, NULL) != DS4_OK) return;
+    if (file_open(path, FILE_READ_OWN, &fd, NULL) != DS4_OK) return;
     if (file_identity(fd, path, &id, NULL) == DS4_OK) add_other(s, name, id.size_bytes, NULL);
     file_close(fd);
 }
@@ -110,7 +116,7 @@ static void scan_entry(struct ds4_store *s, enum entry_kind kind, const struct e
     struct ds4_error error = {0};
     int fd;
     store_path(s, kind, key, "", path);
-    if (file_open(path, FILE_READ_NOFOLLOW, &fd, &error) != DS4_OK) return;
+    if (file_open(path, FILE_READ_OWN, &fd, &error) != DS4_OK) return;
     enum ds4_status status = file_identity(fd, path, &id, &error);
     if (status == DS4_OK && id.size_bytes < sizeof header)
         status = err_set(&error, DS4_ERR_FORMAT, "%s is cut short", path);
@@ -187,6 +193,7 @@ static enum ds4_status open_parts(struct ds4_store *s, struct ds4_error *error)
             index_supersede(&s->index, &s->index.items[i].key);
     usage_read(s);
     TRY(replay_open(s->dir, s->read_only, &s->replay, error));
+    if (!s->read_only) (void)store_make_room(s, 0, NULL); /* the budget may be smaller than it was */
     return s->read_only ? DS4_OK : writer_create(s->dir, !s->options.no_sync, &s->writer, error);
 }
 

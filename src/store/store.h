@@ -52,7 +52,8 @@ void store_path(const struct ds4_store *s, enum entry_kind kind, const struct en
                 char out[WRITER_PATH_BYTES]);
 /* Says something at most once a minute. */
 void store_warn(struct ds4_store *s, const char *what, const struct ds4_error *error);
-/* Renames a damaged entry to bad-* and forgets it, and with it (in memory) what needs it. */
+/* Renames a damaged entry to bad-* and forgets it, and with it (in memory) what needs it. One that only could not be
+ * read (IO) keeps its name: it may be good. */
 void store_quarantine(struct ds4_store *s, const struct index_item *item, const struct ds4_error *error);
 /* Takes finished writes into account. */
 void store_collect(struct ds4_store *s);

@@ -46,7 +46,7 @@ void usage_read(struct ds4_store *s)
     uint64_t now = clock_unix_s();
     int fd;
     usage_path(s, path);
-    if (file_open(path, FILE_READ_NOFOLLOW, &fd, NULL) != DS4_OK) return; /* also: not a regular file */
+    if (file_open(path, FILE_READ_OWN, &fd, NULL) != DS4_OK) return; /* also: not a regular file */
     file_close(fd);
     if (file_read_all(path, FILE_BYTES_MAX, &text, NULL) == DS4_OK && is_usage(&text)) {
         for (size_t at = HEAD_BYTES; at < text.len; at += RECORD_BYTES) {

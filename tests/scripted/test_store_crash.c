@@ -481,6 +481,22 @@ TEST(every_flipped_bit_of_an_entry_is_noticed)
     ds4_text_free(&entry);
 }
 
+TEST(flips_anywhere_in_a_large_entry_are_noticed)
+{
+    struct ds4_text entry = make_entry((is_long ? 100u : 3u) << 20, 100, 1);
+    uint8_t *bytes = (uint8_t *)entry.ptr;
+    uint32_t n = is_long ? 10000 : 20;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t bit = rng_next(&rng) % (8 * entry.len);
+        bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        if (accepts(bytes, entry.len)) fail_msg("bit %llu", (unsigned long long)bit);
+        bytes[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    assert_true(accepts(bytes, entry.len));
+    print_message("%u flips in %zu bytes\n", n, entry.len);
+    ds4_text_free(&entry);
+}
+
 TEST(every_other_length_of_an_entry_is_refused)
 {
     struct ds4_text entry = make_entry(900, 30, 1);
@@ -648,6 +664,7 @@ int main(int argc, char **argv)
         T(a_kill_at_any_file_operation_leaves_a_store_that_serves_nothing_wrong),
         T(a_power_cut_that_drops_reorders_and_tears_writes_leaves_nothing_wrong_to_serve),
         T(every_flipped_bit_of_an_entry_is_noticed),
+        T(flips_anywhere_in_a_large_entry_are_noticed),
         T(every_other_length_of_an_entry_is_refused),
         T(blocks_exchanged_within_an_entry_or_between_entries_are_refused),
         T(an_entry_with_another_identity_or_shape_is_not_used),

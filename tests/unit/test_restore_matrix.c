@@ -1,0 +1,197 @@
+/* test_restore_matrix.c - restoring from the disk is bit-equal to never having stopped: at every residue mod 4 and mod
+ * 128, before and after the ring is full and in several spans, after near and far rewinds, with a tip and from rows
+ * alone; the 200 tokens that follow are compared. On the trained model and on one where nothing has Flash's numbers;
+ * together they have layers of every ratio (0, 4, 128), hash-routed and scored experts.
+ *
+ *   test_restore_matrix          a few residues
+ *   test_restore_matrix long     all */
+#include "lib/test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "lib/model.h"
+
+#define AFTER 200u     /* tokens compared after a restore */
+#define N_MAX 1080u
+#define N_SHORT 960u
+#define CHUNK 256u
+
+static bool is_long;
+
+struct world {
+    struct ds4_engine *engine;
+    uint32_t n_vocab;
+    int32_t tokens[N_MAX];
+    uint64_t expected[N_MAX]; /* digest of the logits after each token, never stopped */
+    float *logits;            /* [CHUNK][n_vocab] */
+    char dir[300];
+    uint64_t n_restores, n_compared;
+};
+
+static struct ds4_session *new_session(const struct world *w)
+{
+    struct ds4_session *s = NULL;
+    struct ds4_error error = {0};
+    assert_ok(ds4_session_create(w->engine, &s, &error), error);
+    return s;
+}
+
+/* Appends tokens [from, to) in one pass and compares every row of logits; or, the first time, notes them. */
+static void eval(struct world *w, struct ds4_session *s, size_t from, size_t to, bool note)
+{
+    struct ds4_error error = {0};
+    struct ds4_job job = {.session = s, .tokens = w->tokens + from, .n = to - from, .logits = w->logits};
+    assert_ok(ds4_eval(w->engine, &job, 1, &error), error);
+    for (size_t t = from; t < to; t++) {
+        uint64_t digest = hash_u64(w->logits + (t - from) * w->n_vocab, w->n_vocab * sizeof(float));
+        if (note) w->expected[t] = digest;
+        else if (digest != w->expected[t]) fail_msg("logits after token %zu differ, from %zu on", t, from);
+        w->n_compared += !note;
+    }
+}
+
+static void begin(struct world *w, const char *path)
+{
+    *w = (struct world){.engine = model_open(path, (struct ds4_engine_options){
+                                                 .ctx_tokens = N_MAX, .chunk_tokens = CHUNK, .n_sessions_max = 2})};
+    w->n_vocab = ds4_engine_info(w->engine)->n_vocab;
+    w->logits = malloc((size_t)CHUNK * w->n_vocab * sizeof *w->logits);
+    (void)snprintf(w->dir, sizeof w->dir, "%s/kv", test_dir());
+    for (size_t i = 0; i < N_MAX; i++) w->tokens[i] = model_token(i, w->n_vocab);
+    struct ds4_session *s = new_session(w);
+    for (size_t t = 0; t < (is_long ? N_MAX : N_SHORT); t += 60) eval(w, s, t, t + 60, true);
+    ds4_session_destroy(s);
+}
+
+static void end(struct world *w)
+{
+    print_message("%llu restores, %llu tokens after them bit-equal\n", (unsigned long long)w->n_restores,
+                  (unsigned long long)w->n_compared);
+    free(w->logits);
+    ds4_engine_close(w->engine);
+    test_dir_remove();
+}
+
+static struct ds4_store *open_store(const struct world *w)
+{
+    struct ds4_store_options options = {.dir = w->dir, .write_ratio_max = 1e6, .no_sync = true};
+    struct ds4_store *store = NULL;
+    struct ds4_error error = {0};
+    assert_ok(ds4_store_open(w->engine, &options, &store, &error), error);
+    return store;
+}
+
+static void remove_entry(void *user, const char *name)
+{
+    char path[600];
+    const char *const *what = user;
+    (void)snprintf(path, sizeof path, "%s/%s", what[0], name);
+    if (strstr(name, what[1])) assert_int_equal(unlink(path), 0);
+}
+static void remove_entries(const struct world *w, const char *suffix)
+{
+    const char *what[] = {w->dir, suffix};
+    struct ds4_error error = {0};
+    assert_ok(file_list_dir(w->dir, remove_entry, what, &error), error);
+}
+
+/* Saves the session, which holds n tokens, closes the store, and goes on from the disk in another session. */
+static void through_the_disk(struct world *w, const struct ds4_session *s, size_t n, bool with_tip)
+{
+    struct ds4_error error = {0};
+    struct ds4_store_report report;
+    bool saved;
+    size_t span = ds4_state_layout(w->engine)->span_tokens, reach = ds4_state_layout(w->engine)->reach_tokens;
+    struct ds4_store *store = open_store(w);
+    ds4_store_save(store, s, DS4_SAVE_USER, &saved);
+    assert_true(saved);
+    ds4_store_close(store);
+    if (!with_tip) remove_entries(w, ".tip");
+    store = open_store(w);
+    struct ds4_session *other = new_session(w);
+    assert_ok(ds4_store_sync(store, other, w->tokens, n, NULL, NULL, &report, &error), error);
+    size_t by_rows = n / span * span > reach ? n / span * span - reach : 0;
+    assert_int_equal(report.n_reused, with_tip ? n : by_rows);
+    assert_int_equal(hash_u64(ds4_session_logits(other), w->n_vocab * sizeof(float)), w->expected[n - 1]);
+    for (size_t t = 0; t < 8; t++) eval(w, other, n + t, n + t + 1, false); /* one by one, then at once */
+    eval(w, other, n + 8, n + AFTER, false);
+    w->n_restores++;
+    ds4_session_destroy(other);
+    ds4_store_close(store);
+    remove_entries(w, ".tip"); /* the next one is to be found by itself */
+}
+
+static void go_to(struct world *w, struct ds4_session *s, size_t n)
+{
+    size_t held;
+    (void)ds4_session_tokens(s, &held);
+    struct ds4_error error = {0};
+    assert_int_equal(held, 0);
+    assert_ok(ds4_session_sync(s, w->tokens, n, NULL, NULL, NULL, &error), error);
+    assert_int_equal(hash_u64(ds4_session_logits(s), w->n_vocab * sizeof(float)), w->expected[n - 1]);
+}
+
+/* A session at exactly n tokens, having come there in the given way. */
+enum way { STRAIGHT, NEAR_REWIND, FAR_REWIND };
+static struct ds4_session *arrive(struct world *w, size_t n, enum way way)
+{
+    struct ds4_session *s = new_session(w);
+    struct ds4_error error = {0};
+    size_t reach = ds4_state_layout(w->engine)->reach_tokens, reused, away = 1 + n % 30;
+    if (way == STRAIGHT) {
+        go_to(w, s, n);
+    } else if (way == NEAR_REWIND) { /* past the end with other tokens, back before it, on */
+        int32_t wrong[30];
+        for (size_t i = 0; i < away; i++) wrong[i] = (w->tokens[n + i] + 1) % (int32_t)w->n_vocab;
+        struct ds4_job job = {.session = s, .tokens = wrong, .n = away};
+        go_to(w, s, n);
+        assert_ok(ds4_eval(w->engine, &job, 1, &error), error);
+        assert_ok(ds4_session_rewind(s, n - 1, &error), error);
+        eval(w, s, n - 1, n, false);
+    } else {
+        go_to(w, s, n + 250);
+        assert_ok(ds4_session_sync(s, w->tokens, n, NULL, NULL, &reused, &error), error);
+        assert_int_equal(reused, n - 1 > reach ? n - 1 - reach : 0);
+    }
+    return s;
+}
+
+static void check_at(struct world *w, size_t n, enum way way)
+{
+    struct ds4_session *s = arrive(w, n, way);
+    through_the_disk(w, s, n, true);
+    if (way == STRAIGHT) through_the_disk(w, s, n, false);
+    ds4_session_destroy(s);
+}
+
+/* Long: around each base every residue mod 128. */
+static void check(const char *path)
+{
+    static const size_t bases[] = {1, 256, 700};
+    static const struct {
+        size_t n;
+        enum way way;
+    } few[] = {{127, STRAIGHT}, {256, NEAR_REWIND}, {389, FAR_REWIND}, {703, STRAIGHT}, {702, FAR_REWIND}};
+    struct world w;
+    begin(&w, path);
+    for (size_t b = 0; is_long && b < sizeof bases / sizeof bases[0]; b++)
+        for (size_t n = bases[b]; n < bases[b] + 128; n++)
+            for (int way = STRAIGHT; way <= FAR_REWIND; way++) check_at(&w, n, (enum way)way);
+    for (size_t i = 0; !is_long && i < sizeof few / sizeof few[0]; i += MODEL_STRIDE / 2 + 1)
+        check_at(&w, few[i].n, few[i].way);
+    end(&w);
+}
+
+TEST(restoring_is_bit_equal_to_never_having_stopped_on_the_trained_model) { check("models/ds4-tiny.gguf"); }
+TEST(restoring_is_bit_equal_to_never_having_stopped_on_the_odd_model) { check(model_odd()); }
+
+int main(int argc, char **argv)
+{
+    is_long = argc > 1 && strcmp(argv[1], "long") == 0;
+    return RUN_TESTS(T(restoring_is_bit_equal_to_never_having_stopped_on_the_trained_model),
+                     T(restoring_is_bit_equal_to_never_having_stopped_on_the_odd_model));
+}
