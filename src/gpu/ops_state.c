@@ -21,6 +21,8 @@ static struct rows_place rows_place(const struct op_batch *batch, const struct o
                                rows->format == OP_ROW_F32};
 }
 
+_Static_assert(sizeof(struct op_seq) == 5 * sizeof(uint32_t), "SEQ_WORDS of kernels/state.k");
+
 /* pos, seq_i, seqs: the parameters that most of these kernels have in common. */
 static void bind_batch(struct gpu_call *c, const struct op_batch *batch)
 {

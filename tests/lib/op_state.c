@@ -23,6 +23,7 @@ static void make_seqs(struct op_run *run, struct op_state *state)
     for (uint32_t i = 0; i < s->n_seqs; i++) {
         uint32_t n = (s->n_rows - r) / (s->n_seqs - i); /* the last take what is left over */
         state->seqs[i] = (struct op_seq){.tail_i = s->n_seqs - i, .row_first = r, .n_rows = n};
+        if (i % 2) state->seqs[i].rows_to = s->start + 37 * i + n / 2; /* going far back: some rows are there */
         for (uint32_t k = 0; k < n; k++, r++) {
             state->pos[r] = (int32_t)(s->start + 37 * i + k);
             state->seq_i[r] = i;
