@@ -31,4 +31,7 @@ void encode_q6_k(const float *values, const float *importance, uint8_t *blocks, 
 void encode_iq2_xxs(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
 void encode_mxfp4(const float *values, const float *importance, uint8_t *blocks, size_t n_elems);
 
+/* Scale and minimum of sub-block j out of the twelve bytes sc of Q4_K. */
+void q4_k_unpack_scale(const uint8_t *sc, size_t j, int *scale, int *min);
+
 #endif

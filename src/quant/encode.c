@@ -75,3 +75,9 @@ void encode_iq2_xxs(const float *values, const float *importance, uint8_t *block
 {
     encode_blocks(PICK(encode_iq2_xxs_block), values, importance, blocks, n_elems, 66);
 }
+
+struct feedback_ops encode_feedback_ops(void)
+{
+    return (struct feedback_ops){PICK(feedback_product), PICK(feedback_push), PICK(feedback_dot),
+                                 PICK(feedback_code_run)};
+}

@@ -21,7 +21,7 @@
 
 #define BLOCK 256
 
-static void unpack_scale(const uint8_t *sc, size_t j, int *scale, int *min)
+void q4_k_unpack_scale(const uint8_t *sc, size_t j, int *scale, int *min)
 {
     if (j < 4) {
         *scale = sc[j] & 63;
@@ -38,7 +38,7 @@ static void decode_block(const uint8_t *block, const uint8_t *qh, const uint8_t 
     float d = f16_to_f32(load_u16(block)), dmin = f16_to_f32(load_u16(block + 2));
     for (size_t s = 0; s < 8; s++) {
         int scale_code, min_code;
-        unpack_scale(block + 4, s, &scale_code, &min_code);
+        q4_k_unpack_scale(block + 4, s, &scale_code, &min_code);
         float scale = d * (float)scale_code, min = dmin * (float)min_code;
         for (size_t l = 0; l < 32; l++) {
             int code = (qs[32 * (s / 2) + l] >> (4 * (s % 2))) & 15;

@@ -4,12 +4,13 @@
  * (gate and up) and the product of gate and up after the routing weight (down), with the numbers of the chosen experts.
  * For each expert and column the squares are summed; the file gets their means over the rows of that expert, and ones
  * for an expert that no row chose. With --all the inputs of the layer's other matrices that see the same rows, too.
+ * With --rows a sample of the rows themselves goes to another file (rows_file.c).
  *
  * Every so often the sums go to OUT.state, from which --resume continues to the same bytes. Little-endian:
  *   OFFSET SIZE  DESCRIPTION
  *   0      8     "DS4IM001"
  *   8      16    identity of the model
- *   24     16    identity of the tokens and of the size of a window
+ *   24     16    identity of the tokens, of the size of a window and of --rows
  *   40     8     windows done
  *   48     8     n
  *   56     16    digest of the sums
@@ -26,6 +27,7 @@
 #include "gguf/gguf.h"
 #include "model/hparams.h"
 #include "tools/imatrix_file.h"
+#include "tools/rows_file.h"
 #include "tools/tools.h"
 #include "tools/windows.h"
 
@@ -33,8 +35,8 @@
 
 struct flags {
     struct model_flags model;
-    const char *text, *out;
-    uint32_t n_window, n_limit, save_s;
+    const char *text, *out, *rows;
+    uint32_t n_window, n_limit, save_s, n_slots;
     bool all, resume, special;
 };
 
@@ -53,6 +55,10 @@ static const struct option rows[] = {
      .help = "control markers in the text become control tokens"},
     {.name = "all", .type = OPTION_FLAG, .offset = AT(all),
      .help = "also router, shared expert and projections that see the normed input"},
+    {.name = "rows", .value = "FILE", .type = OPTION_TEXT, .offset = AT(rows),
+     .help = "also keeps a sample of the experts' inputs, for ds4 quantize --gptq and --awq"},
+    {.name = "rows-per-expert", .value = "N", .type = OPTION_U32, .offset = AT(n_slots), .min = 1,
+     .max = ROWS_SLOTS_MAX, .preset = "1024", .help = "most rows of each expert in it"},
     {.name = "resume", .type = OPTION_FLAG, .offset = AT(resume), .help = "continues from OUT.state if it is there"},
     {.name = "save-every", .value = "SECONDS", .type = OPTION_U32, .offset = AT(save_s), .max = 86400,
      .preset = "120", .help = "time between two writings of OUT.state; 0 = after every window"},
@@ -84,6 +90,10 @@ struct imatrix {
     uint64_t n_done, saved_ns;
     struct model_flags model;
     char state[MODEL_PATH_BYTES], state_part[MODEL_PATH_BYTES]; /* paths */
+    struct rows_file rows;
+    uint64_t *n_mid;         /* [n_layers][n_experts] rows seen at EXPERT_MID */
+    enum ds4_status probed;  /* of writing rows */
+    struct ds4_error *error;
 };
 
 static struct layer layer_of(const struct imatrix *m, uint32_t layer_i)
@@ -99,9 +109,15 @@ static void add_squares(double *sums, const float *x, size_t n)
     for (size_t c = 0; c < n; c++) sums[c] += (double)x[c] * (double)x[c];
 }
 
+static void keep(struct imatrix *m, enum rows_part part, uint32_t layer_i, uint32_t e, uint64_t hit_i, const float *x)
+{
+    if (m->rows.fd >= 0 && m->probed == DS4_OK)
+        m->probed = rows_put(&m->rows, part, layer_i, e, hit_i, x, m->error);
+}
+
 static void probe(void *user, const struct ds4_probe *p)
 {
-    const struct imatrix *m = user;
+    struct imatrix *m = user;
     if (p->layer_i >= m->h.n_layers || p->point == DS4_PROBE_LAYER_OUT) return;
     struct layer l = layer_of(m, p->layer_i);
     size_t d = m->h.n_embd, f = m->h.n_ff;
@@ -120,7 +136,9 @@ static void probe(void *user, const struct ds4_probe *p)
             if (e >= m->h.n_experts) continue;
             if (p->point == DS4_PROBE_EXPERT_MID) {
                 add_squares(l.down + e * f, row + k * f, f);
+                keep(m, ROWS_MID, p->layer_i, e, m->n_mid[p->layer_i * m->h.n_experts + e]++, row + k * f);
             } else {
+                keep(m, ROWS_IN, p->layer_i, e, (uint64_t)l.hits[e], row);
                 add_squares(l.gate + e * d, row, d);
                 l.hits[e] += 1;
             }
@@ -283,6 +301,7 @@ static enum ds4_status collect_window(struct imatrix *m, struct ds4_session *ses
          windows_rows(&m->windows, m->n_done, row += r.n, n_max, &r)) {
         struct ds4_job job = {.session = session, .tokens = r.inputs, .n = r.n};
         TRY(ds4_eval(m->engine, &job, 1, error));
+        TRY(m->probed);
     }
     m->n_done++;
     return DS4_OK;
@@ -309,6 +328,23 @@ static enum ds4_status collect(struct imatrix *m, struct ds4_error *error)
     return status;
 }
 
+/* As many rows were seen between gate and down as before them, at the end of any window. */
+static void take_hits(struct imatrix *m)
+{
+    for (uint32_t i = 0; i < m->h.n_layers; i++)
+        for (uint32_t e = 0; e < m->h.n_experts; e++)
+            m->n_mid[i * m->h.n_experts + e] = (uint64_t)layer_of(m, i).hits[e];
+}
+
+static enum ds4_status open_rows(struct imatrix *m, struct ds4_error *error)
+{
+    const struct rows_shape shape = {m->h.n_layers, m->h.n_experts, m->h.n_embd, m->h.n_ff, m->flags->n_slots};
+    m->n_mid = mem_zalloc((size_t)m->h.n_layers * m->h.n_experts, sizeof *m->n_mid);
+    if (!m->n_mid) return err_set(error, DS4_ERR_NOMEM, "no memory for numbers of rows");
+    take_hits(m);
+    return m->flags->rows ? rows_create(m->flags->rows, &shape, m->n_done > 0, &m->rows, error) : DS4_OK;
+}
+
 static enum ds4_status prepare(struct imatrix *m, const char *path, struct ds4_error *error)
 {
     struct gguf_file *file;
@@ -323,8 +359,10 @@ static enum ds4_status prepare(struct imatrix *m, const char *path, struct ds4_e
     if (!m->sums) return err_set(error, DS4_ERR_NOMEM, "no memory for %zu sums", m->n);
     TRY(windows_load(m->engine, f->text, f->special, f->n_window, f->n_limit, &m->windows, error));
     hash_bytes(m->windows.ids.ids, m->windows.ids.n * sizeof *m->windows.ids.ids, m->text_digest);
-    m->text_digest[0] ^= (uint8_t)hash_u64(&f->n_window, sizeof f->n_window);
-    return f->resume ? load_state(m, error) : DS4_OK;
+    const uint32_t settings[] = {f->n_window, f->rows ? f->n_slots : 0};
+    m->text_digest[0] ^= (uint8_t)hash_u64(settings, sizeof settings);
+    if (f->resume) TRY(load_state(m, error));
+    return open_rows(m, error);
 }
 
 static enum ds4_status run(struct imatrix *m, struct ds4_error *error)
@@ -341,6 +379,7 @@ static enum ds4_status run(struct imatrix *m, struct ds4_error *error)
     TRY(status);
     TRY(prepare(m, options.model_path, error));
     TRY(collect(m, error));
+    if (m->flags->rows) TRY(rows_finish(&m->rows, m->n_mid, error));
     TRY(write_output(m, error));
     warn_unseen(m);
     (void)!file_unlink(m->state, NULL); /* there only if the run was long, or killed */
@@ -360,7 +399,11 @@ int cmd_imatrix(int argc, char **argv)
         return options_failed(&table, &error);
     }
     m->flags = &f;
+    m->error = &error;
+    m->rows.fd = -1;
     enum ds4_status status = run(m, &error);
+    rows_close(&m->rows);
+    mem_free(m->n_mid);
     if (m->sums) mem_unmap(m->sums, m->n * sizeof *m->sums);
     windows_free(&m->windows);
     ds4_engine_close(m->engine);

@@ -15,7 +15,7 @@
 #define ENCODER_VERSION 1u /* raise it when an encoder gives other bytes: an old journal is refused then */
 
 struct flags {
-    const char *in, *out, *imatrix;
+    const char *in, *out, *imatrix, *gptq;
     const char *formats[QUANTISE_N_FAMILIES];
     int recipe;
     uint32_t n_mixed, n_threads;
@@ -41,6 +41,8 @@ static const struct option rows[] = {
      .help = "mixed: so many last layers have their experts in Q4_K"},
     {.name = "imatrix", .value = "FILE", .type = OPTION_TEXT, .offset = AT(imatrix),
      .help = "importance of input columns, from ds4 imatrix"},
+    {.name = "gptq", .value = "ROWS", .type = OPTION_TEXT, .offset = AT(gptq),
+     .help = "calibration rows of ds4 imatrix --rows: errors of an expert's columns make up for each other"},
     {.name = "strict", .type = OPTION_FLAG, .offset = AT(strict),
      .help = "routed experts that the importance file does not know are an error"},
     {.name = "no-draft", .type = OPTION_FLAG, .offset = AT(no_draft), .help = "leaves the draft block out"},
@@ -116,6 +118,7 @@ struct job {
     struct quantise_recipe recipe;
     struct quantise_source source;
     struct imatrix_file *imatrix;
+    struct quantise_calibration calibration;
     struct thread_pool *pool;
     uint64_t *checksums;
     struct quantise_error *errors;
@@ -162,6 +165,10 @@ static enum ds4_status put_head(const struct job *j, struct gguf_writer *w, uint
         buf_put_span(&b, name);
     }
     gguf_put_array_u64(w, "quantize.checksums", j->checksums, j->source.n_tensors);
+    if (j->flags->gptq) {
+        gguf_put_string(w, "quantize.gptq.file", base_name(j->flags->gptq));
+        buf_put(&b, j->calibration.rows.digest, 16);
+    }
     uint64_t stamp = j->source.checkpoint ? safetensors_stamp(j->source.checkpoint) : gguf_file_bytes(j->source.gguf);
     uint32_t version = ENCODER_VERSION;
     buf_put(&b, digest, 16);
@@ -211,7 +218,7 @@ static enum ds4_status write_file(struct job *j)
     uint8_t identity[16];
     struct gguf_writer *w = NULL;
     struct quantise_run run = {.source = &j->source, .imatrix = j->imatrix, .pool = j->pool,
-                               .strict = j->flags->strict};
+                               .calibration = j->flags->gptq ? &j->calibration : NULL, .strict = j->flags->strict};
     int n = snprintf(journal, sizeof journal, "%s.part.journal", j->flags->out);
     if (n < 0 || (size_t)n >= sizeof journal) return err_set(j->error, DS4_ERR_LIMIT, "the path of OUT is too long");
     (void)snprintf(part, sizeof part, "%.*s", n - 8, journal);
@@ -285,6 +292,10 @@ static enum ds4_status prepare(struct job *j)
     }
     TRY(quantise_choose(&j->recipe, &j->source, j->error));
     if (f->imatrix) TRY(imatrix_open(f->imatrix, &j->imatrix, j->error));
+    if (f->gptq) {
+        TRY(quantise_calibration_open(f->gptq, &j->calibration, j->error));
+        TRY(quantise_calibration_check(&j->calibration, &j->source, j->error));
+    }
     j->checksums = mem_zalloc(j->source.n_tensors, sizeof *j->checksums);
     j->errors = mem_zalloc(j->source.n_tensors, sizeof *j->errors);
     if (!j->checksums || !j->errors)
@@ -299,6 +310,7 @@ static enum ds4_status run(struct job *j)
     if (f->dry_run) return put_table(&j->source, NULL, j->error);
     if (f->verify && file_is_there(f->out) && !f->force) return verify_file(j);
     TRY(write_file(j));
+    quantise_calibration_report(&j->calibration);
     return f->verify ? verify_file(j) : put_table(&j->source, j->errors, j->error);
 }
 
@@ -308,7 +320,7 @@ int cmd_quantize(int argc, char **argv)
     int exit_code;
     if (!options_begin(&table, argc, argv, &f, sizeof f, &exit_code)) return exit_code;
     struct ds4_error error = {0};
-    struct job j = {.flags = &f, .error = &error};
+    struct job j = {.flags = &f, .error = &error, .calibration = {.rows = {.fd = -1}}};
     if (!f.out && !f.dry_run) {
         (void)err_set(&error, DS4_ERR_FORMAT, "OUT is missing");
         (void)options_failed(&table, &error);
@@ -317,6 +329,7 @@ int cmd_quantize(int argc, char **argv)
     enum ds4_status status = run(&j);
     thread_pool_destroy(j.pool);
     imatrix_close(j.imatrix);
+    quantise_calibration_close(&j.calibration);
     quantise_source_close(&j.source);
     mem_free(j.checksums);
     mem_free(j.errors);

@@ -2,16 +2,19 @@
  * to be stored.
  *
  * quantise_names.c knows the names of the published checkpoint, quantise_source.c reads a checkpoint or a GGUF file
- * row by row, quantise_meta.c makes the metadata, quantise_recipe.c chooses formats, quantise_run.c does the work,
- * quantise.c is the command. Only a few thousand rows are in memory at any time, whatever the size of the model. */
+ * row by row, quantise_meta.c makes the metadata, quantise_recipe.c chooses formats, quantise_calibrate.c knows
+ * calibration rows, quantise_run.c does the work, quantise.c is the command. Only a few thousand rows, and with
+ * --gptq the products of the columns of one matrix, are in memory at any time, whatever the size of the model. */
 #ifndef DS4_TOOLS_QUANTISE_H
 #define DS4_TOOLS_QUANTISE_H
 
 #include "base/hash.h"
 #include "base/thread_pool.h"
 #include "gguf/gguf.h"
+#include "quant/feedback.h"
 #include "quant/quant.h"
 #include "tools/imatrix_file.h"
+#include "tools/rows_file.h"
 #include "tools/safetensors.h"
 
 #define QUANTISE_NAME_MAX 128
@@ -122,10 +125,32 @@ const char *quantise_recipe_text(const struct quantise_recipe *recipe, char *out
 enum ds4_status quantise_put_metadata(const struct quantise_source *source, struct gguf_writer *writer,
                                       uint8_t digest[16], struct ds4_error *error) DS4_MUST_CHECK;
 
+/* ---- calibration rows ---- */
+struct quantise_calibration {
+    struct rows_file rows;
+    struct feedback feedback;
+    float *values;            /* rows of one expert */
+    uint32_t n_matrices, n_few; /* asked for; of these without enough rows */
+};
+enum ds4_status quantise_calibration_open(const char *path, struct quantise_calibration *out,
+                                          struct ds4_error *error) DS4_MUST_CHECK;
+void quantise_calibration_close(struct quantise_calibration *c);
+/* That the rows are those of a model of this shape. */
+enum ds4_status quantise_calibration_check(const struct quantise_calibration *c, const struct quantise_source *source,
+                                           struct ds4_error *error) DS4_MUST_CHECK;
+/* *out: what is known about the inputs of a matrix, valid until the next call; NULL for a tensor or format that has no
+ * such thing, or too few rows. */
+enum ds4_status quantise_feedback(struct quantise_calibration *c, const struct quantise_tensor *t, uint32_t matrix_i,
+                                  struct thread_pool *pool, const struct feedback **out,
+                                  struct ds4_error *error) DS4_MUST_CHECK;
+/* Says on stderr how many matrices had too few rows. */
+void quantise_calibration_report(const struct quantise_calibration *c);
+
 /* ---- work ---- */
 struct quantise_run {
     struct quantise_source *source;
     const struct imatrix_file *imatrix; /* or NULL */
+    struct quantise_calibration *calibration; /* or NULL: --gptq */
     struct thread_pool *pool;
     bool strict;                        /* an expert without importance is an error */
     bool quiet;

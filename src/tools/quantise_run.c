@@ -59,6 +59,7 @@ struct loop { /* one parallel loop */
     uint32_t matrix_i;
     uint64_t rows_a_piece, piece_first;
     bool has_importance, only_hash;
+    const struct feedback *feedback; /* or NULL */
     enum ds4_status *statuses; /* of the pieces of this loop */
     struct ds4_error *errors;  /* one a thread */
 };
@@ -90,9 +91,10 @@ static enum ds4_status encode(const struct loop *l, const struct quantise_piece 
                               uint64_t row_bytes, struct ds4_error *error)
 {
     const struct quantise_tensor *t = p->tensor;
-    for (uint64_t r = 0; r < p->n_rows; r++)
-        t->to->encode(b->values + r * t->dims[0], l->has_importance ? l->work->importance : NULL,
-                      b->out + r * row_bytes, (size_t)t->dims[0]);
+    const float *importance = l->has_importance ? l->work->importance : NULL;
+    if (l->feedback) feedback_encode(l->feedback, t->to, b->values, (size_t)p->n_rows, importance, b->out, b->back);
+    for (uint64_t r = 0; r < p->n_rows && !l->feedback; r++)
+        t->to->encode(b->values + r * t->dims[0], importance, b->out + r * row_bytes, (size_t)t->dims[0]);
     t->to->decode(b->out, b->back, (size_t)(p->n_rows * t->dims[0]));
     for (uint64_t i = 0; i < p->n_rows * t->dims[0]; i++)
         if (!isfinite(b->back[i]))
@@ -193,6 +195,8 @@ static enum ds4_status run_unit(struct work *w, size_t tensor_i, uint32_t matrix
             return err_set(w->error, DS4_ERR_FORMAT, "%s: nothing about \"%s\"", imatrix_path(w->run->imatrix),
                            t->name);
     }
+    if (w->run->calibration && !w->file && !only_hash)
+        TRY(quantise_feedback(w->run->calibration, t, matrix_i, w->run->pool, &l.feedback, w->error));
     l.errors = mem_zalloc(w->n_buffers, sizeof *l.errors);
     if (!l.errors) return err_set(w->error, DS4_ERR_NOMEM, "no memory to quantise");
     enum ds4_status status = DS4_OK;

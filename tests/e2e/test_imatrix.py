@@ -37,7 +37,7 @@ def work(tmp_path_factory):
     good("fixture", "checkpoint", "--layers", "4", "--experts", "8", "-o", folder / "checkpoint")
     good("quantize", folder / "checkpoint", folder / "exact.gguf", "--recipe", "lossless")
     good("imatrix", "-m", folder / "exact.gguf", "--text", folder / "text", "-o", folder / "a.dat", "--all",
-         "--chunk", "100")
+         "--chunk", "100", "--rows", folder / "rows", "--rows-per-expert", "800")
     return folder
 
 
@@ -84,7 +84,8 @@ def test_experts_that_no_token_reached_are_named_and_count_as_equal(work, tmp_pa
 def test_a_killed_calibration_continues_to_the_same_bytes(work, tmp_path):
     out = tmp_path / "a.dat"
     args = ["imatrix", "-m", str(work / "exact.gguf"), "--text", str(work / "text"), "-o", str(out), "--all",
-            "--chunk", "100", "--save-every", "0", "--resume"]
+            "--chunk", "100", "--save-every", "0", "--resume", "--rows", str(tmp_path / "rows"),
+            "--rows-per-expert", "800"]
     process = subprocess.Popen([DS4, *args], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not os.path.exists(f"{out}.state") and time.monotonic() < deadline:
@@ -95,12 +96,16 @@ def test_a_killed_calibration_continues_to_the_same_bytes(work, tmp_path):
     assert other.returncode == 1 and b"another model, text or chunk" in other.stderr
     good(*args)
     assert out.read_bytes() == (work / "a.dat").read_bytes()
-    assert os.listdir(tmp_path) == ["a.dat"]
+    assert (tmp_path / "rows").read_bytes() == (work / "rows").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a.dat", "rows"]
 
 
 def test_from_checkpoint_to_a_calibrated_two_bit_file_compared_with_the_exact_one(work, tmp_path):
     figures = {}
-    for name, options in (("plain", []), ("calibrated", ["--imatrix", work / "a.dat", "--strict", "--no-draft"])):
+    calibrated = ["--imatrix", work / "a.dat", "--strict", "--no-draft"]
+    down = calibrated + ["--experts", "Q8_0"]
+    for name, options in (("plain", []), ("calibrated", calibrated), ("down", down),
+                          ("feedback", down + ["--gptq", work / "rows"])):
         path = tmp_path / f"{name}.gguf"
         good("quantize", work / "checkpoint", path, *options)
         out = good("perplexity", "-m", path, "--against", work / "exact.gguf", "--limit", "300", "--json",
@@ -108,6 +113,7 @@ def test_from_checkpoint_to_a_calibrated_two_bit_file_compared_with_the_exact_on
         figures[name] = json.loads(out.stdout)
         assert 0 < figures[name]["kl"] < 1 and figures[name]["top1_agreement"] > 0.1
     assert figures["calibrated"]["kl"] < figures["plain"]["kl"]   # on the text of the calibration
+    assert figures["feedback"]["kl"] < figures["down"]["kl"]
     kv = gguf_np.open_gguf(str(tmp_path / "calibrated.gguf")).kv
     assert kv["quantize.imatrix.file"] == "a.dat" and kv["quantize.imatrix.dataset"] == str(work / "text")
     a, b = ((tmp_path / f"{n}.gguf") for n in ("plain", "calibrated"))
@@ -121,3 +127,43 @@ def test_importance_for_other_shapes_is_refused(work, tmp_path):
     (tmp_path / "odd.dat").write_bytes(struct.pack("<ii", 1, len(name)) + name + struct.pack("<ii", 1, 100) + values)
     result = ds4("quantize", work / "checkpoint", tmp_path / "x.gguf", "--imatrix", tmp_path / "odd.dat")
     assert result.returncode == 1 and b"100 values for 256 columns" in result.stderr
+
+
+def test_kept_rows_give_the_importance_of_experts_whose_rows_all_fit(work):
+    """Layout as in rows_file.c; values are rounded to BF16."""
+    data, (entries, _) = (work / "rows").read_bytes(), read_dat(work / "a.dat")
+    n_layers, n_experts, n_embd, n_ff, n_slots = struct.unpack_from("<5I", data, 8)
+    assert (data[:8], n_layers, n_experts, n_slots) == (b"DS4RW001", 4, 8, 800)
+    hits, n_whole = np.frombuffer(data, "<u8", 32, 32), 0
+    at = 32 + 8 * 32
+    for pair, n in enumerate(hits):
+        rows = np.frombuffer(data, "<u2", n_slots * (n_embd + n_ff), at).astype("<u4") << 16
+        at += 2 * rows.size
+        if n > n_slots:
+            continue
+        n_whole += 1
+        for name, part, width in (("gate", rows[:n_slots * n_embd], n_embd), ("down", rows[n_slots * n_embd:], n_ff)):
+            values = part.view("<f4").reshape(n_slots, width)[:n].astype(np.float64)
+            want = entries[f"blk.{pair // 8}.ffn_{name}_exps.weight"].reshape(8, -1)[pair % 8]
+            assert np.square(values).mean(0) == pytest.approx(want, rel=0.01)
+    assert at == len(data) and 1 <= n_whole < 32, hits    # both kinds are there
+
+
+def test_feedback_needs_rows_enough_and_rows_of_this_model(work, tmp_path):
+    good("imatrix", "-m", work / "exact.gguf", "-o", tmp_path / "few.dat", "--rows", tmp_path / "few",
+         stdin=b"few words")
+    down = ["--no-draft", "--experts", "Q8_0"]
+    result = good("quantize", work / "checkpoint", tmp_path / "a.gguf", *down, "--gptq", tmp_path / "few")
+    assert b"32 of 32 matrices had too few calibration rows" in result.stderr
+    good("quantize", work / "checkpoint", tmp_path / "b.gguf", *down)
+    a, b = (gguf_np.open_gguf(str(tmp_path / f"{n}.gguf")) for n in "ab")
+    assert all((a.raw(name)[2] == b.raw(name)[2]).all() for name in a.tensors)
+    (tmp_path / "other").mkdir()
+    good("fixture", "checkpoint", "--layers", "3", "--experts", "6", "-o", tmp_path / "other")
+    result = ds4("quantize", tmp_path / "other", tmp_path / "c.gguf", "--gptq", work / "rows")
+    assert result.returncode == 1 and b"rows of another model" in result.stderr
+    data = (work / "rows").read_bytes()
+    for damaged in (b"", data[:100], b"X" + data[1:], data + b"x", data[:8] + b"\xff" * 20 + data[28:]):
+        (tmp_path / "damaged").write_bytes(damaged)
+        result = ds4("quantize", work / "checkpoint", tmp_path / "d.gguf", "--gptq", tmp_path / "damaged")
+        assert result.returncode == 1 and b"damaged" in result.stderr, result.stderr
