@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "serve/stored.h"
 
-#define SILENCE_SECONDS_MAX 60 /* of a worker that has work: /health says so */
+#define SILENCE_SECONDS_MAX 60 /* of a worker that has work: /health says so, and sooner with a shorter watchdog */
 
 enum action { ACT_ROOT, ACT_HEALTH, ACT_MODELS, ACT_METRICS, ACT_PROPS, ACT_SLOTS, ACT_ANSWER, ACT_COUNT, ACT_TEMPLATE,
               ACT_TOKENIZE, ACT_DETOKENIZE, ACT_STORED, ACT_NOT_OFFERED, ACT_ONE_MODEL };
@@ -143,8 +143,10 @@ static void reply_root(struct app *app, struct exchange *x)
 
 static void reply_health(struct app *app, struct exchange *x)
 {
-    if (worker_silence_s(app->worker) > SILENCE_SECONDS_MAX)
-        refuse(x, API_CHAT, 503, "the worker has been silent for more than a minute", NULL);
+    double most = app->watchdog_s > 0 && app->watchdog_s / 5 < SILENCE_SECONDS_MAX ? app->watchdog_s / 5
+                                                                                   : SILENCE_SECONDS_MAX;
+    if (worker_silence_s(app->worker) > most)
+        refuse(x, API_CHAT, 503, "the engine has been at one step for too long", NULL);
     else if (atomic_load(&app->draining))
         refuse(x, API_CHAT, 503, "the server is shutting down", NULL);
     else

@@ -87,7 +87,7 @@ static const struct options table = {
     .command = "serve", .summary = "answer clients of the OpenAI and Anthropic APIs over HTTP", OPTIONS_ROWS(rows),
     .notes = "Paths: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens,\n"
              "/v1/models, /tokenize, /detokenize, /apply-template, /health, /metrics, /props, /slots.\n"
-             "The first SIGTERM or SIGINT lets answers in progress finish, the second ends at once.\n"
+             "The first SIGTERM, SIGINT or SIGHUP lets answers in progress finish, the second ends at once.\n"
              "There is no TLS: put a reverse proxy in front for that.",
 };
 
@@ -107,6 +107,7 @@ static void catch_signals(int wake_fd)
     stop_wake_fd = wake_fd;
     (void)sigaction(SIGTERM, &action, NULL);
     (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGHUP, &action, NULL);
     (void)sigaction(SIGPIPE, &ignore, NULL);
 }
 
@@ -171,6 +172,7 @@ static enum ds4_status open_server(struct serve *flags, struct parts *parts, str
     app->shows_stored = flags->show_stored || flags->key_file;
     TRY(page_init(&app->page, error));
     TRY(server_open(&options, &parts->server, error));
+    catch_signals(server_wake_fd(parts->server));
     (void)fprintf(stderr, "ds4 serve: listening on http://%s:%u\n", flags->host, (unsigned)server_port(parts->server));
     return DS4_OK;
 }
@@ -199,7 +201,6 @@ static void *drain(void *user)
 static enum ds4_status serve_until_stopped(struct parts *parts, struct ds4_error *error)
 {
     pthread_t drainer;
-    catch_signals(server_wake_fd(parts->server));
     if (pthread_create(&drainer, NULL, drain, parts->app))
         return err_set(error, DS4_ERR_NOMEM, "a thread cannot be started");
     server_run(parts->server, &stop_wanted, DRAIN_SECONDS + FLUSH_SECONDS);

@@ -29,10 +29,10 @@ ANSWERS = [
 
 
 class Server:
-    def __init__(self, tmp_path, *args, **members):
+    def __init__(self, tmp_path, *args, preexec_fn=None, **members):
         members = dict({"answers": ANSWERS, "ctx": 4096, "chunk": 64, "rewind": 64, "sessions": 4}, **members)
         self.process = subprocess.Popen([FAKE, "serve", "-m", script(tmp_path, **members), "--port", "0", *args],
-                                        stderr=subprocess.PIPE, text=True, bufsize=1)
+                                        stderr=subprocess.PIPE, text=True, bufsize=1, preexec_fn=preexec_fn)
         for line in self.process.stderr:
             if match := re.search(r"http://[^ ]*:(\d+)", line):
                 self.port = int(match.group(1))

@@ -61,7 +61,8 @@ static void remove_dead(struct server *s)
     }
 }
 
-/* When all places are taken, the connection that has been in its head, or idle, for the longest makes room. */
+/* When all places or descriptors are taken, the connection that has been in its head, or idle, for the longest makes
+ * room. */
 static bool make_room(struct server *s)
 {
     size_t oldest = SIZE_MAX;
@@ -79,6 +80,7 @@ static void accept_all(struct server *s)
 {
     for (size_t i = 0; i < SERVER_CONNECTIONS_MAX; i++) {
         int fd = net_accept(s->listener);
+        if (fd == NET_FULL && make_room(s)) continue;
         if (fd == NET_FULL) s->accept_after_ns = clock_ns() + (uint64_t)(PAUSE_SECONDS * 1e9);
         if (fd < 0) return;
         if (s->n_conns == SERVER_CONNECTIONS_MAX && !make_room(s)) {

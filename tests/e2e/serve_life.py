@@ -1,0 +1,257 @@
+"""What may never happen to `ds4 serve`, as functions over a running server and a number of repetitions: the short forms
+are tests (test_serve_life.py), the long ones are run by `make soak` (soak_serve.py). Each returns what it measured."""
+
+import concurrent.futures
+import json
+import os
+import random
+import socket
+import struct
+import threading
+import time
+
+from test_serve import joined, user
+
+HEAD = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+CHAT = "/v1/chat/completions"
+DIALECTS = {CHAT: lambda text: {"messages": user(text)}, "/v1/messages": lambda text: {"messages": user(text)},
+            "/v1/responses": lambda text: {"input": text}, "/v1/completions": lambda text: {"prompt": text,
+                                                                                           "max_tokens": 40}}
+
+
+def wait_for(what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def resources(server):
+    """Descriptors, threads, and bytes of memory that are the process's own, once it has begun to serve."""
+    server.request("GET", "/health")
+    wait_for(lambda: len(os.listdir(f"/proc/{server.process.pid}/task")) >= 4)
+    pid = server.process.pid
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        fields = dict(line.split(":", 1) for line in status if ":" in line)
+    kib = sum(int(fields.get(name, "0 kB").split()[0]) for name in ("RssAnon", "VmSwap"))
+    return len(os.listdir(f"/proc/{pid}/fd")), int(fields["Threads"]), kib << 10
+
+
+def is_back(server, before):
+    """Descriptors and threads are as they were; that of the last question may take a moment to close."""
+    fds, threads, _ = resources(server)
+    return before[0] - 1 <= fds <= before[0] + 1 and threads == before[1]
+
+
+def percentile(values, share):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+def request_bytes(path, body):
+    data = json.dumps(body).encode()
+    return HEAD.format(path, len(data)).encode() + data
+
+
+def connect(server, timeout=30):
+    return socket.create_connection(("127.0.0.1", server.port), timeout)
+
+
+def say_hello(server):
+    start = time.monotonic()
+    status, reply = server.post(CHAT, messages=user("hello"), thinking=False)
+    assert status == 200 and reply["choices"][0]["message"]["content"] == "Hi there, \u20ac friend."
+    return time.monotonic() - start
+
+
+# ---- slow and greedy clients ------------------------------------------------------------------------------------
+
+
+def slow_clients(server, n_heads, n_bodies, n_deaf, n_good):
+    """Clients that drip heads or bodies or never read, beside good ones. Latencies of the good ones, bytes grown."""
+    before = resources(server)
+    sockets = [connect(server) for _ in range(n_heads + n_bodies + n_deaf)]
+    for s in sockets[:n_heads]:
+        s.sendall(b"GET / HTTP/1.1\r\n")
+    for s in sockets[n_heads:n_heads + n_bodies]:
+        s.sendall(HEAD.format(CHAT, 100000).encode())
+    for s in sockets[n_heads + n_bodies:]:
+        s.sendall(request_bytes(CHAT, {"messages": user("endless"), "stream": True}))
+    stop = threading.Event()
+
+    def drip():
+        while not stop.is_set():
+            for s in sockets[:n_heads + n_bodies]:
+                try:
+                    s.send(b"x")
+                except OSError:
+                    pass
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        latencies = [say_hello(server) for _ in range(n_good)]
+        grown = resources(server)[2] - before[2]
+        wait_for(lambda: is_back(server, before))
+    finally:
+        stop.set()
+        thread.join()
+        for s in sockets:
+            s.close()
+    server.wait_idle(60)
+    return {"p99_ms": percentile(latencies, 0.99) * 1e3, "grown_bytes": grown}
+
+
+def flood(server, n):
+    """Connections that say nothing, one behind another; then /health."""
+    sockets = []
+    for _ in range(n):
+        sockets.append(connect(server))
+    assert server.request("GET", "/health")[0] == 200
+    for s in sockets:
+        s.close()
+    return {"connections": n}
+
+
+# ---- clients that leave ---------------------------------------------------------------------------------------
+
+
+def leave(s, how):
+    if how == "reset":
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if how == "half":
+        s.shutdown(socket.SHUT_WR)
+        s.settimeout(30)
+        try:
+            while s.recv(65536):
+                pass
+        except OSError:
+            pass
+    s.close()
+
+
+def disconnects(server, n, seed):
+    """Clients leave at random instants in three ways while one stream is read; how long the server was not free."""
+    rng = random.Random(seed)
+    before = resources(server)
+    texts = ["endless", "slow", "x" * 2500 + " hello", "weather", "hello"]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        witness = pool.submit(lambda: [joined(server.events(CHAT, messages=user("slow"), thinking=False), "content")
+                                       for _ in range(1 + n // 50)])
+        for _ in range(n):
+            path = rng.choice(list(DIALECTS))
+            data = request_bytes(path, dict(DIALECTS[path](rng.choice(texts)), stream=rng.random() < 0.5))
+            s = connect(server)
+            s.sendall(data[:rng.randrange(1, len(data))] if rng.random() < 0.2 else data)
+            time.sleep(rng.random() * 0.01)
+            leave(s, rng.choice(["close", "reset", "half"]))
+        assert all(text == "s" * 40 for text in witness.result())
+    start = time.monotonic()
+    server.wait_idle(60)
+    free_ms = (time.monotonic() - start) * 1e3
+    wait_for(lambda: is_back(server, before))
+    say_hello(server)
+    return {"n": n, "free_after_ms": free_ms}
+
+
+def queued_client_leaves(server, n):
+    """The same stream, n times, each with a client that waits behind it and leaves: always the same text."""
+    for _ in range(n):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            stream = pool.submit(server.events, CHAT, messages=user("hello"), thinking=False)
+            with connect(server) as s:
+                s.sendall(request_bytes(CHAT, {"messages": user("hello")}))
+            assert joined(stream.result(), "content") == "Hi there, \u20ac friend."
+    return {"n": n}
+
+
+# ---- many clients ---------------------------------------------------------------------------------------------
+
+
+def overload(server, n, queue):
+    """n requests at once: what is refused is told so, what is admitted is answered."""
+    refused = server.metric("requests_refused_total")
+    data = request_bytes(CHAT, {"messages": user("slow")})
+    sockets = [connect(server, 60) for _ in range(n)]
+    for s in sockets:
+        s.sendall(data)
+    heads = []
+    for s in sockets:
+        heads.append(s.recv(4096))
+        s.close()
+    codes = [int(head.split(b" ", 2)[1]) for head in heads]
+    assert set(codes) <= {200, 503}
+    assert codes.count(503) == server.metric("requests_refused_total") - refused
+    assert all(b"Retry-After" in head for head, code in zip(heads, codes) if code == 503)
+    assert codes.count(200) >= queue
+    server.wait_idle(60)
+    return {"n": n, "admitted": codes.count(200), "refused": codes.count(503)}
+
+
+def privacy(server, n_clients, n_each, seed):
+    """Clients with marks of their own, in conversations that evict each other; none sees another's mark."""
+
+    def client(i):
+        rng = random.Random(seed * 1000 + i)
+        mark, foreign = f"<mark-{i}-{seed}>", 0
+        turns = []
+        for k in range(n_each):
+            turns = turns[-4:] + user(f"{mark} {k} " + "pad " * rng.randrange(60))
+            body = {"messages": turns, "thinking": False}
+            if rng.random() < 0.1:
+                with connect(server) as s:
+                    s.sendall(request_bytes(CHAT, dict(body, stream=True)))
+            status, reply = server.post(CHAT, **body)
+            assert status == 200
+            text = reply["choices"][0]["message"]["content"]
+            assert mark in text
+            foreign += text.count("<mark-") - text.count(mark)
+            turns.append({"role": "assistant", "content": text})
+        return foreign
+
+    with concurrent.futures.ThreadPoolExecutor(n_clients) as pool:
+        foreign = sum(pool.map(client, range(n_clients)))
+    assert foreign == 0
+    return {"requests": n_clients * n_each, "foreign": foreign}
+
+
+def mixed_load(server, seconds, n_max, seed):
+    """All dialects, 5% of clients leave, 1% send what is no request. Own memory, descriptors, latencies over time."""
+    rng = random.Random(seed)
+    lock, samples, counts = threading.Lock(), [], {"ok": 0, "left": 0, "malformed": 0}
+    end = time.monotonic() + seconds
+
+    def one(i):
+        kind, path = rng.random(), list(DIALECTS)[i % len(DIALECTS)]
+        start = time.monotonic()
+        if kind < 0.01:
+            with connect(server) as s:
+                s.sendall(b"GET / HTTP/1.1\nHost: localhost\n\n")
+                assert b" 400 " in s.recv(4096)
+            key = "malformed"
+        elif kind < 0.06:
+            with connect(server) as s:
+                s.sendall(request_bytes(path, dict(DIALECTS[path]("slow"), stream=True)))
+            key = "left"
+        else:
+            text = ("hello " if i % 3 else "") + f"request {i} " + "y" * rng.randrange(600)
+            assert server.request("POST", path, DIALECTS[path](text))[0] == 200
+            key = "ok"
+        with lock:
+            counts[key] += 1
+            samples.append((time.monotonic(), time.monotonic() - start))
+
+    memory, i = [], 0
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        while time.monotonic() < end and i < n_max:
+            list(pool.map(one, range(i, i + 40)))
+            i += 40
+            memory.append(resources(server)[2])
+    server.wait_idle(60)
+    latencies = [latency for _, latency in sorted(samples)]
+    tenth = max(1, len(latencies) // 10)
+    settled = memory[len(memory) // 5:]
+    return dict(counts, requests=i, drift_bytes=settled[-1] - settled[0], rss_bytes=memory[-1],
+                p99_first_ms=percentile(latencies[:tenth], 0.99) * 1e3,
+                p99_last_ms=percentile(latencies[-tenth:], 0.99) * 1e3)
