@@ -199,8 +199,18 @@ void conversation_report(const struct conversation *c)
     size_t n_computed = r->n_prompt > r->n_reused ? r->n_prompt - r->n_reused : 0, n_tokens;
     (void)ds4_session_tokens(c->session, &n_tokens);
     const char *dim = term_is(STDERR_FILENO) ? "\x1b[2m" : "", *plain = dim[0] ? "\x1b[0m" : "";
-    (void)fprintf(stderr, "%s[prompt %zu tokens, %zu computed at %.1f/s; answer %zu tokens at %.1f/s; context %zu of %u"
-                  "%s]%s\n", dim, r->n_prompt, n_computed, r->prefill_s > 0 ? (double)n_computed / r->prefill_s : 0,
-                  r->n_generated, r->decode_s > 0 ? (double)r->n_generated / r->decode_s : 0, n_tokens,
+    struct ds4_expert_figures experts;
+    char streaming[96] = "";
+    ds4_engine_expert_figures(c->engine, &experts);
+    double asked = (double)(experts.n_hits + experts.n_ahead + experts.n_misses);
+    int n = 0;
+    if (experts.predicted_tps > 0)
+        n = snprintf(streaming, sizeof streaming, " (%.2g/s predicted)", experts.predicted_tps);
+    if (asked > 0)
+        (void)snprintf(streaming + n, sizeof streaming - (size_t)n, "; %.0f%% of experts found in memory",
+                       100 * (double)(experts.n_hits + experts.n_ahead) / asked);
+    (void)fprintf(stderr, "%s[prompt %zu tokens, %zu computed at %.1f/s; answer %zu tokens at %.1f/s%s; context %zu of "
+                  "%u%s]%s\n", dim, r->n_prompt, n_computed, r->prefill_s > 0 ? (double)n_computed / r->prefill_s : 0,
+                  r->n_generated, r->decode_s > 0 ? (double)r->n_generated / r->decode_s : 0, streaming, n_tokens,
                   ds4_engine_info(c->engine)->ctx_tokens, reasons[r->stop], plain);
 }

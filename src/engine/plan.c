@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "engine/engine.h"
 #include "quant/quant.h"
+#include "stream/habits.h"
 #include "stream/predict.h"
 
 #define GIB 1073741824.0
@@ -122,6 +123,7 @@ static enum ds4_status expect_hits(const struct gguf_file *file, const struct ex
     }
     uint32_t held = plan->n_expert_slots > h->n_used ? plan->n_expert_slots - h->n_used : 0;
     if (plan->n_expert_slots >= plan->n_experts) held = n_keys;
+    for (uint32_t i = 0; notes.rates && i < n_keys; i++) notes.rates[i] *= (float)habits_observed(notes.tokens);
     plan->expert_hit_rate = predict_hit_rate(notes.rates ? notes.rates : scratch + n_keys, n_keys, held, scratch);
     plan->tokens_observed = notes.tokens;
     mem_free(scratch);

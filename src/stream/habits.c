@@ -54,12 +54,13 @@ void habits_advance(struct habits *p, uint32_t n_tokens)
 
 /* A key used with probability r at every token has the sum r * half-life / ln 2 of units. While fewer tokens than that
  * were seen, the sum over them is what it is a share of. */
-static double slow_weight(const struct habits *p)
+double habits_observed(double tokens)
 {
-    double full = HABITS_SLOW_TOKENS / M_LN2;
-    double seen = full * (1 - exp2(-p->tokens / HABITS_SLOW_TOKENS));
+    double seen = HABITS_SLOW_TOKENS / M_LN2 * (1 - exp2(-tokens / HABITS_SLOW_TOKENS));
     return seen > 1 ? seen : 1;
 }
+
+static double slow_weight(const struct habits *p) { return habits_observed(p->tokens); }
 
 double habits_rate(const struct habits *p, uint32_t key) { return p->slow[key] / p->slow_unit / slow_weight(p); }
 

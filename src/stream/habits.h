@@ -43,6 +43,7 @@ void habits_advance(struct habits *p, uint32_t n_tokens);
 /* One over the expected number of tokens until key is used next, the layers still before it in this pass included. */
 double habits_worth(const struct habits *p, uint32_t key);
 /* The same from the slow average alone: what is kept on disk. */
+double habits_observed(double tokens); /* tokens that the slow average is taken over, as if all counted the same */
 double habits_rate(const struct habits *p, uint32_t key);
 void habits_set_rate(struct habits *p, uint32_t key, double rate);
 /* Chooses the hot set anew. */

@@ -27,15 +27,33 @@ static int descending(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-double predict_hit_rate(const float *rates, uint32_t n_keys, uint32_t n_slots, float *scratch)
+/* How many of the descending counts are larger than limit. */
+static uint32_t n_above(const float *counts, uint32_t n_keys, double limit)
+{
+    uint32_t low = 0, high = n_keys;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if ((double)counts[middle] > limit) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+double predict_hit_rate(const float *counts, uint32_t n_keys, uint32_t n_slots, float *scratch)
 {
     double held = 0, all = 0;
-    memcpy(scratch, rates, n_keys * sizeof *scratch);
+    if (n_slots >= n_keys) return 1;
+    memcpy(scratch, counts, n_keys * sizeof *scratch);
     qsort(scratch, n_keys, sizeof *scratch, descending);
-    for (uint32_t i = 0; i < n_keys; i++) {
-        all += (double)scratch[i];
-        if (i < n_slots) held += (double)scratch[i];
+    for (uint32_t i = 0; i < n_keys && scratch[i] > 0; i++) {
+        /* Without this use its expert would stand behind `better` others and share the next places with `equal`. */
+        double count = (double)scratch[i], rest = count > 1 ? count - 1 : 0;
+        uint32_t better = n_above(scratch, n_keys, rest + 0.5);
+        uint32_t equal = n_above(scratch, n_keys, rest - 0.5) - better + 1;
+        if (better) better--; /* itself, with this use */
+        double places = n_slots > better ? (double)(n_slots - better) / equal : 0;
+        held += count * (places < 1 ? places : 1);
+        all += count;
     }
-    if (all > 0) return held / all;
-    return n_slots < n_keys ? (double)n_slots / n_keys : 1;
+    return all > 0 ? held / all : (double)n_slots / n_keys;
 }

@@ -15,8 +15,9 @@ struct predict_input {
 /* Seconds a token. Each layer computes its dense part, then waits for its misses while it computes what is there. The
  * number of misses of a layer is taken as binomial. */
 double predict_token_seconds(const struct predict_input *in);
-/* Share of the experts asked for that n_slots hold when they hold the most probable ones; rates [n_keys], which sum to
- * what a token asks for, or are all 0: then every expert is as good as another. scratch: [n_keys]. */
-double predict_hit_rate(const float *rates, uint32_t n_keys, uint32_t n_slots, float *scratch);
+/* Share of the experts asked for that n_slots hold when they hold those asked for most; counts [n_keys] of how often
+ * each was asked for so far, or all 0: then every expert is as good as another. A use must not vouch for itself: it
+ * counts as found only if its expert would be held without it. scratch: [n_keys]. */
+double predict_hit_rate(const float *counts, uint32_t n_keys, uint32_t n_slots, float *scratch);
 
 #endif

@@ -66,6 +66,24 @@ static enum ds4_status advance(struct bench *b, size_t n, struct ds4_error *erro
     return DS4_OK;
 }
 
+/* What streaming did while the answer was written: on standard error, beside what was predicted. */
+static void report_experts(const struct ds4_expert_figures *before, const struct ds4_expert_figures *now,
+                           size_t n_tokens, double tps)
+{
+    double hits = (double)(now->n_hits - before->n_hits), ahead = (double)(now->n_ahead - before->n_ahead);
+    double asked = hits + ahead + (double)(now->n_misses - before->n_misses);
+    double read_s = now->read_seconds - before->read_seconds, stall_s = now->stall_seconds - before->stall_seconds;
+    double bytes = (double)(now->read_bytes - before->read_bytes);
+    if (asked <= 0) return;
+    (void)fprintf(stderr, "experts: %.1f%% in memory, %.1f%% read ahead, %.1f%% waited for; %.3f GB read a token at "
+                  "%.3f GB/s; %.0f%% of the time spent waiting; %u of %u slots; %.3g tokens/s", 100 * hits / asked,
+                  100 * ahead / asked, 100 * (asked - hits - ahead) / asked, bytes / (double)n_tokens * 1e-9,
+                  bytes / (read_s + 1e-9) * 1e-9, 100 * stall_s * tps / (double)n_tokens, now->n_slots_now,
+                  now->n_slots, tps);
+    if (now->predicted_tps > 0) (void)fprintf(stderr, ", %.3g predicted", now->predicted_tps);
+    (void)fputc('\n', stderr);
+}
+
 static enum ds4_status measure(struct bench *b, size_t frontier, size_t n_decode, double *prefill_tps,
                                double *decode_tps, struct ds4_error *error)
 {
@@ -76,9 +94,13 @@ static enum ds4_status measure(struct bench *b, size_t frontier, size_t n_decode
         TRY(advance(b, left < b->info->chunk_tokens ? left : b->info->chunk_tokens, error));
     }
     *prefill_tps = (double)(b->n_tokens - before) / (clock_seconds_since(start_ns) + 1e-9);
+    struct ds4_expert_figures figures_before, figures;
+    ds4_engine_expert_figures(b->engine, &figures_before);
     start_ns = clock_ns();
     for (size_t i = 0; i < n_decode; i++) TRY(advance(b, 1, error));
     *decode_tps = (double)n_decode / (clock_seconds_since(start_ns) + 1e-9);
+    ds4_engine_expert_figures(b->engine, &figures);
+    report_experts(&figures_before, &figures, n_decode, *decode_tps);
     return DS4_OK;
 }
 

@@ -1,9 +1,11 @@
 /* plan.c - `ds4 plan`: what a model would take of this machine, in bytes, before anything is allocated, and how fast
  * it can be at best.
  *
- * The speed is an estimate from one measured number: decoding a token reads weight_bytes_per_token, so about
- * bandwidth / that many tokens come out a second, as long as the weights stay in memory, are larger than the caches,
- * and the cores keep up. The probe adds up 8-byte words of a block far larger than the caches, on all threads. */
+ * The speed is an estimate. When all weights stay in memory, from one measured number: decoding a token reads
+ * weight_bytes_per_token, so about bandwidth / that many tokens come out a second, as long as the weights are larger
+ * than the caches and the cores keep up. When experts are streamed, the engine measures disk and cores and predicts
+ * from the statistics of the experts (ds4_speed_probe). The probe of memory adds up 8-byte words of a block far larger
+ * than the caches, on all threads. */
 #include <stdio.h>
 
 #include "base/clock.h"
@@ -19,7 +21,7 @@
 
 struct plan_flags {
     struct model_flags model;
-    uint32_t n_sessions;
+    uint32_t n_sessions, probe_seconds;
     bool json, no_probe;
 };
 
@@ -28,7 +30,9 @@ static const struct option rows[] = {
     {.name = "sessions", .value = "N", .type = OPTION_U32, .offset = offsetof(struct plan_flags, n_sessions),
      .min = 1, .max = 256, .preset = "1", .help = "conversations held at the same time"},
     {.name = "no-probe", .type = OPTION_FLAG, .offset = offsetof(struct plan_flags, no_probe),
-     .help = "do not measure the memory; no estimate of speed"},
+     .help = "do not measure memory and disk; no estimate of speed"},
+    {.name = "probe-seconds", .value = "N", .type = OPTION_U32, .offset = offsetof(struct plan_flags, probe_seconds),
+     .min = 1, .max = 600, .preset = "5", .help = "time to measure the disk and the cores when experts are streamed"},
     {.name = "json", .type = OPTION_FLAG, .offset = offsetof(struct plan_flags, json), .help = "as a JSON object"},
 };
 static const struct options table = {
@@ -86,8 +90,31 @@ static double memory_bandwidth(uint32_t n_threads)
     return best;
 }
 
-static void put_json(const struct ds4_plan *plan, const char *path, double bandwidth, struct sink *out)
+/* Everything there is to say. */
+struct findings {
+    struct ds4_plan plan, best; /* as asked for, and as this machine does best */
+    struct ds4_speed speed;     /* 0: not measured */
+    double bandwidth;           /* of memory; 0: not measured */
+    char command[256 + MODEL_PATH_BYTES]; /* for best */
+};
+
+/* The best is to keep everything mapped when that fits, else to stream with the room there is. */
+static enum ds4_status find_best(struct ds4_engine_options options, struct findings *f, struct ds4_error *error)
 {
+    options.expert_cache_bytes = DS4_EXPERT_CACHE_AUTO;
+    TRY(ds4_plan_make(&options, &f->best, error));
+    if (!f->best.fits) return DS4_OK;
+    int n = snprintf(f->command, sizeof f->command, "ds4 run -m %s", options.model_path);
+    if (f->best.n_experts && n > 0 && (size_t)n < sizeof f->command)
+        (void)snprintf(f->command + n, sizeof f->command - (size_t)n, " --expert-cache %llum",
+                       (unsigned long long)(f->best.expert_cache_bytes >> 20) + 1);
+    return DS4_OK;
+}
+
+static void put_json(const struct findings *f, const char *path, struct sink *out)
+{
+    const struct ds4_plan *plan = &f->plan;
+    double bandwidth = f->bandwidth;
     sink_put_text(out, "{\"model\":");
     sink_put_json_string(out, span_from(path));
     sink_put_text(out, ",\"items\":[");
@@ -108,13 +135,44 @@ static void put_json(const struct ds4_plan *plan, const char *path, double bandw
         if (plan->weight_bytes_per_token && plan->all_in_memory)
             sink_printf(out, ",\"decode_tps_estimate\":%.4g", bandwidth / (double)plan->weight_bytes_per_token);
     }
+    if (plan->n_experts)
+        sink_printf(out, ",\"expert_cache_bytes\":%llu,\"expert_slots\":%u,\"experts\":%u,\"expert_hit_rate\":%.4f,"
+                    "\"tokens_observed\":%.0f", (unsigned long long)plan->expert_cache_bytes, plan->n_expert_slots,
+                    plan->n_experts, plan->expert_hit_rate, plan->tokens_observed);
+    if (f->speed.dense_seconds > 0)
+        sink_printf(out, ",\"disk_bytes_per_s\":%.0f,\"predicted_tps\":%.4g,\"best_predicted_tps\":%.4g",
+                    f->speed.disk_bytes_per_s, ds4_plan_tps(plan, &f->speed), ds4_plan_tps(&f->best, &f->speed));
+    if (f->command[0]) {
+        sink_put_text(out, ",\"best_command\":");
+        sink_put_json_string(out, span_from(f->command));
+    }
     sink_put_text(out, ",\"verdict\":");
     sink_put_json_string(out, span_from(plan->verdict));
     sink_put_text(out, "}\n");
 }
 
-static void put_text(const struct ds4_plan *plan, double bandwidth, struct sink *out)
+/* What streaming is expected to do. */
+static void put_streaming(const struct findings *f, struct sink *out)
 {
+    const struct ds4_plan *plan = &f->plan;
+    char a[16];
+    if (plan->n_experts) {
+        sink_printf(out, "%9.0f%%  of the experts asked for are expected in memory: ", plan->expert_hit_rate * 100);
+        if (plan->tokens_observed > 0) sink_printf(out, "%.0f tokens were observed\n", plan->tokens_observed);
+        else sink_put_text(out, "each is taken to be as good as another, until the model was used here\n");
+    }
+    if (f->speed.dense_seconds <= 0) return;
+    sink_printf(out, "%10s  read from disk a second (measured on experts); a token takes %.3f s to compute\n",
+                term_bytes((uint64_t)f->speed.disk_bytes_per_s, a),
+                f->speed.dense_seconds + plan->n_layers * plan->n_experts_used * f->speed.expert_seconds);
+    double tps = ds4_plan_tps(plan, &f->speed);
+    if (tps > 0) sink_printf(out, "%10.3g  tokens/s predicted\n", tps);
+}
+
+static void put_text(const struct findings *f, struct sink *out)
+{
+    const struct ds4_plan *plan = &f->plan;
+    double bandwidth = f->bandwidth;
     char a[16], b[16];
     for (uint32_t i = 0; i < plan->n_items; i++)
         sink_printf(out, "%10s  %-47s %s\n", term_bytes(plan->items[i].bytes, a), plan->items[i].name,
@@ -133,7 +191,13 @@ static void put_text(const struct ds4_plan *plan, double bandwidth, struct sink 
             sink_put_text(out, "; the speed of the disk decides, as the weights are not all in memory");
         sink_put_text(out, "\n");
     }
+    put_streaming(f, out);
     sink_printf(out, "%s\n", plan->verdict);
+    if (!f->command[0]) return;
+    double tps = f->speed.dense_seconds > 0 ? ds4_plan_tps(&f->best, &f->speed) : 0;
+    sink_printf(out, "best here: %s", f->command);
+    if (tps > 0) sink_printf(out, "   (%.3g tokens/s predicted)", tps);
+    sink_put_text(out, "\n");
 }
 
 int cmd_plan(int argc, char **argv)
@@ -143,15 +207,21 @@ int cmd_plan(int argc, char **argv)
     if (!options_begin(&table, argc, argv, &flags, sizeof flags, &exit_code)) return exit_code;
     struct ds4_error error = {0};
     struct ds4_engine_options options;
-    struct ds4_plan plan = {0};
+    static struct findings f;
     struct sink out;
     if (model_flags_options(&flags.model, NULL, &options, &error) != DS4_OK) return options_failed(&table, &error);
     options.n_sessions_max = flags.n_sessions;
-    if (ds4_plan_make(&options, &plan, &error) != DS4_OK) return options_failed(&table, &error);
-    double bandwidth = flags.no_probe ? 0 : memory_bandwidth(flags.model.n_threads);
+    f = (struct findings){0};
+    if (ds4_plan_make(&options, &f.plan, &error) != DS4_OK) return options_failed(&table, &error);
+    if (!flags.no_probe) f.bandwidth = memory_bandwidth(flags.model.n_threads);
+    if (f.plan.n_experts || !f.plan.all_in_memory) {
+        if (find_best(options, &f, &error) != DS4_OK) return options_failed(&table, &error);
+        if (!flags.no_probe && ds4_speed_probe(&options, flags.probe_seconds, &f.speed, &error) != DS4_OK)
+            return options_failed(&table, &error);
+    }
     if (sink_open(&out, "-", &error) != DS4_OK) return options_failed(&table, &error);
-    if (flags.json) put_json(&plan, flags.model.path, bandwidth, &out);
-    else put_text(&plan, bandwidth, &out);
+    if (flags.json) put_json(&f, flags.model.path, &out);
+    else put_text(&f, &out);
     if (sink_close(&out, &error) != DS4_OK) return options_failed(&table, &error);
-    return plan.fits ? EXIT_CODE_OK : EXIT_CODE_FAILED;
+    return f.plan.fits ? EXIT_CODE_OK : EXIT_CODE_FAILED;
 }

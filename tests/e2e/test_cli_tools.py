@@ -227,6 +227,27 @@ def test_plan_adds_up_and_refuses_what_does_not_fit(model):
     assert result.returncode == 1 and result.stdout == b"" and re.search(rb"\d", result.stderr.splitlines()[-1])
 
 
+def test_plan_of_streamed_experts_predicts_names_a_command_and_is_kept(model, tmp_path):
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(open(model, "rb").read())
+    args = ("-m", str(copy), "--ctx", "256", "--expert-cache")
+    refused = ds4("plan", *args, "1k", "--no-probe")
+    assert refused.returncode == 1
+    least = re.search(rb"give it at least (\d+) bytes", refused.stdout).group(1).decode()
+    got = json.loads(ds4("plan", *args, least, "--json", "--probe-seconds", "1").stdout)
+    cache = [i["bytes"] for i in got["items"] if "cache of" in i["name"]]
+    assert cache == [got["expert_cache_bytes"]] and cache[0] <= int(least) and got["fits"]
+    assert got["disk_bytes_per_s"] > 0 and 0 < got["predicted_tps"] <= got["best_predicted_tps"] * 1.01
+    assert got["best_command"] == f"ds4 run -m {copy}"  # all of it fits here
+    assert (tmp_path / "copy.gguf.experts").exists()
+    result = ds4("bench", *args, least, "--first", "32", "-n", "4")
+    assert result.returncode == 0 and re.search(rb"tokens/s, [\d.e+]+ predicted\n", result.stderr)
+    for bad in ("8x", "-1", ""):
+        refused = ds4("plan", "-m", str(copy), "--expert-cache", bad)
+        assert refused.returncode != 0 and b"--expert-cache" in refused.stderr
+    assert b"tokens/s predicted" in ds4("plan", *args, least, "--probe-seconds", "1").stdout
+
+
 # ---- logits ----
 
 

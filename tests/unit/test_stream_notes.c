@@ -152,12 +152,36 @@ TEST(the_predicted_time_of_a_token_is_that_of_a_reader_and_a_computer_side_by_si
     }
 }
 
-TEST(the_predicted_hit_rate_is_that_of_the_most_probable_experts)
+/* Half of a random history chooses what is held, the other half says how often it is found. */
+TEST(the_predicted_hit_rate_is_what_a_second_half_of_the_history_finds)
 {
-    float probabilities[6] = {0.1f, 0.9f, 0, 0.5f, 0.3f, 0.2f}, nothing[6] = {0}, scratch[6];
-    assert_true(fabs(predict_hit_rate(probabilities, 6, 2, scratch) - 0.7) < 1e-6);
-    assert_true(fabs(predict_hit_rate(probabilities, 6, 6, scratch) - 1) < 1e-6);
+    enum { KEYS = 400, USED = 6 };
+    struct rng rng = {77};
+    for (int n_tokens = 20; n_tokens <= 2000; n_tokens *= 10)
+        for (uint32_t n_slots = 25; n_slots <= 200; n_slots *= 2) {
+            float counts[KEYS] = {0}, sorted[KEYS], scratch[KEYS];
+            double found = 0, asked = 0;
+            for (int half = 0; half < 2; half++) {
+                if (half) memcpy(sorted, counts, sizeof sorted);
+                for (int i = 0; i < n_tokens * USED; i++) {
+                    uint32_t rank = (uint32_t)(rng_double(&rng) * rng_double(&rng) * KEYS), n_better = 0;
+                    uint32_t key = rank * 149 % KEYS; /* numbers say nothing about popularity */
+                    if (!half) counts[key]++;
+                    if (!half) continue;
+                    for (uint32_t k = 0; k < KEYS; k++)
+                        n_better += sorted[k] > sorted[key] || (sorted[k] >= sorted[key] && k < key);
+                    found += n_better < n_slots;
+                    asked++;
+                }
+            }
+            double predicted = predict_hit_rate(counts, KEYS, n_slots, scratch);
+            if (fabs(predicted - found / asked) > 0.08)
+                fail_msg("%d tokens, %u slots: %.3f predicted, %.3f found", n_tokens, n_slots, predicted,
+                         found / asked);
+        }
+    float nothing[6] = {0}, scratch[6];
     assert_true(fabs(predict_hit_rate(nothing, 6, 2, scratch) - 1.0 / 3) < 1e-6);
+    assert_true(fabs(predict_hit_rate(nothing, 6, 6, scratch) - 1) < 1e-6);
 }
 
 int main(void)
@@ -165,5 +189,5 @@ int main(void)
     return RUN_TESTS(T(notes_are_read_as_they_were_written_and_refused_with_any_bit_changed),
                      T(what_one_run_learned_the_next_one_knows),
                      T(the_predicted_time_of_a_token_is_that_of_a_reader_and_a_computer_side_by_side),
-                     T(the_predicted_hit_rate_is_that_of_the_most_probable_experts));
+                     T(the_predicted_hit_rate_is_what_a_second_half_of_the_history_finds));
 }

@@ -104,6 +104,23 @@ const struct ds4_model_info *ds4_engine_info(const struct ds4_engine *engine) { 
 const struct ds4_state_layout *ds4_state_layout(const struct ds4_engine *engine) { return &engine->layout; }
 
 /* A script has no layers: nothing ever passes the probe. */
+enum ds4_status ds4_speed_probe(const struct ds4_engine_options *options, double seconds, struct ds4_speed *out,
+                                struct ds4_error *error)
+{
+    (void)options;
+    (void)seconds;
+    (void)error;
+    *out = (struct ds4_speed){0};
+    return DS4_OK;
+}
+
+double ds4_plan_tps(const struct ds4_plan *plan, const struct ds4_speed *speed)
+{
+    (void)plan;
+    (void)speed;
+    return 0;
+}
+
 void ds4_engine_expert_figures(const struct ds4_engine *engine, struct ds4_expert_figures *out)
 {
     (void)engine;
