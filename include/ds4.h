@@ -90,7 +90,7 @@ typedef bool (*ds4_progress_fn)(void *user, const char *phase, uint64_t done, ui
 struct ds4_engine_options {
     const char *model_path;       /* GGUF file (first shard of a split one); required */
     const char *mtp_path;         /* optional GGUF with mtp.0.* tensors, else they are looked for in model_path */
-    const char *backend;          /* "cpu", "ref"; NULL = the best that works */
+    const char *backend;          /* "cpu", "ref", "emu", "cuda", "metal" if in the build; NULL = the best that works */
     uint32_t ctx_tokens;          /* longest session; 0 = min(model's maximum, 32768) */
     uint32_t n_sessions_max;      /* live sessions that memory is planned for; 0 = 1 */
     uint32_t n_threads;           /* 0 = one a core */

@@ -129,6 +129,29 @@ static enum ds4_status start_sessions(struct ds4_engine *e, struct ds4_error *er
     return DS4_OK;
 }
 
+static enum ds4_status make_backend(struct ds4_engine *e, struct ds4_error *error)
+{
+    const struct engine_settings *settings = &e->settings;
+    struct backend_limits limits = graph_backend_limits(&e->h, settings->chunk_tokens, settings->ctx_tokens);
+    if (settings->gpu_host) return backend_gpu_create(settings->gpu_host, e->pool, &limits, &e->backend, error);
+    return settings->backend_ops == &backend_ref_ops ? backend_ref_create(e->pool, &limits, &e->backend, error)
+                                                     : backend_cpu_create(e->pool, &limits, &e->backend, error);
+}
+
+/* Tells the backend of the mapped files, whose matrices operations will name. */
+static enum ds4_status give_weights(struct ds4_engine *e, struct ds4_error *error)
+{
+    const struct gguf_file *files[2] = {e->file, e->settings.draft ? e->mtp_file : NULL};
+    for (int f = 0; e->backend->ops->map && f < 2; f++) {
+        for (uint32_t i = 0; files[f] && i < gguf_n_shards(files[f]); i++) {
+            uint64_t size;
+            const uint8_t *bytes = gguf_shard_bytes(files[f], i, &size);
+            TRY(e->backend->ops->map(e->backend, bytes, (size_t)size, error));
+        }
+    }
+    return DS4_OK;
+}
+
 static enum ds4_status load_model(struct ds4_engine *e, const struct ds4_engine_options *options,
                                   struct ds4_error *error)
 {
@@ -141,15 +164,14 @@ static enum ds4_status load_model(struct ds4_engine *e, const struct ds4_engine_
     if (!plan.fits) return err_set(error, DS4_ERR_LIMIT, "%s", plan.verdict);
     say(options, DS4_LOG_INFO, plan.verdict);
     TRY(thread_pool_create(e->settings.n_threads, &e->pool, error));
-    struct backend_limits limits = graph_backend_limits(&e->h, e->settings.chunk_tokens, e->settings.ctx_tokens);
-    TRY(e->settings.backend_ops == &backend_ref_ops ? backend_ref_create(e->pool, &limits, &e->backend, error)
-                                                    : backend_cpu_create(e->pool, &limits, &e->backend, error));
+    TRY(make_backend(e, error));
     TRY(weights_load(e->file, e->mtp_file, &e->h, e->backend, options->check_tensors, &e->weights, error));
+    TRY(give_weights(e, error));
     if (e->h.n_vocab != vocab_n_tokens(e->vocab))
         return err_set(error, DS4_ERR_FORMAT, "the vocabulary has %u tokens, the embedding %u rows",
                        vocab_n_tokens(e->vocab), e->h.n_vocab);
     if (e->settings.notes_dir) e->settings.notes_dir = e->notes_dir; /* the caller's text may not live as long */
-    if (plan.expert_cache_bytes) TRY(engine_start_stream(e, &plan, error));
+    if (plan.expert_cache_bytes && !e->settings.gpu_host) TRY(engine_start_stream(e, &plan, error));
     return start_sessions(e, error);
 }
 

@@ -2,6 +2,7 @@
 #ifndef DS4_ENGINE_ENGINE_H
 #define DS4_ENGINE_ENGINE_H
 
+#include "gpu/backend.h"
 #include "model/experts.h"
 #include "session/session.h"
 #include "stream/notes.h"
@@ -15,6 +16,7 @@
 /* Options with every default filled in. */
 struct engine_settings {
     const struct backend_ops *backend_ops;
+    const struct gpu_host *gpu_host; /* NULL: the backend is one of the host */
     enum op_row_format row_format;
     bool round, draft;
     uint32_t ctx_tokens, chunk_tokens, n_sessions, n_threads;

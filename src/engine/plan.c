@@ -2,6 +2,7 @@
  * function serves `ds4 plan` and the engine, which refuses with its verdict. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "engine/engine.h"
@@ -210,15 +211,35 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
     return status;
 }
 
-static enum ds4_status choose_backend(const char *name, const struct backend_ops **out, struct ds4_error *error)
+/* A device that is there, or NULL. */
+static bool has_device(const struct gpu_host *host)
+{
+    char why[256];
+    struct gpu *gpu = host->open(why, sizeof why);
+    if (gpu) host->close(gpu);
+    return gpu != NULL;
+}
+
+/* By name, or the best that works: a GPU that is there, else the CPU. */
+static enum ds4_status choose_backend(const char *name, struct engine_settings *out, struct ds4_error *error)
 {
     static const struct backend_ops *const known[] = {&backend_cpu_ops, &backend_ref_ops};
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
-        if (name && strcmp(name, known[i]->name) != 0) continue;
-        *out = known[i];
+    char names[64] = "";
+    for (const struct gpu_choice *choice = gpu_choices(); choice->ops; choice++) {
+        size_t used = strlen(names);
+        (void)snprintf(names + used, sizeof names - used, "%s, ", choice->ops->name);
+        if (name ? strcmp(name, choice->ops->name) != 0 : !choice->automatic || !has_device(choice->host)) continue;
+        out->backend_ops = choice->ops;
+        out->gpu_host = choice->host;
         return DS4_OK;
     }
-    return err_set(error, DS4_ERR_UNSUPPORTED, "backend \"%.32s\" is not in this build; there are cpu and ref", name);
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (name && strcmp(name, known[i]->name) != 0) continue;
+        out->backend_ops = known[i];
+        return DS4_OK;
+    }
+    return err_set(error, DS4_ERR_UNSUPPORTED, "backend \"%.32s\" is not in this build; there are %scpu and ref", name,
+                   names);
 }
 
 enum ds4_status engine_settle(const struct ds4_engine_options *options, const struct hparams *h, bool has_mtp,
@@ -227,7 +248,7 @@ enum ds4_status engine_settle(const struct ds4_engine_options *options, const st
     *out = (struct engine_settings){.round = !options->ideal, .draft = options->draft && has_mtp,
                                     .expert_cache_bytes = options->expert_cache_bytes, .paranoid = options->paranoid,
                                     .notes_dir = options->notes_dir};
-    TRY(choose_backend(options->backend, &out->backend_ops, error));
+    TRY(choose_backend(options->backend, out, error));
     bool exact = options->ideal || out->backend_ops == &backend_ref_ops;
     out->row_format = exact ? OP_ROW_F32 : OP_ROW_PACKED;
     uint32_t fallback = h->ctx_train < ENGINE_CTX_DEFAULT ? h->ctx_train : ENGINE_CTX_DEFAULT;

@@ -72,6 +72,8 @@ const char *gguf_shard_path(const struct gguf_file *file, uint32_t shard_i);
 int gguf_shard_fd(const struct gguf_file *file, uint32_t shard_i);
 /* What the shard was when it was opened; NULL for memory files. */
 const struct file_id *gguf_shard_id(const struct gguf_file *file, uint32_t shard_i);
+/* The mapped bytes of a shard. */
+const uint8_t *gguf_shard_bytes(const struct gguf_file *file, uint32_t shard_i, uint64_t *size);
 /* Makes a SIGBUS (a mapped file was cut short or its disk failed) one line on standard error and exit 74. For the main
  * program; process-wide. */
 void gguf_catch_sigbus(void);

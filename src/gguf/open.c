@@ -276,6 +276,12 @@ const char *gguf_shard_path(const struct gguf_file *file, uint32_t shard_i)
     return shard_i < file->n_shards ? file->shards[shard_i].path : NULL;
 }
 
+const uint8_t *gguf_shard_bytes(const struct gguf_file *file, uint32_t shard_i, uint64_t *size)
+{
+    *size = file->shards[shard_i].size_bytes;
+    return file->shards[shard_i].bytes;
+}
+
 int gguf_shard_fd(const struct gguf_file *file, uint32_t shard_i)
 {
     return shard_i < file->n_shards ? file->shards[shard_i].fd : -1;
