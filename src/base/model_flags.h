@@ -27,7 +27,8 @@ struct model_flags {
     {.letter = 't', .name = "threads", .value = "N", .type = OPTION_U32, .offset = offsetof(values, field.n_threads), \
      .max = 1024, .help = "threads for computing; 0 = one a core"}, \
     {.name = "backend", .value = "NAME", .type = OPTION_TEXT, .offset = offsetof(values, field.backend), \
-     .help = "how to compute: cpu, cuda, metal; emu (an emulated GPU) and ref (the definition) are slow; else the best"}, \
+     .help = "how to compute: cpu, cuda, metal; emu (an emulated GPU) and ref (the definition) are slow; " \
+             "without it the best that works"}, \
     {.name = "memory", .value = "BYTES", .type = OPTION_BYTES, .offset = offsetof(values, field.memory_bytes), \
      .help = "refuse to use more memory than that (4096, 512m, 8g); 0 = what the machine has"}, \
     {.name = "expert-cache", .value = "BYTES|auto|off", .type = OPTION_TEXT, \

@@ -3,6 +3,13 @@
 
 #include "gpu/backend_impl.h"
 
+_Static_assert(sizeof(struct op_seq) == SEQ_WORDS * 4 && offsetof(struct op_seq, tail_i) == SEQ_TAIL * 4 &&
+                   offsetof(struct op_seq, span_first) == SEQ_SPANS * 4 &&
+                   offsetof(struct op_seq, row_first) == SEQ_FIRST * 4 &&
+                   offsetof(struct op_seq, n_rows) == SEQ_ROWS * 4 &&
+                   offsetof(struct op_seq, rows_to) == SEQ_ROWS_TO * 4,
+               "kernels read sessions as words");
+
 static uint32_t narrow(uint64_t n)
 {
     ensure(n <= UINT32_MAX); /* places inside a tail or a span */
@@ -21,7 +28,6 @@ static struct rows_place rows_place(const struct op_batch *batch, const struct o
                                rows->format == OP_ROW_F32};
 }
 
-_Static_assert(sizeof(struct op_seq) == 5 * sizeof(uint32_t), "SEQ_WORDS of kernels/state.k");
 
 /* pos, seq_i, seqs: the parameters that most of these kernels have in common. */
 static void bind_batch(struct gpu_call *c, const struct op_batch *batch)

@@ -40,6 +40,14 @@ struct elements_record {
     float limit;
 };
 
+/* struct op_seq as words. */
+#define SEQ_TAIL 0
+#define SEQ_SPANS 1
+#define SEQ_FIRST 2
+#define SEQ_ROWS 3
+#define SEQ_ROWS_TO 4
+#define SEQ_WORDS 5
+
 /* Where state lies; see op_ring and op_span_rows. Rows are packed unless is_f32. */
 struct ring_place {
     uint32_t tail_bytes, offset, row_bytes, n_slots, is_f32;
