@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define POLL_MAX 512
+#define CONNECT_MS 3000
 
 #ifdef POLLRDHUP
 #define HUP_FLAGS (POLLRDHUP | POLLHUP | POLLERR)
@@ -64,6 +65,36 @@ enum ds4_status net_listen(const char *host, uint16_t port, int *fd, uint16_t *b
         *bound = ntohs(name.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&name)->sin6_port
                                                   : ((struct sockaddr_in *)&name)->sin_port);
     return DS4_OK;
+}
+
+static enum ds4_status connect_to(const struct addrinfo *address, int *out, struct ds4_error *error)
+{
+    int failure = 0, fd = socket(address->ai_family, SOCK_STREAM, 0);
+    socklen_t len = sizeof failure;
+    if (fd < 0) return err_os(error, errno, "socket");
+    bool waits = set_up(fd) && connect(fd, address->ai_addr, address->ai_addrlen) != 0;
+    if (waits && errno != EINPROGRESS) failure = errno;
+    if (waits && !failure) {
+        struct pollfd item = {.fd = fd, .events = POLLOUT};
+        if (poll(&item, 1, CONNECT_MS) != 1) failure = ETIMEDOUT;
+        else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &failure, &len) != 0) failure = errno;
+    }
+    *out = fd;
+    if (!failure) return DS4_OK;
+    (void)close(fd);
+    return err_os(error, failure, "connecting");
+}
+
+enum ds4_status net_connect(const char *host, uint16_t port, int *fd, struct ds4_error *error)
+{
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST, .ai_socktype = SOCK_STREAM}, *list;
+    char service[8];
+    (void)snprintf(service, sizeof service, "%u", (unsigned)port);
+    if (getaddrinfo(numeric(host), service, &hints, &list) != 0)
+        return err_set(error, DS4_ERR_FORMAT, "--host: %s is no numeric address", host);
+    enum ds4_status status = connect_to(list, fd, error);
+    freeaddrinfo(list);
+    return status;
 }
 
 bool net_is_loopback(const char *host)

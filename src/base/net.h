@@ -11,6 +11,8 @@
 /* Listens on a numeric address ("localhost" is 127.0.0.1). port 0: the system's choice, told in *bound. */
 enum ds4_status net_listen(const char *host, uint16_t port, int *fd, uint16_t *bound,
                            struct ds4_error *error) DS4_MUST_CHECK;
+/* Connects to a numeric address, within three seconds. */
+enum ds4_status net_connect(const char *host, uint16_t port, int *fd, struct ds4_error *error) DS4_MUST_CHECK;
 /* Whether only this machine can reach the address. */
 bool net_is_loopback(const char *host);
 int net_accept(int listener);                            /* a descriptor, or NET_AGAIN, NET_FULL */

@@ -10,6 +10,7 @@
 #include "base/model_flags.h"
 #include "base/net.h"
 #include "serve/app.h"
+#include "serve/doctor.h"
 
 #define DRAIN_SECONDS 8 /* answers in progress may take so long after the first signal */
 #define FLUSH_SECONDS 1 /* and their last bytes so much longer */
@@ -80,7 +81,7 @@ static const struct option rows[] = {
      .max = 1000, .preset = "1", .help = "divide every deadline of a connection by this; for tests"},
     {.name = "quiet", .type = OPTION_FLAG, .offset = offsetof(struct serve, quiet), .help = "no line for each request"},
     {.name = "doctor", .type = OPTION_FLAG, .offset = offsetof(struct serve, doctor),
-     .help = "print the settings of Claude Code, Codex, opencode, Pi and the SDKs, and end"},
+     .help = "print the settings of Claude Code, Codex, opencode, Pi and the SDKs, look at the server that runs, and end"},
     MODEL_FLAG_ROWS(struct serve, model),
 };
 static const struct options table = {
@@ -234,6 +235,22 @@ static enum ds4_status check_flags(const struct serve *flags, struct ds4_error *
     return err_set(error, DS4_ERR_FORMAT, "--alias: letters, digits and signs only");
 }
 
+/* `ds4 serve --doctor`. */
+static int examine(const struct serve *flags)
+{
+    static struct policy policy;
+    struct ds4_error error = {0};
+    struct buf out = {0};
+    if (policy_init(&policy, flags->host, flags->key_file, true, &flags->hosts, &flags->origins, &error) != DS4_OK)
+        return options_failed(&table, &error);
+    struct doctor doctor = {.host = flags->host, .port = flags->port, .alias = flags->alias,
+                            .ctx_tokens = flags->model.ctx_tokens, .secret = policy.n_keys ? policy.keys[0] : NULL};
+    bool well = doctor_put(&out, &doctor);
+    (void)fwrite(out.text.ptr, 1, out.text.len, stdout);
+    buf_deinit(&out);
+    return well ? EXIT_CODE_OK : EXIT_CODE_FAILED;
+}
+
 int cmd_serve(int argc, char **argv)
 {
     struct serve flags;
@@ -241,13 +258,7 @@ int cmd_serve(int argc, char **argv)
     struct parts parts = {0};
     int exit_code;
     if (!options_begin(&table, argc, argv, &flags, sizeof flags, &exit_code)) return exit_code;
-    if (flags.doctor) {
-        struct buf out = {0};
-        doctor_put(&out, flags.host, flags.port, flags.model.ctx_tokens, flags.key_file != NULL);
-        (void)fwrite(out.text.ptr, 1, out.text.len, stdout);
-        buf_deinit(&out);
-        return EXIT_CODE_OK;
-    }
+    if (flags.doctor) return examine(&flags);
     enum ds4_status status = check_flags(&flags, &error);
     parts.app = mem_zalloc(1, sizeof *parts.app);
     if (!parts.app) status = err_set(&error, DS4_ERR_NOMEM, "no memory for the server");
