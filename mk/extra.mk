@@ -56,9 +56,13 @@ FUZZ_SECONDS ?= 20
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
 
+# Real clients (Claude Code, Codex, opencode, Pi, the SDKs), installed outside the tree: 2 GB, some minutes.
+clients: ds4 $(BUILD)/ds4-fake
+	@DS4=$(BUILD)/ds4 scripts/clients
+
 PREFIX ?= /usr/local
 install: ds4
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 ds4 $(DESTDIR)$(PREFIX)/bin/ds4
 
-.PHONY: run tidy headers compdb bench measure fuzz fuzzers install
+.PHONY: clients run tidy headers compdb bench measure fuzz fuzzers install

@@ -1,5 +1,5 @@
-# Tests: every C file under tests/unit, tests/ops and tests/fault is one cmocka program; tests/e2e and tests/page are
-# pytest.
+# Tests: every C file under tests/unit, tests/ops and tests/fault is one cmocka program; tests/e2e, tests/page and
+# tests/clients are pytest.
 # tests/lib holds helpers that all of them link. A test program runs from the root of the project.
 # Programs of tests/scripted link the scripted engine of tests/lib/fake instead of the real one; ds4-fake is the whole
 # program on it (its "model files" are scripts).

@@ -1,5 +1,5 @@
-"""Runs the cmocka programs given and the pytest files of tests/e2e and tests/page, several at a time, and counts every
-single test.
+"""Runs the cmocka programs given and the pytest files of tests/e2e, tests/page and tests/clients, several at a time, and
+counts every single test.
 
 usage: run-tests BUILD PATTERN PROGRAM...     (called by `make check`, from the root of the project)
 
@@ -135,8 +135,9 @@ def main():
     build, pattern, programs = sys.argv[1], sys.argv[2], sys.argv[3:]
     work = [(run_cmocka, path, os.path.relpath(path, build)) for path in programs]
     work += [(run_pytest, path, path, build) for path in sorted(glob.glob("tests/e2e/test_*.py"))]
-    if os.path.basename(build) in ("cc", "gcc"):  # what a browser shows does not depend on how the server was compiled
-        work += [(run_pytest, path, path, build) for path in sorted(glob.glob("tests/page/test_*.py"))]
+    if os.path.basename(build) in ("cc", "gcc"):  # browsers and clients see no difference between compilers
+        work += [(run_pytest, path, path, build) for folder in ("page", "clients")
+                 for path in sorted(glob.glob(f"tests/{folder}/test_*.py"))]
     work = [item for item in work if pattern in item[2]]
     jobs = int(os.environ.get("TEST_JOBS", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
                                                else os.cpu_count() or 1)))

@@ -14,6 +14,7 @@
 #define REPLY_BYTES_MAX (1u << 20)
 #define CTX_TOKENS_UNKNOWN 32768u
 #define TURN_TOKENS_MIN 20480u /* the first turn of the agent with the longest one (Claude Code) is about 19,000 */
+#define CLAUDE_WINDOW_MIN 100000u /* it takes no less, and compacts at the server's word below */
 
 struct site {
     struct buf url;          /* http://host:port */
@@ -31,9 +32,10 @@ static void put_claude_code(struct buf *out, const struct site *s, const char *u
     buf_printf(out, "Claude Code (shell):\n  export ANTHROPIC_BASE_URL=%s\n  export ANTHROPIC_AUTH_TOKEN=%s\n", url,
                s->key);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) buf_printf(out, "  export %s=%s\n", names[i], s->model);
-    buf_printf(out, "  export CLAUDE_CODE_AUTO_COMPACT_WINDOW=%u\n"
-               "  export CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1\n"
-               "  export CLAUDE_CODE_ATTRIBUTION_HEADER=0\n\n", s->ctx_tokens);
+    if (s->ctx_tokens >= CLAUDE_WINDOW_MIN)
+        buf_printf(out, "  export CLAUDE_CODE_AUTO_COMPACT_WINDOW=%u\n", s->ctx_tokens);
+    buf_put_text(out, "  export CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1\n"
+                 "  export CLAUDE_CODE_ATTRIBUTION_HEADER=0\n\n");
 }
 
 static void put_codex(struct buf *out, const struct site *s, const char *url)
