@@ -1,5 +1,5 @@
-"""Runs the cmocka programs given and the pytest files of tests/e2e, tests/page and tests/clients, several at a time, and
-counts every single test.
+"""Runs the cmocka programs given and the pytest files of tests/e2e, tests/page and tests/clients, several at a time,
+and counts every single test.
 
 usage: run-tests BUILD PATTERN PROGRAM...     (called by `make check`, from the root of the project)
 

@@ -81,7 +81,7 @@ static const struct option rows[] = {
      .max = 1000, .preset = "1", .help = "divide every deadline of a connection by this; for tests"},
     {.name = "quiet", .type = OPTION_FLAG, .offset = offsetof(struct serve, quiet), .help = "no line for each request"},
     {.name = "doctor", .type = OPTION_FLAG, .offset = offsetof(struct serve, doctor),
-     .help = "print the settings of Claude Code, Codex, opencode, Pi and the SDKs, look at the server that runs, and end"},
+     .help = "print the settings of Claude Code, Codex, opencode, Pi and the SDKs, look at what runs, and end"},
     MODEL_FLAG_ROWS(struct serve, model),
 };
 static const struct options table = {

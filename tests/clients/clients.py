@@ -71,8 +71,8 @@ class Client:
         self.work.mkdir()
         heading, text = sections(port)[HEADINGS[self.kind]]
         self.env = {"PATH": os.environ["PATH"], "HOME": str(self.home), "TERM": "dumb", **QUIET[self.kind]}
-        for setting in re.findall(r"export (\w+)=(\S+?)[):\n]", heading + "\n") + re.findall(r"export (\w+)=(\S+)", text):
-            self.env.setdefault(*setting)
+        self.env.update(re.findall(r"export (\w+)=([^\s):]+)[):]", heading))
+        self.env.update(re.findall(r"export (\w+)=(\S+)", text))
         if self.kind in FILES:
             path = self.home / FILES[self.kind]
             path.parent.mkdir(parents=True)
