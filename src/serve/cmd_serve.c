@@ -86,8 +86,9 @@ static const struct option rows[] = {
 };
 static const struct options table = {
     .command = "serve", .summary = "answer clients of the OpenAI and Anthropic APIs over HTTP", OPTIONS_ROWS(rows),
-    .notes = "Paths: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens,\n"
-             "/v1/models, /tokenize, /detokenize, /apply-template, /health, /metrics, /props, /slots.\n"
+    .notes = "Paths: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages,\n"
+             "/v1/messages/count_tokens, /v1/models, /tokenize, /detokenize, /apply-template, /health,\n"
+             "/metrics, /props, /slots.\n"
              "The first SIGTERM, SIGINT or SIGHUP lets answers in progress finish, the second ends at once.\n"
              "There is no TLS: put a reverse proxy in front for that.",
 };
