@@ -15,11 +15,11 @@
 #define ENCODER_VERSION 1u /* raise it when an encoder gives other bytes: an old journal is refused then */
 
 struct flags {
-    const char *in, *out, *imatrix, *gptq;
+    const char *in, *out, *imatrix, *rows;
     const char *formats[QUANTISE_N_FAMILIES];
     int recipe;
     uint32_t n_mixed, n_threads;
-    bool dry_run, verify, resume, force, strict, no_draft;
+    bool dry_run, verify, resume, force, strict, no_draft, gptq, awq;
 };
 
 #define AT(field) offsetof(struct flags, field)
@@ -41,8 +41,12 @@ static const struct option rows[] = {
      .help = "mixed: so many last layers have their experts in Q4_K"},
     {.name = "imatrix", .value = "FILE", .type = OPTION_TEXT, .offset = AT(imatrix),
      .help = "importance of input columns, from ds4 imatrix"},
-    {.name = "gptq", .value = "ROWS", .type = OPTION_TEXT, .offset = AT(gptq),
-     .help = "calibration rows of ds4 imatrix --rows: errors of an expert's columns make up for each other"},
+    {.name = "rows", .value = "FILE", .type = OPTION_TEXT, .offset = AT(rows),
+     .help = "calibration rows, from ds4 imatrix --rows; for the next two"},
+    {.name = "gptq", .type = OPTION_FLAG, .offset = AT(gptq),
+     .help = "experts in IQ2_XXS, Q2_K and Q4_K: errors of columns make up for each other"},
+    {.name = "awq", .type = OPTION_FLAG, .offset = AT(awq),
+     .help = "experts: columns that matter are larger in the file, what makes them is smaller"},
     {.name = "strict", .type = OPTION_FLAG, .offset = AT(strict),
      .help = "routed experts that the importance file does not know are an error"},
     {.name = "no-draft", .type = OPTION_FLAG, .offset = AT(no_draft), .help = "leaves the draft block out"},
@@ -65,7 +69,11 @@ static const struct options table = {
              "\n"
              "FORMAT: F32, F16, BF16, Q8_0, Q6_K, Q4_K, Q2_K, IQ2_XXS or MXFP4. Tensors pass one by one in rows:\n"
              "memory does not grow with the model. OUT.part and OUT.part.journal hold an unfinished run. The\n"
-             "recipe and a checksum of each tensor go into the metadata (quantize.*).",
+             "recipe and a checksum of each tensor go into the metadata (quantize.*).\n"
+             "\n"
+             "--awq folds a factor of gate's and up's columns into ffn_norm (and undoes it in router and shared\n"
+             "expert: exact up to their rounding), and a factor of down's columns into the rows of up: exact where\n"
+             "the clamp of up does not act, as on the calibration rows. --verify of such a file wants --awq, too.",
 };
 
 /* ---- report ------------------------------------------------------------------------------------------------- */
@@ -119,6 +127,7 @@ struct job {
     struct quantise_source source;
     struct imatrix_file *imatrix;
     struct quantise_calibration calibration;
+    struct quantise_scales scales;
     struct thread_pool *pool;
     uint64_t *checksums;
     struct quantise_error *errors;
@@ -165,9 +174,13 @@ static enum ds4_status put_head(const struct job *j, struct gguf_writer *w, uint
         buf_put_span(&b, name);
     }
     gguf_put_array_u64(w, "quantize.checksums", j->checksums, j->source.n_tensors);
-    if (j->flags->gptq) {
-        gguf_put_string(w, "quantize.gptq.file", base_name(j->flags->gptq));
+    if (j->flags->rows) {
+        const uint8_t methods[] = {j->flags->gptq, j->flags->awq};
+        gguf_put_string(w, "quantize.rows.file", base_name(j->flags->rows));
+        gguf_put_string(w, "quantize.rows.use", methods[0] && methods[1] ? SPAN("awq, gptq")
+                                                : methods[0]             ? SPAN("gptq") : SPAN("awq"));
         buf_put(&b, j->calibration.rows.digest, 16);
+        buf_put(&b, methods, sizeof methods);
     }
     uint64_t stamp = j->source.checkpoint ? safetensors_stamp(j->source.checkpoint) : gguf_file_bytes(j->source.gguf);
     uint32_t version = ENCODER_VERSION;
@@ -218,7 +231,8 @@ static enum ds4_status write_file(struct job *j)
     uint8_t identity[16];
     struct gguf_writer *w = NULL;
     struct quantise_run run = {.source = &j->source, .imatrix = j->imatrix, .pool = j->pool,
-                               .calibration = j->flags->gptq ? &j->calibration : NULL, .strict = j->flags->strict};
+                               .calibration = &j->calibration, .feedback = j->flags->gptq,
+                               .strict = j->flags->strict};
     int n = snprintf(journal, sizeof journal, "%s.part.journal", j->flags->out);
     if (n < 0 || (size_t)n >= sizeof journal) return err_set(j->error, DS4_ERR_LIMIT, "the path of OUT is too long");
     (void)snprintf(part, sizeof part, "%.*s", n - 8, journal);
@@ -281,6 +295,18 @@ static enum ds4_status read_recipe(struct job *j)
     return DS4_OK;
 }
 
+static enum ds4_status open_rows(struct job *j)
+{
+    TRY(quantise_calibration_open(j->flags->rows, &j->calibration, j->error));
+    TRY(quantise_calibration_check(&j->calibration, &j->source, j->error));
+    if (!j->flags->awq || j->flags->dry_run) return DS4_OK;
+    TRY(quantise_scales_find(&j->source, &j->calibration, &j->scales, j->error));
+    (void)fprintf(stderr, "columns scaled by the power %.2f (gate, up) and %.2f (down) of their inputs on average\n",
+                  j->scales.alpha_in, j->scales.alpha_mid);
+    j->source.scales = &j->scales;
+    return DS4_OK;
+}
+
 static enum ds4_status prepare(struct job *j)
 {
     const struct flags *f = j->flags;
@@ -292,10 +318,7 @@ static enum ds4_status prepare(struct job *j)
     }
     TRY(quantise_choose(&j->recipe, &j->source, j->error));
     if (f->imatrix) TRY(imatrix_open(f->imatrix, &j->imatrix, j->error));
-    if (f->gptq) {
-        TRY(quantise_calibration_open(f->gptq, &j->calibration, j->error));
-        TRY(quantise_calibration_check(&j->calibration, &j->source, j->error));
-    }
+    if (f->rows) TRY(open_rows(j));
     j->checksums = mem_zalloc(j->source.n_tensors, sizeof *j->checksums);
     j->errors = mem_zalloc(j->source.n_tensors, sizeof *j->errors);
     if (!j->checksums || !j->errors)
@@ -326,10 +349,16 @@ int cmd_quantize(int argc, char **argv)
         (void)options_failed(&table, &error);
         return EXIT_CODE_USAGE;
     }
+    if ((f.gptq || f.awq) != (f.rows != NULL)) {
+        (void)err_set(&error, DS4_ERR_FORMAT, "--rows goes with --gptq or --awq");
+        (void)options_failed(&table, &error);
+        return EXIT_CODE_USAGE;
+    }
     enum ds4_status status = run(&j);
     thread_pool_destroy(j.pool);
     imatrix_close(j.imatrix);
     quantise_calibration_close(&j.calibration);
+    quantise_scales_free(&j.scales);
     quantise_source_close(&j.source);
     mem_free(j.checksums);
     mem_free(j.errors);

@@ -3,8 +3,9 @@
  *
  * quantise_names.c knows the names of the published checkpoint, quantise_source.c reads a checkpoint or a GGUF file
  * row by row, quantise_meta.c makes the metadata, quantise_recipe.c chooses formats, quantise_calibrate.c knows
- * calibration rows, quantise_run.c does the work, quantise.c is the command. Only a few thousand rows, and with
- * --gptq the products of the columns of one matrix, are in memory at any time, whatever the size of the model. */
+ * calibration rows, quantise_scale.c scales columns by them, quantise_run.c does the work, quantise.c is the command.
+ * Only a few thousand rows, and with --gptq the products of the columns of one matrix, are in memory at any time,
+ * whatever the size of the model. */
 #ifndef DS4_TOOLS_QUANTISE_H
 #define DS4_TOOLS_QUANTISE_H
 
@@ -69,6 +70,7 @@ struct quantise_source {
     size_t n_parts, n_skipped;        /* tensors of the checkpoint that have no place in the output */
     uint32_t n_experts;               /* bound on the entries of routing tables */
     uint64_t n_values;
+    const struct quantise_scales *scales; /* or NULL: --awq */
 };
 
 /* ---- names ---- */
@@ -140,17 +142,35 @@ enum ds4_status quantise_calibration_check(const struct quantise_calibration *c,
                                            struct ds4_error *error) DS4_MUST_CHECK;
 /* *out: what is known about the inputs of a matrix, valid until the next call; NULL for a tensor or format that has no
  * such thing, or too few rows. */
-enum ds4_status quantise_feedback(struct quantise_calibration *c, const struct quantise_tensor *t, uint32_t matrix_i,
-                                  struct thread_pool *pool, const struct feedback **out,
-                                  struct ds4_error *error) DS4_MUST_CHECK;
+enum ds4_status quantise_feedback(struct quantise_calibration *c, const struct quantise_source *source,
+                                  const struct quantise_tensor *t, uint32_t matrix_i, struct thread_pool *pool,
+                                  const struct feedback **out, struct ds4_error *error) DS4_MUST_CHECK;
 /* Says on stderr how many matrices had too few rows. */
 void quantise_calibration_report(const struct quantise_calibration *c);
+
+/* ---- scaled columns ---- */
+struct quantise_scales {
+    uint32_t n_layers, n_experts, n_embd, n_ff;
+    float *in;                  /* [n_layers][n_embd] factors of what reads the normed row */
+    float *mid;                 /* [n_layers][n_experts][n_ff] factors of down's columns */
+    double alpha_in, alpha_mid; /* means of the powers that were chosen */
+};
+/* The factors for the targets of the tensors. */
+enum ds4_status quantise_scales_find(const struct quantise_source *source, struct quantise_calibration *calibration,
+                                     struct quantise_scales *out, struct ds4_error *error) DS4_MUST_CHECK;
+void quantise_scales_free(struct quantise_scales *s);
+/* The factors of a matrix' columns; NULL when it has none. */
+const float *quantise_scale_columns(const struct quantise_scales *s, const struct quantise_tensor *t,
+                                    uint32_t matrix_i);
+/* Scales the values of a piece; values NULL: says only whether it would. */
+bool quantise_scale(const struct quantise_scales *s, const struct quantise_piece *p, float *values);
 
 /* ---- work ---- */
 struct quantise_run {
     struct quantise_source *source;
     const struct imatrix_file *imatrix; /* or NULL */
-    struct quantise_calibration *calibration; /* or NULL: --gptq */
+    struct quantise_calibration *calibration; /* or NULL */
+    bool feedback;                      /* codes with error feedback; needs calibration */
     struct thread_pool *pool;
     bool strict;                        /* an expert without importance is an error */
     bool quiet;

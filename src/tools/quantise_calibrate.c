@@ -48,9 +48,11 @@ enum ds4_status quantise_calibration_check(const struct quantise_calibration *c,
     return DS4_OK;
 }
 
-enum ds4_status quantise_feedback(struct quantise_calibration *c, const struct quantise_tensor *t, uint32_t matrix_i,
-                                  struct thread_pool *pool, const struct feedback **out, struct ds4_error *error)
+enum ds4_status quantise_feedback(struct quantise_calibration *c, const struct quantise_source *source,
+                                  const struct quantise_tensor *t, uint32_t matrix_i, struct thread_pool *pool,
+                                  const struct feedback **out, struct ds4_error *error)
 {
+    const float *scales = quantise_scale_columns(source->scales, t, matrix_i);
     *out = NULL;
     if (!is_calibrated(t) || !feedback_supports(t->to) || t->dims[0] % FEEDBACK_BLOCK != 0) return DS4_OK;
     if (t->kind == QUANTISE_BLOCKS && t->from == t->to) return DS4_OK; /* copied */
@@ -66,6 +68,7 @@ enum ds4_status quantise_feedback(struct quantise_calibration *c, const struct q
     }
     TRY(rows_read(&c->rows, t->family == QUANTISE_DOWN ? ROWS_MID : ROWS_IN, (uint32_t)t->layer, matrix_i, c->values,
                   error));
+    for (size_t i = 0; scales && i < n_rows * (size_t)t->dims[0]; i++) c->values[i] /= scales[i % t->dims[0]];
     if (feedback_prepare(&c->feedback, c->values, n_rows, DAMP, pool)) *out = &c->feedback;
     else c->n_few++;
     return DS4_OK;

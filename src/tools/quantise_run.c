@@ -195,8 +195,10 @@ static enum ds4_status run_unit(struct work *w, size_t tensor_i, uint32_t matrix
             return err_set(w->error, DS4_ERR_FORMAT, "%s: nothing about \"%s\"", imatrix_path(w->run->imatrix),
                            t->name);
     }
-    if (w->run->calibration && !w->file && !only_hash)
-        TRY(quantise_feedback(w->run->calibration, t, matrix_i, w->run->pool, &l.feedback, w->error));
+    const float *scales = quantise_scale_columns(w->run->source->scales, t, matrix_i);
+    for (uint64_t c = 0; scales && l.has_importance && c < t->dims[0]; c++) w->importance[c] /= scales[c] * scales[c];
+    if (w->run->feedback && !w->file && !only_hash)
+        TRY(quantise_feedback(w->run->calibration, w->run->source, t, matrix_i, w->run->pool, &l.feedback, w->error));
     l.errors = mem_zalloc(w->n_buffers, sizeof *l.errors);
     if (!l.errors) return err_set(w->error, DS4_ERR_NOMEM, "no memory to quantise");
     enum ds4_status status = DS4_OK;

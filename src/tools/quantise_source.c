@@ -324,6 +324,7 @@ enum ds4_status quantise_read_values(const struct quantise_source *source, const
     }
     for (uint64_t i = 0; i < n; i++)
         if (!isfinite(b->values[i])) return bad(error, t->name, "a value that is not finite");
+    (void)quantise_scale(source->scales, p, b->values);
     return DS4_OK;
 }
 
@@ -332,6 +333,10 @@ enum ds4_status quantise_read(const struct quantise_source *source, const struct
 {
     const struct quantise_tensor *t = p->tensor;
     *exact = true;
+    if (quantise_scale(source->scales, p, NULL)) {
+        *exact = false;
+        return quantise_read_values(source, p, b, error);
+    }
     if (t->kind == QUANTISE_I64) return read_table(source, p, b, error);
     if (t->kind == QUANTISE_BLOCKS && t->from == t->to) {
         TRY(read_blocks(source, p, b->out, error));

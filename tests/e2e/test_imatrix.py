@@ -105,7 +105,7 @@ def test_from_checkpoint_to_a_calibrated_two_bit_file_compared_with_the_exact_on
     calibrated = ["--imatrix", work / "a.dat", "--strict", "--no-draft"]
     down = calibrated + ["--experts", "Q8_0"]
     for name, options in (("plain", []), ("calibrated", calibrated), ("down", down),
-                          ("feedback", down + ["--gptq", work / "rows"])):
+                          ("feedback", down + ["--gptq", "--rows", work / "rows"])):
         path = tmp_path / f"{name}.gguf"
         good("quantize", work / "checkpoint", path, *options)
         out = good("perplexity", "-m", path, "--against", work / "exact.gguf", "--limit", "300", "--json",
@@ -153,17 +153,40 @@ def test_feedback_needs_rows_enough_and_rows_of_this_model(work, tmp_path):
     good("imatrix", "-m", work / "exact.gguf", "-o", tmp_path / "few.dat", "--rows", tmp_path / "few",
          stdin=b"few words")
     down = ["--no-draft", "--experts", "Q8_0"]
-    result = good("quantize", work / "checkpoint", tmp_path / "a.gguf", *down, "--gptq", tmp_path / "few")
+    result = good("quantize", work / "checkpoint", tmp_path / "a.gguf", *down, "--gptq", "--rows", tmp_path / "few")
     assert b"32 of 32 matrices had too few calibration rows" in result.stderr
     good("quantize", work / "checkpoint", tmp_path / "b.gguf", *down)
     a, b = (gguf_np.open_gguf(str(tmp_path / f"{n}.gguf")) for n in "ab")
     assert all((a.raw(name)[2] == b.raw(name)[2]).all() for name in a.tensors)
     (tmp_path / "other").mkdir()
     good("fixture", "checkpoint", "--layers", "3", "--experts", "6", "-o", tmp_path / "other")
-    result = ds4("quantize", tmp_path / "other", tmp_path / "c.gguf", "--gptq", work / "rows")
+    result = ds4("quantize", tmp_path / "other", tmp_path / "c.gguf", "--gptq", "--rows", work / "rows")
     assert result.returncode == 1 and b"rows of another model" in result.stderr
     data = (work / "rows").read_bytes()
     for damaged in (b"", data[:100], b"X" + data[1:], data + b"x", data[:8] + b"\xff" * 20 + data[28:]):
         (tmp_path / "damaged").write_bytes(damaged)
-        result = ds4("quantize", work / "checkpoint", tmp_path / "d.gguf", "--gptq", tmp_path / "damaged")
+        result = ds4("quantize", work / "checkpoint", tmp_path / "d.gguf", "--gptq", "--rows", tmp_path / "damaged")
         assert result.returncode == 1 and b"damaged" in result.stderr, result.stderr
+
+
+def test_scaled_columns_leave_what_the_layer_computes(work, tmp_path):
+    """The factor of a column, found in ffn_norm, is undone in everything that reads the normed row."""
+    path = tmp_path / "a.gguf"
+    args = ["quantize", work / "checkpoint", path, "--no-draft", "--experts", "Q2_K", "--down", "Q2_K", "--shared",
+            "F32", "--imatrix", work / "a.dat", "--rows", work / "rows", "--awq"]
+    result = good(*args)
+    assert b"columns scaled by the power" in result.stderr and b"power 0.00 (gate" not in result.stderr
+    got, want = gguf_np.open_gguf(str(path)), gguf_np.open_gguf(str(work / "exact.gguf"))
+    n_scaled = 0
+    for layer in range(4):
+        norm, norm_0 = (g.array(f"blk.{layer}.ffn_norm.weight").astype(np.float64) for g in (got, want))
+        factor = norm_0 / norm
+        n_scaled += bool((factor != 1).any())
+        for name, rel in (("ffn_gate_inp", 2 ** -11), ("ffn_gate_shexp", 1e-6), ("ffn_up_shexp", 1e-6)):
+            a, b = (g.array(f"blk.{layer}.{name}.weight").astype(np.float64) for g in (got, want))
+            assert np.abs(a - b * factor).max() <= rel * np.abs(b * factor).max(), (layer, name)
+        gate, gate_0 = (g.array(f"blk.{layer}.ffn_gate_exps.weight").astype(np.float64) for g in (got, want))
+        assert np.abs(gate / factor - gate_0).mean() < 0.35 * np.abs(gate_0).mean()
+    assert n_scaled
+    checked = good(*args[:1], *args[1:], "--verify")
+    assert b"all checksums are right" in checked.stderr
