@@ -25,7 +25,7 @@ PROGRAMS = {
     "pi": ["node", "pi/node_modules/@mariozechner/pi-coding-agent/dist/cli.js"],
     "claude": ["claude/node_modules/@anthropic-ai/claude-code-*[!l]/claude"],  # not the builds for musl
     "codex": ["node", "codex/node_modules/@openai/codex/bin/codex.js"],
-    "opencode": ["opencode/node_modules/opencode-*[!el]/bin/opencode"],  # nor those for old processors
+    "opencode": ["opencode/node_modules/opencode-[ld]*[!el]/bin/opencode"],  # nor those for old processors
 }
 ARGUMENTS = {
     "pi": ["--provider", "ds4", "--model", "deepseek-v4-flash", "--thinking", "high", "-p"],
@@ -33,6 +33,14 @@ ARGUMENTS = {
     "codex": ["exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"],
     "opencode": ["run"],
 }
+# With a model that may call anything: the tools that write and run are not given, or refused by the client.
+READING_ONLY = {
+    "pi": ["--tools", "read", *ARGUMENTS["pi"]],
+    "claude": ["-p"],
+    "codex": ["exec", "--skip-git-repo-check", "--sandbox", "read-only"],
+    "opencode": ["run"],
+}
+DENIED = {"bash": "deny", "edit": "deny", "webfetch": "deny", "external_directory": "deny"}  # opencode's
 # Beside the settings: no look at the network for updates, and the word of the person that this is a sandbox.
 QUIET = {
     "pi": {"PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1"},
@@ -63,7 +71,8 @@ def sections(port):
 
 
 class Client:
-    def __init__(self, name, port, folder):
+    def __init__(self, name, port, folder, reading_only=False):
+        self.arguments = (READING_ONLY if reading_only else ARGUMENTS)[name.split("-")[0]]
         self.name, self.kind = name, name.split("-")[0]
         need(self.kind)
         self.home, self.work = folder / "home", folder / "work"
@@ -77,6 +86,8 @@ class Client:
             path = self.home / FILES[self.kind]
             path.parent.mkdir(parents=True)
             path.write_text(self.in_dialect(text))
+            if reading_only and self.kind == "opencode":
+                path.write_text(json.dumps({**json.loads(text), "permission": DENIED}))
 
     def in_dialect(self, text):
         """Pi speaks three; the doctor shows one."""
@@ -95,7 +106,7 @@ class Client:
         *runner, program = PROGRAMS[self.kind]
         paths = sorted(glob.glob(os.path.join(CLIENTS, program)))
         assert paths, f"{program} is missing in {CLIENTS}"
-        result = subprocess.run([*runner, paths[0], *ARGUMENTS[self.kind], prompt], cwd=self.work, env=self.env,
+        result = subprocess.run([*runner, paths[0], *self.arguments, prompt], cwd=self.work, env=self.env,
                                 stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S)
         print("$", shlex.join([self.name, prompt]), "\n", result.stdout, result.stderr)
         return result.returncode, result.stdout, result.stderr

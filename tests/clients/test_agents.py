@@ -58,7 +58,7 @@ def test_an_agent_runs_the_tool_that_is_called_and_its_second_turn_costs_only_wh
 @pytest.mark.parametrize("name", AGENTS)
 def test_a_text_turn_on_the_trained_model_ends_well(start, tmp_path, name):
     server = start("--ctx", "32768", trained=True)
-    client = Client(name, server.port, tmp_path)
+    client = Client(name, server.port, tmp_path, reading_only=True)
     status, out, _ = client.ask("say hello")
     log = server.stop()[1]
     assert status == 0 and [a for a in answers(log) if a[0] == PATHS[name] and a[1] == 200], log
