@@ -241,6 +241,13 @@ def test_settings_reach_the_server(begin, visit):
     assert page.js("bodyOf([], 'm').messages") == [{"role": "system", "content": "Be brief."}]
 
 
+def test_an_answer_that_runs_in_circles_says_why_it_ended(begin, visit):
+    page = visit(begin(answers=[{"say": "la ", "endless": True}]))
+    ask(page, "sing")
+    answered(page)
+    assert page.text(".stats").startswith("Stopped: it repeated itself")
+
+
 # ---- for everybody -----------------------------------------------------------------------------------------------
 
 def focused(page):

@@ -48,6 +48,9 @@ function statsText(stats) {
   return parts.join(" \u00b7 ");
 }
 
+// Endings that a person should know of.
+const ENDINGS = { length: "Stopped at the limit", stopped: "Stopped", repetition: "Stopped: it repeated itself" };
+
 const mini = (word, label, act) => make("button", { type: "button", class: "mini", "aria-label": label, onclick: act },
   word);
 
@@ -155,8 +158,7 @@ class MessageView {
       parts.push(make("span", { class: "gap" }));
       if (node.stats?.points?.length > 2) parts.push(plotOf(node.stats.points));
       const words = [node.stats ? statsText(node.stats) : ""];
-      if (node.finish === "length") words.unshift("Stopped at the limit");
-      if (node.finish === "stopped") words.unshift("Stopped");
+      if (ENDINGS[node.finish]) words.unshift(ENDINGS[node.finish]);
       parts.push(make("span", { class: "stats" }, words.filter(Boolean).join(" \u00b7 ")));
     }
     this.tail.replaceChildren(...parts.filter(Boolean));

@@ -84,7 +84,7 @@ async function ask(messages, model, signal, on) {
       if (choice?.delta?.content) on.text(choice.delta.content);
       if (choice?.finish_reason) {
         finished = true;
-        on.end(choice.finish_reason, event.timings ?? null);
+        on.end(choice.finish_details?.type ?? choice.finish_reason, event.timings ?? null);
       }
     }
   } catch (error) {

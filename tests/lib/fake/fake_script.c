@@ -176,7 +176,7 @@ enum ds4_status fake_next_token(const struct ds4_engine *engine, const int32_t *
     if (status == DS4_OK) status = buf_status(&turn, NULL);
     if (status == DS4_OK) {
         size_t n_said = n - begin, at = overlap(&want, ids + said, n - said);
-        if (answer && answer->endless && want.n > 1) at = n_said % (want.n - 1);
+        if (answer && answer->endless && want.n > 1) at = (n - said) % (want.n - 1);
         *out = (struct fake_next){.id = at < want.n ? want.ids[at] : FAKE_EOS, .token_ms = engine->token_ms};
         if (answer) {
             out->nan = answer->nan_after >= 0 && n_said >= (size_t)answer->nan_after;
