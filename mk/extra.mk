@@ -36,7 +36,7 @@ bench: $(BUILD)/tests/measure/products
 MEASURES := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/measure/*.c))
 $(MEASURES): %: %.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-measure: $(MEASURES) vocab.gguf
+measure: $(MEASURES) vocab.gguf ds4 $(BUILD)/ds4-fake
 	@for program in $(MEASURES); do $$program || exit 1; done
 
 # A vocabulary-only GGUF of the full 129,280 tokens, for tests of the tokenizer.

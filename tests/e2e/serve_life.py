@@ -76,7 +76,7 @@ def slow_clients(server, n_heads, n_bodies, n_deaf, n_good):
     for s in sockets[n_heads:n_heads + n_bodies]:
         s.sendall(HEAD.format(CHAT, 100000).encode())
     for s in sockets[n_heads + n_bodies:]:
-        s.sendall(request_bytes(CHAT, {"messages": user("endless"), "stream": True}))
+        s.sendall(request_bytes(CHAT, {"messages": user("hello"), "stream": True}))
     stop = threading.Event()
 
     def drip():

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -37,6 +38,9 @@ class Server:
             if match := re.search(r"http://[^ ]*:(\d+)", line):
                 self.port = int(match.group(1))
                 break
+        self.lines = []  # read all the time: a full pipe would stop the server
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
+        self.reader.start()
 
     def raw(self, data, close=True, timeout=10):
         with socket.create_connection(("127.0.0.1", self.port), timeout) as s:
@@ -77,7 +81,12 @@ class Server:
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(15)
-        return code, self.process.stderr.read()
+        return code, self.log()
+
+    def log(self):
+        """What it wrote on standard error after its first line; it has ended."""
+        self.reader.join(15)
+        return "".join(self.lines)
 
 
 @pytest.fixture

@@ -171,7 +171,6 @@ def test_a_signal_ends_the_server_in_any_state_with_its_store_whole(tmp_path, nu
     began = time.monotonic()
     server.process.send_signal(number)
     assert server.process.wait(30) == 0 and time.monotonic() - began < 12
-    server.process.stderr.close()
     for s in sockets:
         head = s.recv(4096)
         assert not head or re.match(rb"HTTP/1.1 (200|500|503) ", head)
@@ -205,7 +204,7 @@ def test_an_engine_that_hangs_is_told_by_health_and_ends_the_server_with_75(star
         s.sendall(request_bytes(CHAT, {"messages": user("go")}))
         wait_for(lambda: b"too long" in server.request("GET", "/health")[2])
         assert server.process.wait(30) == 75
-    assert "--watchdog" in server.process.stderr.read()
+    assert "--watchdog" in server.log()
 
 
 # ---- who may speak ----------------------------------------------------------------------------------------------
