@@ -171,7 +171,7 @@ static enum ds4_status load_model(struct ds4_engine *e, const struct ds4_engine_
         return err_set(error, DS4_ERR_FORMAT, "the vocabulary has %u tokens, the embedding %u rows",
                        vocab_n_tokens(e->vocab), e->h.n_vocab);
     if (e->settings.notes_dir) e->settings.notes_dir = e->notes_dir; /* the caller's text may not live as long */
-    if (plan.expert_cache_bytes && !e->settings.gpu_host) TRY(engine_start_stream(e, &plan, error));
+    if (plan.expert_cache_bytes) TRY(engine_start_stream(e, &plan, error));
     return start_sessions(e, error);
 }
 

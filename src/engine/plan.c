@@ -249,6 +249,10 @@ enum ds4_status engine_settle(const struct ds4_engine_options *options, const st
                                     .expert_cache_bytes = options->expert_cache_bytes, .paranoid = options->paranoid,
                                     .notes_dir = options->notes_dir};
     TRY(choose_backend(options->backend, out, error));
+    if (out->gpu_host && out->expert_cache_bytes == DS4_EXPERT_CACHE_AUTO) out->expert_cache_bytes = 0;
+    if (out->gpu_host && out->expert_cache_bytes)
+        return err_set(error, DS4_ERR_UNSUPPORTED, "experts are streamed with --backend cpu and ref only, not with %s",
+                       out->backend_ops->name);
     bool exact = options->ideal || out->backend_ops == &backend_ref_ops;
     out->row_format = exact ? OP_ROW_F32 : OP_ROW_PACKED;
     uint32_t fallback = h->ctx_train < ENGINE_CTX_DEFAULT ? h->ctx_train : ENGINE_CTX_DEFAULT;

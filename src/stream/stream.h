@@ -20,7 +20,7 @@
 
 #define STREAM_PARTS_MAX 3u
 #define STREAM_FILES_MAX 256u
-#define STREAM_READERS_DEFAULT 4u /* the disk of the first measurements was full with four reads of 2 MiB under way */
+#define STREAM_READERS_DEFAULT 8u /* reads of 2 MiB under way: 4, 8, 16 read 0.49, 0.57, 0.65 GB/s of a virtual disk */
 
 struct stream_part {
     uint32_t file_i;
