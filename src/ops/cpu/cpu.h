@@ -73,9 +73,10 @@ void input_set_make(struct backend_cpu *cpu, struct input_set *set, const float 
 struct input input_of(const struct input_set *set, enum input_form form, uint32_t row);
 
 /* tile.c: n_rows rows of matrix stack_i of w times some inputs: cols[c].y[i] = row (row_first + i) . cols[c].x. By dot
- * for few columns, else unpacked; then n_rows <= TILE_ROWS, n_cols <= COLS_MAX. memory: multiply_bytes() of scratch. */
+ * for few columns, else unpacked; then n_rows <= TILE_ROWS. memory: multiply_bytes() of scratch that begins with the
+ * n_cols <= COLS_MAX cols. */
 void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t stack_i, uint32_t row_first,
-                   uint32_t n_rows, const struct gemm_col *cols, uint32_t n_cols, void *memory);
+                   uint32_t n_rows, uint32_t n_cols, void *memory);
 uint64_t multiply_bytes(void);
 
 #define OP(op_name) void cpu_##op_name(struct backend *b, const struct op_name##_args *args);

@@ -43,6 +43,10 @@ INLINE void add_pairs_at(__m256i *sum, __m256i w, const __m256i *x)
     __asm__("vpmaddwd %[x], %[w], %[p]\n\tvpaddd %[p], %[s], %[s]"
             : [s] "+x"(*sum), [p] "=&x"(products) : [w] "x"(w), [x] "m"(*x));
 }
+INLINE void first_pairs(__m256i *sum, __m256i x, const int16_t *w)
+{
+    __asm__("vpmaddwd %[w], %[x], %[s]" : [s] "=x"(*sum) : [w] "m"(*(const __m256i *)(const void *)w), [x] "x"(x));
+}
 
 /* Groups of 128 or 256. */
 INLINE void block_wide(const struct block *k, uint32_t n_cols, uint32_t group, uint32_t min_group)
@@ -56,9 +60,11 @@ INLINE void block_wide(const struct block *k, uint32_t n_cols, uint32_t group, u
         const int16_t *x0 = k->cols[0].x.q16 + tile->from + at, *x1 = k->cols[n_cols > 1].x.q16 + tile->from + at;
         const int16_t *x2 = k->cols[n_cols - 1].x.q16 + tile->from + at;
         if (at % STRIDE == 0) fetch_ahead(k, n_cols, at);
+        __m256i start[3] = {load256(x0), load256(x1), load256(x2)};
         UNROLL for (uint32_t r = 0; r < PANEL; r++)
-            UNROLL for (uint32_t c = 0; c < n_cols; c++) total[r][c] = _mm256_setzero_si256();
-        UNROLL_4 for (uint32_t i = 0; i < group; i += 16, w += TILE_Q16_STEP) {
+            UNROLL for (uint32_t c = 0; c < n_cols; c++) first_pairs(&total[r][c], start[c], w + 16 * r);
+        w += TILE_Q16_STEP;
+        UNROLL_5 for (uint32_t i = 16; i < group; i += 16, w += TILE_Q16_STEP) {
             __m256i v0 = load256(x0 + i), v1 = load256(x1 + i);
             UNROLL for (uint32_t r = 0; r < PANEL; r++) {
                 __m256i v = load256(w + 16 * r);
@@ -238,12 +244,13 @@ void avx2_gemm(const struct format_kernels *format, const struct tile *tile, con
     uint32_t step = ints && format->group == 32 ? 2 : 3, n_padded = (tile->n_rows + PANEL - 1) / PANEL * PANEL;
     const block_fn *functions = block_functions(format);
     __m256 *sums = (__m256 *)(void *)tile->sums; /* of columns c .. c+n-1: [n_padded][n] from n_padded c on */
-    if (tile->from == 0) memset(sums, 0, (size_t)n_padded * n_cols * sizeof *sums);
+    __m256 here[PANEL * 3]; /* the sums of a block when there is one piece only */
     for (uint32_t c = 0, n; c < n_cols; c += n) {
         n = next_columns(n_cols - c, step);
         for (uint32_t r = 0; r < n_padded; r += PANEL) {
             struct block k = {.tile = tile, .cols = cols + c, .row = r};
-            k.sums = sums + (size_t)n_padded * c + (size_t)r * n;
+            k.sums = last && tile->from == 0 ? here : sums + (size_t)n_padded * c + (size_t)r * n;
+            for (uint32_t i = 0; i < PANEL * n && tile->from == 0; i++) k.sums[i] = _mm256_setzero_ps();
             aim_ahead(&k, n, n_cols - c, n_padded);
             functions[n - 1](&k);
             if (last) store_sums(cols + c, n, r, tile->n_rows - r < PANEL ? tile->n_rows - r : PANEL, ints, k.sums);

@@ -22,7 +22,7 @@
 #define TILE_ROWS 24u          /* weight rows unpacked at a time */
 #define TILE_PIECE 2048u      /* inner elements unpacked at a time: a multiple of every block; 192 KiB as floats */
 #define PANEL 4u              /* rows of a tile that lie interleaved */
-#define COLS_MAX 192u         /* inputs handed to one gemm call */
+#define COLS_MAX 512u         /* inputs handed to one gemm call: a whole chunk, for which weights are unpacked once */
 #define INPUT_MULT_BLOCK 16u  /* values that share a multiplier t */
 #define INPUT_BLOCK 256u      /* coarse rows are a multiple of this */
 

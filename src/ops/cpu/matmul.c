@@ -32,14 +32,14 @@ static void multiply_task(void *arg, uint32_t task_i, uint32_t worker_i)
     uint32_t group = task_i / pass->group_tasks[i], group_rows = w->n_out / args->n_groups;
     uint32_t in_group = task_i % pass->group_tasks[i] * pass->task_rows[i];
     uint32_t row = group * group_rows + in_group, n = min_u32(pass->task_rows[i], group_rows - in_group);
-    struct gemm_col cols[COLS_MAX] UNINITIALISED;
+    struct gemm_col *cols = worker_scratch(job->cpu, worker_i);
     for (uint32_t c = 0; c < pass->n_rows; c += COLS_MAX) {
         uint32_t n_cols = min_u32(COLS_MAX, pass->n_rows - c);
         for (uint32_t j = 0; j < n_cols; j++) {
             cols[j].x = input_of(&pass->inputs, form, (c + j) * args->n_groups + group);
             cols[j].y = args->out[i].y + (size_t)(pass->row_first + c + j) * w->n_out + row;
         }
-        multiply_rows(job->cpu, w, 0, row, n, cols, n_cols, worker_scratch(job->cpu, worker_i));
+        multiply_rows(job->cpu, w, 0, row, n, n_cols, cols);
     }
 }
 

@@ -96,10 +96,9 @@ static void gate_up_task(void *arg, uint32_t task_i, uint32_t worker_i)
     uint32_t n_blocks = (args->gate.n_out + TILE_ROWS - 1) / TILE_ROWS;
     uint32_t expert = cpu->active[task_i / n_blocks], row = task_i % n_blocks * TILE_ROWS;
     uint32_t n = min_u32(TILE_ROWS, args->gate.n_out - row);
-    uint8_t *memory = worker_scratch(cpu, worker_i);
-    float *gates = (float *)(void *)(memory + multiply_bytes());
+    float *gates = (float *)(void *)((uint8_t *)worker_scratch(cpu, worker_i) + multiply_bytes());
     float *ups = gates + COLS_MAX * TILE_ROWS;
-    struct gemm_col cols[COLS_MAX] UNINITIALISED;
+    struct gemm_col *cols = worker_scratch(cpu, worker_i);
     for (uint32_t at = cpu->first[expert]; at < cpu->first[expert + 1]; at += COLS_MAX) {
         uint32_t n_cols = min_u32(COLS_MAX, cpu->first[expert + 1] - at);
         for (int up = 0; up < 2; up++) {
@@ -108,7 +107,7 @@ static void gate_up_task(void *arg, uint32_t task_i, uint32_t worker_i)
                 cols[c].x = input_of(&what->inputs, form_of(format_of(cpu, w)), cpu->order[at + c] / args->n_used);
                 cols[c].y = (up ? ups : gates) + c * TILE_ROWS;
             }
-            multiply_rows(cpu, w, expert, row, n, cols, n_cols, memory);
+            multiply_rows(cpu, w, expert, row, n, n_cols, cols);
         }
         for (uint32_t c = 0; c < n_cols; c++) {
             uint32_t pair = cpu->order[at + c];
@@ -138,10 +137,9 @@ static void down_task(void *arg, uint32_t task_i, uint32_t worker_i)
     const struct moe_down_args *args = what->down;
     const struct backend_cpu *cpu = job->cpu;
     uint32_t row = task_i * TILE_ROWS, n = min_u32(TILE_ROWS, args->down.n_out - row);
-    uint8_t *memory = worker_scratch(cpu, worker_i);
-    float *parts = (float *)(void *)(memory + multiply_bytes()); /* [pair][n] */
+    float *parts = (float *)(void *)((uint8_t *)worker_scratch(cpu, worker_i) + multiply_bytes()); /* [pair][n] */
     enum input_form form = form_of(format_of(cpu, &args->down));
-    struct gemm_col cols[COLS_MAX] UNINITIALISED;
+    struct gemm_col *cols = worker_scratch(cpu, worker_i);
     for (uint32_t e = 0; e < what->n_active; e++) {
         uint32_t expert = cpu->active[e];
         for (uint32_t at = cpu->first[expert]; at < cpu->first[expert + 1]; at += COLS_MAX) {
@@ -150,7 +148,7 @@ static void down_task(void *arg, uint32_t task_i, uint32_t worker_i)
                 cols[c].x = input_of(&what->inputs, form, cpu->order[at + c]);
                 cols[c].y = parts + (size_t)cpu->order[at + c] * n;
             }
-            multiply_rows(cpu, &args->down, expert, row, n, cols, n_cols, memory);
+            multiply_rows(cpu, &args->down, expert, row, n, n_cols, cols);
         }
     }
     for (uint32_t r = 0; r < args->n_rows; r++) {

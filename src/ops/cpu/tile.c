@@ -4,10 +4,12 @@
 #include "ops/cpu/cpu.h"
 
 #define SUMS (TILE_ROWS * COLS_MAX * 8)
+#define COLS_BYTES (COLS_MAX * sizeof(struct gemm_col))
 
+/* Scratch: struct gemm_col [COLS_MAX], which the caller fills, sums, tile. */
 uint64_t multiply_bytes(void)
 {
-    return (uint64_t)(SUMS + TILE_ROWS * TILE_PIECE) * sizeof(float); /* a float tile is the largest */
+    return COLS_BYTES + (uint64_t)(SUMS + TILE_ROWS * TILE_PIECE) * sizeof(float); /* a float tile is the largest */
 }
 
 /* Rows that fill the last panel up are zero. */
@@ -76,8 +78,9 @@ static struct tile unpack_tile(const struct format_kernels *format, const struct
 }
 
 void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t stack_i, uint32_t row_first,
-                   uint32_t n_rows, const struct gemm_col *cols, uint32_t n_cols, void *memory)
+                   uint32_t n_rows, uint32_t n_cols, void *memory)
 {
+    const struct gemm_col *cols = memory;
     const struct format_kernels *format = format_of(cpu, w);
     const uint8_t *rows = op_weight_stack(w, stack_i) + row_first * w->row_bytes;
     if (format && n_cols <= format->dot_cols) {
@@ -88,8 +91,9 @@ void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uin
         return;
     }
     ensure(n_rows <= TILE_ROWS && n_cols <= COLS_MAX);
+    float *rest = (float *)(void *)((uint8_t *)memory + COLS_BYTES);
     for (uint32_t from = 0; from < w->n_in; from += TILE_PIECE) {
-        struct tile tile = unpack_tile(format, w, rows, n_rows, from, memory);
+        struct tile tile = unpack_tile(format, w, rows, n_rows, from, rest);
         cpu->kernels->gemm(format, &tile, cols, n_cols, from + tile.n_in == w->n_in);
     }
 }
