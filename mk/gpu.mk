@@ -21,5 +21,58 @@ $(BUILD)/%.o: %.cpp $(BUILD)/flags
 $(BUILD)/tests/ops/test_emulator_faults: $(BUILD)/tests/gpu/faults.o
 endif
 
+# Kernels for Metal travel in the program as one text.
+KERNEL_TEXT := src/gpu/prelude/metal.h $(addprefix src/gpu/kernels/,records.h grid.k common.k quant.k matvec.k hyper.k \
+	misc.k state.k index.k attention.k)
+$(BUILD)/kernel_text.c: $(KERNEL_TEXT) mk/gpu.mk
+	@mkdir -p $(@D)
+	@(echo 'extern const char gpu_kernel_text[];'; echo 'const char gpu_kernel_text[] ='; \
+		cat $(KERNEL_TEXT) | sed -e '/^#include "/d' -e 's/[\\"]/\\&/g' -e 's/^/"/' -e 's/$$/\\n"/'; echo ';') > $@
+$(BUILD)/kernel_text.o: $(BUILD)/kernel_text.c
+	$(Q)$(CC) $(CFLAGS) -c -o $@ $<
+
+ifeq ($(OS),Darwin)
+CPPFLAGS += -DDS4_GPU_METAL
+GPU_OBJS += $(BUILD)/src/gpu/host_metal.o $(BUILD)/kernel_text.o
+LDLIBS += -framework Foundation -framework Metal
+$(BUILD)/src/gpu/host_metal.o: src/gpu/host_metal.m $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '$(notdir $(firstword $(CC))) $<'
+	$(Q)$(CC) $(CPPFLAGS) $(OPT) -g -Wall -Wextra -Werror -fblocks -fno-objc-arc -c -o $@ $<
+endif
+
+ifneq ($(CUDA),)
+NVCC ?= nvcc
+CUDA_ARCH ?= native
+CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(shell command -v $(NVCC))))
+CPPFLAGS += -DDS4_GPU_CUDA
+GPU_OBJS += $(BUILD)/src/gpu/host_cuda.o
+LDLIBS += $(addprefix -L,$(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib)) -lcudart_static -ldl -lrt -lstdc++
+$(BUILD)/src/gpu/host_cuda.o: src/gpu/host_cuda.cu $(KERNEL_TEXT) src/gpu/prelude/cuda.h src/gpu/prelude/cxx.h \
+	src/gpu/gpu.h $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '$(notdir $(NVCC)) $<'
+	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -arch=$(CUDA_ARCH) -Isrc -I$(CUDA_HOME)/include -Xcompiler -fPIE -c -o $@ $<
+endif
+
+# The pretend Metal: clang's Objective-C for the GNU runtime, and the emulator.
+PRETEND_CLANG := $(shell command -v clang 2>/dev/null)
+OBJC_DIR := $(patsubst %/,%,$(dir $(firstword $(wildcard /usr/lib/gcc/*/*/libobjc.so))))
+ifneq ($(and $(EMU),$(PRETEND_CLANG),$(OBJC_DIR)),)
+PRETEND := $(BUILD)/tests/gpu/pretend
+PRETEND_OBJS := $(PRETEND)/metal.o $(PRETEND)/host_metal.o $(PRETEND)/bridge.o $(BUILD)/kernel_text.o
+PRETEND_FLAGS = -fobjc-runtime=gcc -fblocks -g -O1 -Wall -Wextra -Wno-objc-root-class -Wno-deprecated-objc-isa-usage \
+	-Isrc -Itests/gpu/pretend/include -Itests/gpu/pretend -I$(OBJC_DIR)/include -fPIE -MMD -MP
+$(PRETEND)/metal.o: tests/gpu/pretend/metal.m
+	@mkdir -p $(@D)
+	$(Q)$(PRETEND_CLANG) $(PRETEND_FLAGS) -c -o $@ $<
+$(PRETEND)/host_metal.o: src/gpu/host_metal.m
+	@mkdir -p $(@D)
+	$(Q)$(PRETEND_CLANG) $(PRETEND_FLAGS) -c -o $@ $<
+$(BUILD)/tests/ops/test_metal_host.o: CPPFLAGS += -DDS4_PRETEND_METAL
+$(BUILD)/tests/ops/test_metal_host: LDLIBS += $(OBJC_DIR)/libobjc.so
+$(BUILD)/tests/ops/test_metal_host: $(PRETEND_OBJS)
+endif
+
 # Headers that are no C: see `make headers`.
 GPU_DIALECT_HEADERS := $(wildcard src/gpu/prelude/*.h)

@@ -9,25 +9,15 @@
 
 #ifdef DS4_GPU_EMU
 
-#define EXTENTS_MAX 512 /* buffers of dispatches that may overlap */
-
 struct gpu_buffer {
     void *ptr;
     uint64_t bytes;
     bool owned;
 };
 
-/* Memory that a dispatch since the last barrier touches. */
-struct extent {
-    const uint8_t *first, *end;
-    bool write;
-};
-
 struct gpu {
-    bool failed, overlapping;
+    bool failed;
     char error[256];
-    struct extent extents[EXTENTS_MAX];
-    uint32_t n_extents, n_before; /* n_before: of earlier dispatches */
 };
 
 static void emu_fail(struct gpu *g, const char *sentence)
@@ -120,33 +110,6 @@ static const struct gpu_pipe *emu_pipe(struct gpu *g, const char *name)
     return (const struct gpu_pipe *)(const void *)kernel;
 }
 
-/* Dispatches that may overlap must not meet in memory that one of them writes. */
-static bool extent_is_free(const struct gpu *g, struct extent x)
-{
-    for (uint32_t i = 0; i < g->n_before; i++) {
-        const struct extent *other = &g->extents[i];
-        if ((x.write || other->write) && x.first < other->end && other->first < x.end) return false;
-    }
-    return g->n_extents < EXTENTS_MAX;
-}
-
-static void note_extents(struct gpu *g, const struct emu_kernel *kernel, const struct emu_binding *bindings, int n)
-{
-    g->n_before = g->n_extents;
-    for (int i = 1; i < n; i++) {
-        const uint8_t *first = bindings[i].ptr;
-        struct extent x = {first, first + bindings[i].bytes, !kernel->read_only[i]};
-        if (extent_is_free(g, x)) {
-            g->extents[g->n_extents++] = x;
-            continue;
-        }
-        char sentence[192];
-        (void)snprintf(sentence, sizeof sentence, "kernel %s, parameter %d: overlaps a dispatch that may run at the "
-                       "same time", kernel->name, i);
-        emu_fail(g, sentence);
-    }
-}
-
 static bool emu_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const void *record, size_t record_bytes,
                          const struct gpu_ref *refs, int n_refs, const unsigned grid[3], unsigned n_threads)
 {
@@ -156,15 +119,14 @@ static bool emu_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const void 
     if (g->failed) return false;
     for (int i = 0; i < n_refs; i++)
         bindings[i + 1] = (struct emu_binding){(uint8_t *)refs[i].buffer->ptr + refs[i].offset, (size_t)refs[i].bytes};
-    if (g->overlapping) note_extents(g, kernel, bindings, n_refs + 1);
     if (!emu_launch(kernel, grid, n_threads, bindings, n_refs + 1, &report)) emu_fail(g, report.first);
     return !g->failed;
 }
 
-static void emu_overlap(struct gpu *g, bool on)
+static void overlap(struct gpu *g, bool on)
 {
-    g->overlapping = on;
-    g->n_extents = g->n_before = 0;
+    (void)g;
+    emu_overlap(on);
 }
 
 static bool emu_submit(struct gpu *g) { return !g->failed; }
@@ -179,7 +141,7 @@ static double emu_seconds(const struct gpu *g)
 const struct gpu_host gpu_host_emu = {
     .name = "emu", .open = emu_open, .close = emu_close, .error = emu_error_text, .info = emu_info, .alloc = emu_alloc,
     .wrap = emu_wrap, .free = emu_free, .address = emu_address, .write = emu_write, .read = emu_read, .copy = emu_copy,
-    .pipe = emu_pipe, .dispatch = emu_dispatch, .overlap = emu_overlap, .submit = emu_submit, .wait = emu_wait,
+    .pipe = emu_pipe, .dispatch = emu_dispatch, .overlap = overlap, .submit = emu_submit, .wait = emu_wait,
     .seconds = emu_seconds,
 };
 

@@ -359,6 +359,18 @@ static bool run_grid(const unsigned grid[3])
     return true;
 }
 
+void emu_device_barrier(void)
+{
+    e->scope_id++;
+    e->scope_first_group = e->group_id + 1;
+}
+
+void emu_overlap(bool on)
+{
+    e->overlapping = on;
+    emu_device_barrier();
+}
+
 bool emu_launch(const struct emu_kernel *kernel, const unsigned grid[3], unsigned n_threads,
                 const struct emu_binding *bindings, int n_bindings, struct emu_report *report)
 {
@@ -371,8 +383,7 @@ bool emu_launch(const struct emu_kernel *kernel, const unsigned grid[3], unsigne
     e->n_threads = (int)n_threads;
     e->random = (e->options.seed + 1ull) * 0x9E3779B97F4A7C15ull;
     e->stopped = false;
-    e->launch_id++;
-    e->launch_first_group = e->group_id + 1;
+    if (!e->overlapping) emu_device_barrier();
     ensure(e->group_id < UINT32_MAX / 2 && e->epoch < UINT32_MAX / 2); /* epochs must not repeat */
     bool good = check_call(n_bindings, bindings, n_threads);
     if (good) {

@@ -36,7 +36,10 @@ const struct emu_kernel *emu_find(const char *name); /* NULL when there is none 
 /* Runs a grid of groups; bindings[0] is the record. False when anything was reported. */
 bool emu_launch(const struct emu_kernel *kernel, const unsigned grid[3], unsigned n_threads,
                 const struct emu_binding *bindings, int n_bindings, struct emu_report *report);
-/* Bytes of stacks and records held by the process. */
+/* Between on and off, launches count as one: what one writes another must not touch, until a barrier. */
+void emu_overlap(bool on);
+void emu_device_barrier(void);
+/* Gives back stacks and records. */
 void emu_release(void);
 
 #endif

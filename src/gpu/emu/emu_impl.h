@@ -35,7 +35,7 @@ struct emu_array {
  * needs no reset; simd epochs count the simd barriers of a simdgroup in its threadgroup. */
 struct emu_cell {
     uint32_t write_epoch, read_epoch;
-    uint32_t write_group, read_group, several_launch; /* several_launch: the launch in which several groups read it */
+    uint32_t write_group, read_group, several_scope; /* several_scope: the one in which several groups read it */
     uint16_t write_thread, read_thread, other_reader;
     uint16_t write_simd, read_simd, other_simd;
     bool two_readers, two_simdgroups;
@@ -54,7 +54,9 @@ struct emu {
     struct emu_array shared[EMU_SHARED_MAX];
     uint32_t n_shared;
     size_t arena_used, shared_bytes;
-    uint32_t epoch, group_id, launch_first_group, launch_id;
+    uint32_t epoch, group_id;
+    uint32_t scope_first_group, scope_id;  /* a scope: a launch, or launches that may overlap */
+    bool overlapping;
     uint16_t simd_epoch[EMU_THREADS_MAX / 32];
     bool stopped;                          /* an access outside of everything ends the launch */
     uint64_t random;

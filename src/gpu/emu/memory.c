@@ -130,17 +130,17 @@ static void access_shared(uintptr_t at, unsigned n, bool write)
     emu_stop();
 }
 
-/* No byte that one threadgroup writes may be touched by another in the same launch. */
+/* No byte that one threadgroup writes may be touched by another in the same launch, or in one that may overlap it. */
 static bool note_group(struct emu_cell *c, bool write)
 {
-    uint32_t own = e->group_id, first = e->launch_first_group;
+    uint32_t own = e->group_id, first = e->scope_first_group;
     if (c->write_group >= first && c->write_group != own) return false;
     if (write) {
-        if (c->several_launch == e->launch_id || (c->read_group >= first && c->read_group != own)) return false;
+        if (c->several_scope == e->scope_id || (c->read_group >= first && c->read_group != own)) return false;
         c->write_group = own;
         return true;
     }
-    if (c->read_group >= first && c->read_group != own) c->several_launch = e->launch_id;
+    if (c->read_group >= first && c->read_group != own) c->several_scope = e->scope_id;
     c->read_group = own;
     return true;
 }
@@ -151,12 +151,12 @@ static void access_bound(int i, uintptr_t at, unsigned n, bool write)
     if (n <= 16 && at % n) emu_error(0, "accesses %u bytes of parameter %d at byte %zu, misaligned", n, i, offset);
     if (e->kernel->read_only[i]) {
         if (write) emu_error(0, "writes read-only parameter %d at byte %zu", i, offset);
-        return;
+        if (write || !e->overlapping) return;
     }
     for (unsigned k = 0; k < n; k++) {
         struct emu_cell *cell = &page_of((at + k) / PAGE_BYTES)->cells[(at + k) % PAGE_BYTES];
         if (!note_group(cell, write)) {
-            emu_error(0, "touches parameter %d byte %zu, which another threadgroup touches too", i, offset + k);
+            emu_error(0, "touches parameter %d byte %zu, which another threadgroup touches at the same time", i, offset + k);
             return;
         }
         if (!note(cell, write, "a buffer's", offset + k)) return;

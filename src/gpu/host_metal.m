@@ -1,0 +1,285 @@
+/* host_metal.m - Metal as a device. Shared storage without hazard tracking, one concurrent encoder a list with explicit
+ * barriers, one residency set that holds all buffers; weights are used where the mapped file lies. Needs macOS 15 and
+ * an M1 or later. Objects are retained and released by hand: they are few, and the file then also runs on the GNU
+ * runtime against the pretend Metal of tests/gpu/pretend. */
+#import <Foundation/Foundation.h>
+#import <Metal/Metal.h>
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "gpu/gpu.h"
+
+extern const char gpu_kernel_text[]; /* prelude/metal.h and all kernels, joined by the build */
+
+#define PIPES_MAX 160
+#define LIST_MAX 4096 /* dispatches; a longer list goes in parts, because the system stops very long ones */
+
+struct gpu_pipe {
+    char name[48];
+    id<MTLComputePipelineState> state;
+};
+
+struct gpu_buffer {
+    id<MTLBuffer> buffer;
+    const void *first; /* of wrapped memory */
+};
+
+struct gpu {
+    id<MTLDevice> device;
+    id<MTLCommandQueue> queue;
+    id<MTLLibrary> library;
+    id<MTLResidencySet> resident;
+    NSAutoreleasePool *pool; /* while a list is being made or runs */
+    id<MTLCommandBuffer> commands;
+    id<MTLComputeCommandEncoder> encoder;
+    struct gpu_pipe pipes[PIPES_MAX];
+    int n_pipes, n_dispatches;
+    bool overlapping, resident_changed, running, failed;
+    double seconds;
+    char error[512];
+};
+
+static bool metal_fail(struct gpu *g, const char *what, NSError *error)
+{
+    const char *why = error ? [[error localizedDescription] UTF8String] : "";
+    if (!g->failed) (void)snprintf(g->error, sizeof g->error, "%s%s%s", what, error ? ": " : "", why);
+    g->failed = true;
+    return false;
+}
+
+static void metal_close(struct gpu *g)
+{
+    for (int i = 0; i < g->n_pipes; i++) [g->pipes[i].state release];
+    [g->resident endResidency];
+    [g->resident release];
+    [g->library release];
+    [g->queue release];
+    [g->device release];
+    mem_free(g);
+}
+
+static bool metal_set_up(struct gpu *g)
+{
+    NSError *error = nil;
+    g->device = MTLCreateSystemDefaultDevice();
+    if (!g->device || ![g->device supportsFamily:MTLGPUFamilyApple7])
+        return metal_fail(g, "no Apple GPU of the M1 or later", nil);
+    g->queue = [g->device newCommandQueue];
+    MTLCompileOptions *options = [MTLCompileOptions new];
+    options.mathMode = MTLMathModeSafe;
+    g->library = [g->device newLibraryWithSource:[NSString stringWithUTF8String:gpu_kernel_text]
+                                         options:options
+                                           error:&error];
+    [options release];
+    if (!g->library) return metal_fail(g, "the kernels do not compile", error);
+    MTLResidencySetDescriptor *descriptor = [MTLResidencySetDescriptor new];
+    descriptor.initialCapacity = 64;
+    g->resident = [g->device newResidencySetWithDescriptor:descriptor error:&error];
+    [descriptor release];
+    if (!g->queue || !g->resident) return metal_fail(g, "no queue or residency set", error);
+    [g->queue addResidencySet:g->resident];
+    return true;
+}
+
+static struct gpu *metal_open(char *why, size_t why_size)
+{
+    struct gpu *g = mem_zalloc(1, sizeof *g);
+    if (!g) {
+        (void)snprintf(why, why_size, "no memory");
+        return NULL;
+    }
+    NSAutoreleasePool *pool = [NSAutoreleasePool new];
+    bool good = metal_set_up(g);
+    if (!good) {
+        (void)snprintf(why, why_size, "%s", g->error);
+        metal_close(g);
+    }
+    [pool drain];
+    return good ? g : NULL;
+}
+
+static const char *metal_error_text(const struct gpu *g) { return g->error; }
+
+static void metal_info(const struct gpu *g, struct gpu_info *out)
+{
+    NSAutoreleasePool *pool = [NSAutoreleasePool new];
+    memset(out, 0, sizeof *out);
+    (void)snprintf(out->name, sizeof out->name, "%.60s", [g->device.name UTF8String]);
+    out->memory_bytes = g->device.recommendedMaxWorkingSetSize;
+    out->buffer_bytes_max = g->device.maxBufferLength;
+    out->unified = g->device.hasUnifiedMemory;
+    [pool drain];
+}
+
+static struct gpu_buffer *make_buffer(struct gpu *g, id<MTLBuffer> made, const void *first)
+{
+    struct gpu_buffer *buffer = made ? mem_zalloc(1, sizeof *buffer) : NULL;
+    if (!buffer) {
+        [made release];
+        (void)metal_fail(g, "no memory for a buffer", nil);
+        return NULL;
+    }
+    buffer->buffer = made;
+    buffer->first = first;
+    [g->resident addAllocation:made];
+    g->resident_changed = true;
+    return buffer;
+}
+
+static struct gpu_buffer *metal_alloc(struct gpu *g, uint64_t bytes)
+{
+    MTLResourceOptions options = MTLResourceStorageModeShared | MTLResourceHazardTrackingModeUntracked;
+    id<MTLBuffer> made = [g->device newBufferWithLength:bytes options:options];
+    if (made) memset([made contents], 0, bytes);
+    return make_buffer(g, made, NULL);
+}
+
+static struct gpu_buffer *metal_wrap(struct gpu *g, const void *memory, uint64_t bytes)
+{
+    const uint64_t page = 16384;
+    MTLResourceOptions options = MTLResourceStorageModeShared | MTLResourceHazardTrackingModeUntracked;
+    uint64_t whole = (bytes + page - 1) / page * page; /* the rest of the last page of a mapping belongs to it */
+    if (whole > g->device.maxBufferLength) {
+        (void)metal_fail(g, "a part of the weights is larger than the largest buffer", nil);
+        return NULL;
+    }
+    id<MTLBuffer> made = [g->device newBufferWithBytesNoCopy:(void *)(uintptr_t)memory
+                                                      length:whole
+                                                     options:options
+                                                 deallocator:nil];
+    return make_buffer(g, made, memory);
+}
+
+static void metal_free(struct gpu *g, struct gpu_buffer *buffer)
+{
+    if (!buffer) return;
+    [g->resident removeAllocation:buffer->buffer];
+    g->resident_changed = true;
+    [buffer->buffer release];
+    mem_free(buffer);
+}
+
+static void *metal_address(const struct gpu_buffer *buffer) { return [buffer->buffer contents]; }
+
+static bool metal_begin(struct gpu *g)
+{
+    if (g->resident_changed) {
+        [g->resident commit];
+        [g->resident requestResidency];
+        g->resident_changed = false;
+    }
+    g->pool = [NSAutoreleasePool new];
+    g->commands = [g->queue commandBufferWithUnretainedReferences];
+    g->encoder = [g->commands computeCommandEncoderWithDispatchType:MTLDispatchTypeConcurrent];
+    g->n_dispatches = 0;
+    return g->encoder ? true : metal_fail(g, "no command encoder", nil);
+}
+
+static bool metal_submit(struct gpu *g)
+{
+    if (!g->encoder) return !g->failed;
+    [g->encoder endEncoding];
+    [g->commands commit];
+    g->encoder = nil;
+    g->running = true;
+    return !g->failed;
+}
+
+static bool metal_wait(struct gpu *g)
+{
+    if (!g->running) return !g->failed;
+    [g->commands waitUntilCompleted];
+    if (g->commands.status != MTLCommandBufferStatusCompleted) (void)metal_fail(g, "a list failed", g->commands.error);
+    g->seconds = g->commands.GPUEndTime - g->commands.GPUStartTime;
+    g->commands = nil;
+    g->running = false;
+    [g->pool drain];
+    g->pool = nil;
+    return !g->failed;
+}
+
+static bool metal_settle(struct gpu *g) { return metal_submit(g) && metal_wait(g); }
+
+static bool metal_write(struct gpu *g, struct gpu_buffer *to, uint64_t offset, const void *from, uint64_t bytes)
+{
+    if (!metal_settle(g)) return false;
+    memcpy((char *)[to->buffer contents] + offset, from, bytes);
+    return true;
+}
+
+static bool metal_read(struct gpu *g, void *to, const struct gpu_buffer *from, uint64_t offset, uint64_t bytes)
+{
+    if (!metal_settle(g)) return false;
+    memcpy(to, (const char *)[from->buffer contents] + offset, bytes);
+    return true;
+}
+
+static bool metal_copy(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
+{
+    if (!metal_settle(g)) return false;
+    memmove((char *)[to.buffer->buffer contents] + to.offset, (const char *)[from.buffer->buffer contents] + from.offset,
+            to.bytes);
+    return true;
+}
+
+static const struct gpu_pipe *metal_pipe(struct gpu *g, const char *name)
+{
+    for (int i = 0; i < g->n_pipes; i++)
+        if (strcmp(g->pipes[i].name, name) == 0) return &g->pipes[i];
+    if (g->n_pipes == PIPES_MAX) return NULL;
+    NSAutoreleasePool *pool = [NSAutoreleasePool new];
+    NSError *error = nil;
+    struct gpu_pipe *pipe = NULL;
+    id<MTLFunction> function = [g->library newFunctionWithName:[NSString stringWithUTF8String:name]];
+    id<MTLComputePipelineState> state =
+        function ? [g->device newComputePipelineStateWithFunction:function error:&error] : nil;
+    if (!state) {
+        (void)metal_fail(g, name, error);
+    } else if (state.threadExecutionWidth != 32) {
+        (void)metal_fail(g, "simdgroups are not of 32 threads", nil);
+        [state release];
+    } else {
+        pipe = &g->pipes[g->n_pipes++];
+        (void)snprintf(pipe->name, sizeof pipe->name, "%s", name);
+        pipe->state = state;
+    }
+    [function release];
+    [pool drain];
+    return pipe;
+}
+
+static bool metal_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const void *record, size_t record_bytes,
+                           const struct gpu_ref *refs, int n_refs, const unsigned grid[3], unsigned n_threads)
+{
+    if (g->failed) return false;
+    if (g->running && !metal_wait(g)) return false;
+    if (g->encoder && g->n_dispatches == LIST_MAX && !g->overlapping && !metal_settle(g)) return false;
+    if (!g->encoder && !metal_begin(g)) return false;
+    if (n_threads > pipe->state.maxTotalThreadsPerThreadgroup) return metal_fail(g, pipe->name, nil);
+    [g->encoder setComputePipelineState:pipe->state];
+    [g->encoder setBytes:record length:record_bytes atIndex:0];
+    for (int i = 0; i < n_refs; i++)
+        [g->encoder setBuffer:refs[i].buffer->buffer offset:refs[i].offset atIndex:(NSUInteger)i + 1];
+    [g->encoder dispatchThreadgroups:MTLSizeMake(grid[0], grid[1], grid[2])
+               threadsPerThreadgroup:MTLSizeMake(n_threads, 1, 1)];
+    if (!g->overlapping) [g->encoder memoryBarrierWithScope:MTLBarrierScopeBuffers];
+    g->n_dispatches++;
+    return true;
+}
+
+static void metal_overlap(struct gpu *g, bool on)
+{
+    if (!on && g->overlapping && g->encoder) [g->encoder memoryBarrierWithScope:MTLBarrierScopeBuffers];
+    g->overlapping = on;
+}
+
+static double metal_seconds(const struct gpu *g) { return g->seconds; }
+
+const struct gpu_host gpu_host_metal = {
+    .name = "metal", .open = metal_open, .close = metal_close, .error = metal_error_text, .info = metal_info,
+    .alloc = metal_alloc, .wrap = metal_wrap, .free = metal_free, .address = metal_address, .write = metal_write,
+    .read = metal_read, .copy = metal_copy, .pipe = metal_pipe, .dispatch = metal_dispatch, .overlap = metal_overlap,
+    .submit = metal_submit, .wait = metal_wait, .seconds = metal_seconds,
+};
