@@ -24,7 +24,7 @@ INCLUDE_EXCEPTIONS = {
     (r"model/.*", r"ops/.*"): "weights and state are laid out as the records that operations take",
     (r"gpu/.*", r"ops/ops\.def"): "gpu implements the interface of a backend",
     (r"model/.*", r"ops/(args|backend|rows|rope_freq)\.h"): "weights and state are laid out in the terms of operations",
-    (r"tools/(quantise|imatrix|inspect|fixture|bench_ops)[a-z0-9_]*\.[ch]",
+    (r"tools/(quantise|imatrix|inspect|fixture|bench_ops|selftest)[a-z0-9_]*\.[ch]",
      r"(gguf|quant|text|model|ops|gpu)/.*"): "works on files and operations, below the engine",
 }
 

@@ -219,8 +219,8 @@ static bool metal_read(struct gpu *g, void *to, const struct gpu_buffer *from, u
 static bool metal_copy(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
 {
     if (!metal_settle(g)) return false;
-    memmove((char *)[to.buffer->buffer contents] + to.offset, (const char *)[from.buffer->buffer contents] + from.offset,
-            to.bytes);
+    const char *source = (const char *)[from.buffer->buffer contents] + from.offset;
+    memmove((char *)[to.buffer->buffer contents] + to.offset, source, to.bytes);
     return true;
 }
 

@@ -11,5 +11,6 @@ int cmd_perplexity(int argc, char **argv);
 int cmd_kv(int argc, char **argv);
 int cmd_quantize(int argc, char **argv);
 int cmd_imatrix(int argc, char **argv);
+int cmd_selftest(int argc, char **argv);
 
 #endif

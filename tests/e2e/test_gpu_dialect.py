@@ -50,13 +50,19 @@ def test_each_sample_that_breaks_a_rule_is_refused(sample):
     assert refused
 
 
+def test_the_metal_host_type_checks_for_apples_target():
+    resources = run(["clang", "-print-resource-dir"]).stdout.strip()
+    done = run(["clang", "-target", "arm64-apple-macos15", "-fsyntax-only", "-x", "objective-c", "-fblocks", "-Wall",
+                "-Wextra", "-Wconversion", "-Werror", "-nostdinc", "-isystem", resources + "/include", "-isystem",
+                "tests/gpu/pretend/libc", "-ffreestanding", "-Itests/gpu/pretend/include", "-Isrc",
+                "src/gpu/host_metal.m"])
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_kernels_compile_for_cuda_where_there_is_a_compiler(tmp_path):
     nvcc = os.environ.get("NVCC") or shutil.which("nvcc")
     if not nvcc:
         pytest.skip("no nvcc; set NVCC, or pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl")
-    source = tmp_path / "all.cu"
-    source.write_text('#include "gpu/prelude/cuda.h"\n#define EXPORT(name)\nnamespace k {\n'
-                      '#include "gpu/kernels/all.k"\n}\n')
     done = run([nvcc, "-std=c++17", "-O1", "-arch=sm_90", "-Isrc", "-I" + os.path.dirname(nvcc) + "/../include", "-ptx",
-                "-o", str(tmp_path / "all.ptx"), str(source)])
+                "-o", str(tmp_path / "all.ptx"), "src/gpu/host_cuda.cu"])
     assert done.returncode == 0, done.stderr

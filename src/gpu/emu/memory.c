@@ -156,7 +156,8 @@ static void access_bound(int i, uintptr_t at, unsigned n, bool write)
     for (unsigned k = 0; k < n; k++) {
         struct emu_cell *cell = &page_of((at + k) / PAGE_BYTES)->cells[(at + k) % PAGE_BYTES];
         if (!note_group(cell, write)) {
-            emu_error(0, "touches parameter %d byte %zu, which another threadgroup touches at the same time", i, offset + k);
+            emu_error(0, "touches parameter %d byte %zu, which another threadgroup touches at the same time", i,
+                      offset + k);
             return;
         }
         if (!note(cell, write, "a buffer's", offset + k)) return;

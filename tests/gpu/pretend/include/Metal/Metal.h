@@ -19,7 +19,10 @@ typedef enum : NSUInteger {
 } MTLResourceOptions;
 typedef enum : NSUInteger { MTLDispatchTypeSerial, MTLDispatchTypeConcurrent } MTLDispatchType;
 typedef enum : NSUInteger { MTLBarrierScopeBuffers = 1 } MTLBarrierScope;
-typedef enum : NSUInteger { MTLCommandBufferStatusCompleted = 4, MTLCommandBufferStatusError = 5 } MTLCommandBufferStatus;
+typedef enum : NSUInteger {
+    MTLCommandBufferStatusCompleted = 4,
+    MTLCommandBufferStatusError = 5
+} MTLCommandBufferStatus;
 typedef enum : NSInteger { MTLMathModeSafe = 0, MTLMathModeRelaxed = 1, MTLMathModeFast = 2 } MTLMathMode;
 typedef enum : NSInteger { MTLGPUFamilyApple7 = 1007, MTLGPUFamilyApple9 = 1009 } MTLGPUFamily;
 
