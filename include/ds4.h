@@ -606,6 +606,60 @@ enum ds4_status ds4_stop_feed(struct ds4_stop *stop, struct ds4_span text, struc
 /* End of the stream: what was held back. */
 struct ds4_span ds4_stop_finish(struct ds4_stop *stop);
 
+/* ---- grammars: answers that cannot be malformed --------------------------------------------------------------- */
+
+/* A vocabulary prepared for grammars: its tokens in the order of their bytes. Borrows the engine; immutable (any
+ * thread). About 25 bytes a token, which ds4_plan_make counts. UNSUPPORTED: the vocabulary lacks a token for one of the
+ * 256 bytes, or an end of sequence. */
+struct ds4_token_index;
+enum ds4_status ds4_token_index_create(const struct ds4_engine *engine, struct ds4_token_index **out,
+                                       struct ds4_error *error) DS4_MUST_CHECK;
+void ds4_token_index_destroy(struct ds4_token_index *index);
+
+/* What the answer to one request may be. Reasoning is free in all cases. */
+struct ds4_grammar_options {
+    struct ds4_span schema;          /* JSON schema of the answer; empty = free text */
+    const struct ds4_span *tools;    /* function objects as in ds4_chat: name, parameters, strict */
+    size_t n_tools;
+    bool tools_required;             /* the answer is a block of calls; else it may contain or (schema) be one */
+    struct ds4_span tool_name;       /* only this tool may be called; empty = any */
+    bool one_call;                   /* a block has one call */
+    bool in_thinking;                /* the prompt ended with <think> */
+};
+
+/* Where an answer stands in its grammar. Borrows the index. A grammar is used by one thread at a time.
+ *
+ * Schemas: type, enum, const, properties, required, additionalProperties, items, prefixItems, min/maxItems,
+ * min/maxLength, minimum, maximum, exclusiveMinimum, exclusiveMaximum, anyOf, oneOf whose branches cannot overlap,
+ * allOf of one schema, local $ref with recursion, and annotations. Objects that declare members have no others unless
+ * additionalProperties says so; up to 64 members come in any order, more in the declared one. A tool with "strict":
+ * true is held to the same; another one is constrained as far as its schema is understood. */
+struct ds4_grammar;
+/* UNSUPPORTED: a keyword (the message names it and its path). FORMAT: no JSON, no schema, or no value can satisfy it.
+ * LIMIT: too large, too deep, or too entangled. NOMEM. Any thread. */
+enum ds4_status ds4_grammar_create(const struct ds4_token_index *index, const struct ds4_grammar_options *options,
+                                   struct ds4_grammar **out, struct ds4_error *error) DS4_MUST_CHECK;
+/* The same place in the same grammar, to go on from twice. */
+enum ds4_status ds4_grammar_fork(const struct ds4_grammar *grammar, struct ds4_grammar **out,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
+void ds4_grammar_destroy(struct ds4_grammar *grammar);
+
+/* Tokens that may come next, for ds4_sampler_pick: *mask borrows until the next call, NULL = any. Never empty: where
+ * the answer may end, the end of sequence is one of them. */
+enum ds4_status ds4_grammar_mask(struct ds4_grammar *grammar, const uint32_t **mask,
+                                 struct ds4_error *error) DS4_MUST_CHECK;
+/* Goes on with a token. STATE, and nothing changes, when the mask does not hold it. */
+enum ds4_status ds4_grammar_accept(struct ds4_grammar *grammar, int32_t id, struct ds4_error *error) DS4_MUST_CHECK;
+/* The answer is complete and nothing may follow. */
+bool ds4_grammar_is_done(const struct ds4_grammar *grammar);
+/* Whether an answer that goes on with this token can be complete after at most n more. An answer that holds to this
+ * from its beginning, and takes the first token of ds4_grammar_close where it cannot, is complete before its limit. */
+bool ds4_grammar_fits(struct ds4_grammar *grammar, int32_t id, size_t n);
+/* Appends tokens that complete the answer, few if not fewest: none where it may end. They are accepted in this
+ * order. */
+enum ds4_status ds4_grammar_close(struct ds4_grammar *grammar, struct ds4_tokens *tokens,
+                                  struct ds4_error *error) DS4_MUST_CHECK;
+
 /* log softmax of one id, and the ids of the n largest logits in descending order (ties: lower id first). */
 float ds4_logprob(const float *logits, size_t n_vocab, int32_t id);
 void ds4_top_logits(const float *logits, size_t n_vocab, size_t n, int32_t *ids);

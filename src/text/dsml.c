@@ -17,17 +17,17 @@ static const struct dialect {
     {{MARK_DSML, sizeof MARK_DSML - 1}, {"function_calls", 14}},
 };
 enum { N_DIALECTS = sizeof dialects / sizeof dialects[0] };
+_Static_assert(N_DIALECTS == DSML_N_DIALECTS, "the header counts the dialects");
 
-#define TAG_TEXT_MAX 48 /* "&lt;/", the longest prefix, the longest name, ">" */
+struct ds4_span dsml_block_name(int dialect) { return dialects[dialect].block; }
 
-/* Writes start prefix name end of a dialect; the parts are our own constants. */
-static struct ds4_span tag_text(int dialect, const char *start, struct ds4_span name, const char *end,
-                                char out[TAG_TEXT_MAX])
+struct ds4_span dsml_tag_text(int dialect, const char *start, struct ds4_span name, const char *end,
+                              char out[DSML_TAG_TEXT_MAX])
 {
     struct ds4_span parts[] = {span_from(start), dialects[dialect].prefix, name, span_from(end)};
     size_t n = 0;
     for (size_t i = 0; i < 4; i++) {
-        ensure(n + parts[i].len <= TAG_TEXT_MAX);
+        ensure(n + parts[i].len <= DSML_TAG_TEXT_MAX);
         memcpy(out + n, parts[i].ptr, parts[i].len);
         n += parts[i].len;
     }
@@ -44,8 +44,8 @@ enum dsml_match dsml_match_opener(struct ds4_span candidate, int *dialect)
 {
     enum dsml_match best = DSML_NO_MATCH;
     for (int i = 0; i < N_DIALECTS; i++) {
-        char text[TAG_TEXT_MAX];
-        enum dsml_match m = match(candidate, tag_text(i, "<", dialects[i].block, ">", text));
+        char text[DSML_TAG_TEXT_MAX];
+        enum dsml_match m = match(candidate, dsml_tag_text(i, "<", dialects[i].block, ">", text));
         if (m == DSML_WHOLE) {
             *dialect = i;
             return m;
@@ -238,15 +238,15 @@ static enum dsml_result tag_byte(struct dsml *d, char byte)
     if (d->tag.failed) return out_of_memory(d);
     if (byte == '"') d->in_quotes = !d->in_quotes;
     struct ds4_span tag = buf_span(&d->tag);
-    char text[TAG_TEXT_MAX];
+    char text[DSML_TAG_TEXT_MAX];
     struct ds4_span outer = d->outside == DSML_IN_BLOCK    ? dialects[d->dialect].block
                             : d->outside == DSML_IN_INVOKE ? SPAN("invoke")
                                                            : SPAN("parameter");
-    enum dsml_match closing = match(tag, tag_text(d->dialect, "</", outer, ">", text));
+    enum dsml_match closing = match(tag, dsml_tag_text(d->dialect, "</", outer, ">", text));
     if (closing == DSML_WHOLE) return close_tag(d);
     if (closing == DSML_PREFIX) return DSML_MORE;
     bool invoke = d->outside == DSML_IN_BLOCK;
-    struct ds4_span opening = tag_text(d->dialect, "<", invoke ? SPAN("invoke") : SPAN("parameter"), "", text);
+    struct ds4_span opening = dsml_tag_text(d->dialect, "<", invoke ? SPAN("invoke") : SPAN("parameter"), "", text);
     if (match(tag, opening) != DSML_NO_MATCH) return DSML_MORE;
     if (!span_starts(tag, opening) || tag.len > DSML_TAG_BYTES_MAX) return broken(d, d->tag_start);
     return byte == '>' && !d->in_quotes ? open_tag(d, tag, opening.len, invoke) : DSML_MORE;
@@ -287,15 +287,15 @@ static void put_json_chars(struct dsml *d, struct ds4_span text)
 
 /* Whether `held` is, or may become, the closing tag or an escape; *means = what a whole escape stands for. */
 static enum dsml_match match_string(struct dsml *d, struct ds4_span held, struct ds4_span *means,
-    char text[TAG_TEXT_MAX])
+    char text[DSML_TAG_TEXT_MAX])
 {
     struct ds4_span name = SPAN("parameter");
     *means = span_make("", 0);
-    enum dsml_match best = match(held, tag_text(d->dialect, "</", name, ">", text));
+    enum dsml_match best = match(held, dsml_tag_text(d->dialect, "</", name, ">", text));
     if (best != DSML_NO_MATCH) return best;
     if (!d->entities) {
-        best = match(held, tag_text(d->dialect, "&lt;/", name, ">", text));
-        if (best == DSML_WHOLE) *means = tag_text(d->dialect, "</", name, ">", text);
+        best = match(held, dsml_tag_text(d->dialect, "&lt;/", name, ">", text));
+        if (best == DSML_WHOLE) *means = dsml_tag_text(d->dialect, "</", name, ">", text);
         return best;
     }
     for (int i = 0; i < N_ENTITIES; i++) {
@@ -319,7 +319,7 @@ static bool hold(struct dsml *d, char byte)
 
 static void string_byte(struct dsml *d, char byte)
 {
-    char text[TAG_TEXT_MAX];
+    char text[DSML_TAG_TEXT_MAX];
     struct ds4_span means;
     if (d->held.text.len > 0 || byte == '<' || byte == '&') {
         if (!hold(d, byte)) return;
@@ -377,14 +377,14 @@ static void track_json(struct dsml *d, char byte)
 
 static void json_byte(struct dsml *d, char byte)
 {
-    char text[TAG_TEXT_MAX];
+    char text[DSML_TAG_TEXT_MAX];
     track_json(d, byte);
     if (d->held.text.len == 0 && byte != '<') {
         buf_put_byte(&d->value, (unsigned char)byte);
         return;
     }
     if (!hold(d, byte)) return;
-    enum dsml_match m = match(buf_span(&d->held), tag_text(d->dialect, "</", SPAN("parameter"), ">", text));
+    enum dsml_match m = match(buf_span(&d->held), dsml_tag_text(d->dialect, "</", SPAN("parameter"), ">", text));
     if (m == DSML_PREFIX) return;
     if (m == DSML_WHOLE) {
         add_range(d, d->value_start, d->at - d->held.text.len);
@@ -402,12 +402,12 @@ static void json_byte(struct dsml *d, char byte)
  * else a string that began with that white space. */
 static enum dsml_result unknown_byte(struct dsml *d, char byte)
 {
-    char text[TAG_TEXT_MAX];
+    char text[DSML_TAG_TEXT_MAX];
     if (!hold(d, byte)) return out_of_memory(d);
     struct ds4_span held = buf_span(&d->held), tail = held;
     while (tail.len > 0 && is_space(tail.ptr[0])) tail = span_skip(tail, 1);
     if (tail.len == 0) return DSML_MORE;
-    struct ds4_span opening = tag_text(d->dialect, "<", SPAN("parameter"), "", text);
+    struct ds4_span opening = dsml_tag_text(d->dialect, "<", SPAN("parameter"), "", text);
     enum dsml_match m = match(tail, opening);
     if (m == DSML_PREFIX) return DSML_MORE;
     if (m == DSML_WHOLE) {

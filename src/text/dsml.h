@@ -18,6 +18,8 @@
 
 #define DSML_TAG_BYTES_MAX 1024u /* one tag with its attributes */
 #define DSML_DEPTH_MAX 16        /* parameters inside parameters */
+#define DSML_N_DIALECTS 5
+#define DSML_TAG_TEXT_MAX 48     /* "&lt;/", the longest prefix, the longest name, ">" */
 
 enum dsml_match { DSML_NO_MATCH, DSML_PREFIX, DSML_WHOLE };
 
@@ -25,6 +27,12 @@ enum dsml_match { DSML_NO_MATCH, DSML_PREFIX, DSML_WHOLE };
 enum dsml_match dsml_match_opener(struct ds4_span candidate, int *dialect);
 /* "<" and the dialect-free beginning of an opener that only markup has: true from there on. */
 bool dsml_is_marked(struct ds4_span candidate);
+
+/* Name of the block of calls in a dialect: what stands in its opener. */
+struct ds4_span dsml_block_name(int dialect);
+/* start, the prefix of the dialect's tags, name, end; in out. */
+struct ds4_span dsml_tag_text(int dialect, const char *start, struct ds4_span name, const char *end,
+                              char out[DSML_TAG_TEXT_MAX]);
 
 enum dsml_result { DSML_MORE, DSML_DONE, DSML_BROKEN };
 

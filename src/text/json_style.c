@@ -332,6 +332,16 @@ struct ds4_span jtext_key(const struct jtext_doc *doc, uint32_t value)
     return span_make(buf_span(&doc->keys).ptr + doc->values[value].key, doc->values[value].key_len);
 }
 
+uint32_t jtext_member(const struct jtext_doc *doc, uint32_t object, struct ds4_span key)
+{
+    if (doc->cap_members == 0 || doc->values[object].kind != JTEXT_OBJECT) return JTEXT_NONE;
+    for (uint64_t slot = member_hash(object, key);; slot++) {
+        uint32_t value = doc->members[slot & (doc->cap_members - 1)];
+        if (value == JTEXT_NONE) return JTEXT_NONE;
+        if (doc->values[value].parent == object && span_eq(jtext_key(doc, value), key)) return value;
+    }
+}
+
 void jtext_put_decoded(const struct jtext_doc *doc, uint32_t value, struct buf *out)
 {
     put_decoded(span_make(doc->text.ptr + doc->values[value].start, doc->values[value].len), out);

@@ -39,6 +39,8 @@ struct jtext_doc {
 enum ds4_status jtext_parse(struct jtext_doc *doc, struct ds4_span text, struct ds4_error *error) DS4_MUST_CHECK;
 void jtext_deinit(struct jtext_doc *doc);
 struct ds4_span jtext_key(const struct jtext_doc *doc, uint32_t value); /* decoded; borrows */
+/* Member of an object by its name; JTEXT_NONE when it has none. */
+uint32_t jtext_member(const struct jtext_doc *doc, uint32_t object, struct ds4_span key);
 /* Appends what a string value means. */
 void jtext_put_decoded(const struct jtext_doc *doc, uint32_t value, struct buf *out);
 /* Appends a value with all below it in the style above. */
