@@ -21,7 +21,7 @@
 #ifdef DS4_SMALL_LIMITS
 #define GRAMMAR_SPACE_MAX 3u     /* bytes of white space at one place of a JSON value */
 #else
-#define GRAMMAR_SPACE_MAX 32u    /* a line break and an indent; without a bound a model may write white space for ever */
+#define GRAMMAR_SPACE_MAX 32u    /* a line break and an indent; without a bound white space may go on for ever */
 #endif
 #define GRAMMAR_DEPTH_MAX 64u          /* arrays and objects inside each other; the server reads no deeper */
 #define GRAMMAR_SCHEMA_VALUES_MAX 10000u /* JSON values of one schema */

@@ -152,12 +152,14 @@ TEST(constants_and_choices_are_kept)
         {"{\"const\":1.50}", {"1.50"}, {"1", "1.5"}},
         {"{\"anyOf\":[{\"type\":\"integer\"},{\"type\":\"string\",\"maxLength\":1}]}", {"5", "\"a\""}, {"\"ab\"",
             "true"}},
-        {"{\"anyOf\":[{\"type\":\"array\",\"items\":{\"type\":\"integer\"}},{\"type\":\"array\",\"items\":{\"type\":\"string\"}}]}",
+        {"{\"anyOf\":[{\"type\":\"array\",\"items\":{\"type\":\"integer\"}},"
+         "{\"type\":\"array\",\"items\":{\"type\":\"string\"}}]}",
          {"[]", "[1,2]", "[\"a\"]"}, {"[1,\"a\"]"}},
         {"{\"type\":\"string\",\"anyOf\":[{\"const\":1},{\"const\":\"b\"}]}", {"\"b\""}, {"1"}},
         {"{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"integer\"}]}", {"\"\"", "1"}, {"1.5", "null"}},
         {"{\"oneOf\":[{\"type\":\"object\",\"properties\":{\"k\":{\"const\":\"a\"},\"n\":{\"type\":\"integer\"}},"
-         "\"required\":[\"k\",\"n\"]},{\"type\":\"object\",\"properties\":{\"k\":{\"enum\":[\"b\",\"c\"]}},\"required\":[\"k\"]}]}",
+         "\"required\":[\"k\",\"n\"]},"
+         "{\"type\":\"object\",\"properties\":{\"k\":{\"enum\":[\"b\",\"c\"]}},\"required\":[\"k\"]}]}",
          {"{\"k\":\"a\",\"n\":1}", "{\"k\":\"c\"}", "{\"n\":1,\"k\":\"a\"}"}, {"{\"k\":\"a\"}",
              "{\"k\":\"b\",\"n\":1}"}},
         {"{\"allOf\":[{\"type\":\"null\"}]}", {"null"}, {"1"}},
