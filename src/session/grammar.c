@@ -19,7 +19,7 @@ struct ds4_grammar {
     bool must_answer;      /* free text will not do */
     struct stands *levels; /* [token_bytes_max + 1] where a token being read stands behind each byte */
     uint32_t *marks;       /* [token_bytes_max + 1] n_below there */
-    uint32_t *mask;
+    uint32_t *mask, *scratch;
     uint32_t *remap;       /* for compaction */
     uint32_t cap_remap;
     struct buf way;
@@ -107,8 +107,9 @@ static enum ds4_status make_grammar(const struct ds4_token_index *index, struct 
     g->levels = mem_alloc(index->token_bytes_max + 1ull, sizeof *g->levels);
     g->marks = mem_alloc(index->token_bytes_max + 1ull, sizeof *g->marks);
     g->mask = mem_zalloc(index->n_words, sizeof *g->mask);
+    g->scratch = mem_alloc(index->n_words, sizeof *g->scratch);
     *out = g;
-    if (g->levels && g->marks && g->mask) return DS4_OK;
+    if (g->levels && g->marks && g->mask && g->scratch) return DS4_OK;
     ds4_grammar_destroy(g);
     return no_memory(error);
 }
@@ -159,6 +160,7 @@ void ds4_grammar_destroy(struct ds4_grammar *g)
     mem_free(g->levels);
     mem_free(g->marks);
     mem_free(g->mask);
+    mem_free(g->scratch);
     mem_free(g->remap);
     buf_deinit(&g->way);
     mem_free(g);
@@ -172,15 +174,16 @@ static void feed_all(struct automaton *a, const struct stands *from, unsigned ch
     for (uint32_t i = 0; i < from->n; i++) automaton_feed(a, &from->top[i], byte, to);
 }
 
-/* Sets the tokens of a list that can follow a stand. */
-static void add_list(struct ds4_grammar *g, const struct token_list *list, const struct frame *stand)
+/* Sets the tokens from..to of a list that can follow a stand. */
+static void add_range(struct ds4_grammar *g, const struct token_list *list, uint32_t from, uint32_t to,
+                      const struct frame *stand)
 {
     uint32_t alive = 0; /* levels[0..alive] belong to the bytes of the token before */
     bool dead = false;  /* ... and its next byte is impossible */
     g->levels[0].n = 1;
     g->levels[0].top[0] = *stand;
     g->marks[0] = g->a.n_below;
-    for (uint32_t i = 0; i < list->n && !g->a.failed;) {
+    for (uint32_t i = from; i < to && !g->a.failed;) {
         const struct index_token *t = &list->tokens[i];
         if (dead && t->same > alive) { /* the same impossible byte */
             i = alive == 0 ? list->first[(unsigned char)t->ptr[0] + 1] : i + 1;
@@ -204,31 +207,72 @@ static void add_list(struct ds4_grammar *g, const struct token_list *list, const
 static enum plain plain_at(const struct ds4_grammar *g, const struct frame *f)
 {
     const struct gnode *n = &g->p->nodes[f->node];
-    if (f->utf8 || f->match || f->match_escaped) return N_PLAIN;
-    if (n->kind == NODE_RAW) return PLAIN_RAW;
+    if (f->utf8 || f->match_escaped) return N_PLAIN;
+    if (n->kind == NODE_RAW) return f->match && (n->min || n->max != NO_LIMIT) ? N_PLAIN : PLAIN_RAW;
     if (f->state != STRING_INSIDE) return N_PLAIN;
-    if (n->kind == NODE_KEY) return f->lo < f->hi || n->raw ? N_PLAIN : PLAIN_JSON_IN_CALL;
+    if (n->kind == NODE_KEY) return n->raw ? N_PLAIN : PLAIN_JSON_IN_CALL;
     if (n->kind != NODE_STRING) return N_PLAIN;
     return f->dialect == NO_DIALECT ? PLAIN_JSON : PLAIN_JSON_IN_CALL;
 }
 
-static void add_stand(struct ds4_grammar *g, const struct frame *f)
+/* First bytes after which a plain token is to be read all the same: it may go on with a closing tag or a declared
+ * name. */
+static void find_suspects(const struct ds4_grammar *g, const struct frame *f, bool suspect[256])
+{
+    memset(suspect, 0, 256);
+    if (f->match) suspect[(unsigned char)program_tag(g->p, f->dialect, TAG_PARAMETER_END).ptr[f->match]] = true;
+    if (g->p->nodes[f->node].kind != NODE_KEY) return;
+    const struct gnode *object = &g->p->nodes[f->data];
+    for (uint32_t i = f->lo; i < f->hi; i++) {
+        struct ds4_span name = entry_text(g->p, &g->p->entries[object->entry + i]);
+        if (f->at < name.len) suspect[(unsigned char)name.ptr[f->at]] = true;
+    }
+}
+
+static void add_plain(struct ds4_grammar *g, const struct frame *f, enum plain plain)
 {
     const struct ds4_token_index *x = g->index;
+    uint32_t max = g->p->nodes[f->node].max, room = max == NO_LIMIT ? NO_LIMIT : max - f->count;
+    bool suspect[256];
+    uint32_t *mask = g->scratch;
+    memcpy(mask, x->plain[plain], x->n_words * sizeof *mask);
+    for (uint32_t id = 0; id < x->n_vocab && room < x->token_bytes_max; id++)
+        if (x->chars[id] > room) mask[id / 32] &= ~(1u << id % 32);
+    find_suspects(g, f, suspect);
+    for (uint32_t b = 0; b < 256; b++) {
+        if (!suspect[b]) continue;
+        for (uint32_t i = x->all.first[b]; i < x->all.first[b + 1]; i++)
+            mask[x->all.tokens[i].id / 32] &= ~(1u << x->all.tokens[i].id % 32);
+        add_range(g, &x->all, x->all.first[b], x->all.first[b + 1], f);
+    }
+    for (uint32_t i = 0; i < x->n_words; i++) g->mask[i] |= mask[i];
+    add_range(g, &x->rest[plain], 0, x->rest[plain].n, f);
+}
+
+static void add_frame(struct ds4_grammar *g, const struct frame *f)
+{
     enum plain plain = plain_at(g, f);
-    if (plain == N_PLAIN) {
-        add_list(g, &x->all, f);
+    if (plain == N_PLAIN) add_range(g, &g->index->all, 0, g->index->all.n, f);
+    else add_plain(g, f, plain);
+}
+
+/* A parameter whose value comes next may be raw text, of which most is plain: it is begun beforehand. */
+static void add_stand(struct ds4_grammar *g, const struct frame *f)
+{
+    const struct program *p = g->p;
+    uint32_t n_below = g->a.n_below;
+    struct frame child;
+    if (p->nodes[f->node].kind != NODE_INVOKE || f->state != INVOKE_VALUE || !automaton_push(&g->a, f, &child)) {
+        add_frame(g, f);
         return;
     }
-    uint32_t max = g->p->nodes[f->node].max, room = max == NO_LIMIT ? NO_LIMIT : max - f->count;
-    const uint32_t *mask = x->plain[plain];
-    if (room >= x->token_bytes_max) {
-        for (uint32_t i = 0; i < x->n_words; i++) g->mask[i] |= mask[i];
-    } else {
-        for (uint32_t id = 0; id < x->n_vocab; id++)
-            if (x->chars[id] <= room && mask_has(mask, (int32_t)id)) mask_set(g->mask, (int32_t)id);
+    const struct gnode *n = &p->nodes[child.node];
+    if (n->kind != NODE_ALT) add_frame(g, &child);
+    for (uint32_t i = 0; n->kind == NODE_ALT && i < n->n; i++) {
+        struct frame branch = frame_at_start(p, p->refs[n->first + i], child.below, child.depth, child.dialect);
+        add_frame(g, &branch);
     }
-    add_list(g, &x->rest[plain], f);
+    g->a.n_below = n_below;
 }
 
 static bool read_token(struct ds4_grammar *g, const struct stands *from, struct ds4_span bytes, struct stands *to)

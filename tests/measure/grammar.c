@@ -36,7 +36,7 @@ static const struct {
      "{\"name\": \"Ada Lovelace, Countess\", \"age\": 36, \"tags\": [\"mathematics\", \"poetry\"], \"kind\": "
      "\"person\"}"},
     {"call", NULL,
-     "\n\n<" M "tool_calls>\n<" M "invoke name=\"write\">\n<" M "parameter name=\"path\" string=\"true\">src/main.c</" M
+     "\n\n<" M "tool_calls>\n<" M "invoke name=\"write\">\n<" M "parameter name=\"path\" string=\"true\">a/b.c</" M
      "parameter>\n<" M "parameter name=\"text\" string=\"true\">int main(void)\n{\n    if (a < b && c) return 0; "
      "/* <b>caf\xC3\xA9</b> */\n}\n</" M "parameter>\n<" M "parameter name=\"lines\" string=\"false\">"
      "[{\"at\": 12, \"text\": \"a < b\"}]</" M "parameter>\n</" M "invoke>\n</" M "tool_calls>"}};
