@@ -589,7 +589,8 @@ enum ds4_status ds4_sampler_create(const struct ds4_engine *engine, const struct
                                    struct ds4_sampler **out, struct ds4_error *error) DS4_MUST_CHECK;
 void ds4_sampler_destroy(struct ds4_sampler *sampler);
 /* Chooses a token from logits[n_vocab]. mask (optional): bit i of mask[i/32] set = token i allowed. force_greedy
- * overrides the temperature for this token only. DEVICE when logits hold NaN or no token is allowed. */
+ * overrides the temperature for this token only. A mask of tokens that all have a logit of minus infinity gives its
+ * first. DEVICE when logits hold NaN, STATE when no token is allowed. */
 enum ds4_status ds4_sampler_pick(struct ds4_sampler *sampler, const float *logits, const uint32_t *mask,
                                  bool force_greedy, int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
 /* Tells the sampler which token was emitted (for penalties). */

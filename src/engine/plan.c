@@ -194,6 +194,7 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
     }
     add_item(out, sums.vector_bytes + draft.vector_bytes, true, "weights: vectors and tables in F32");
     add_item(out, gguf_header_bytes(file) * 4, true, "vocabulary and directory of the file");
+    add_item(out, (uint64_t)h->n_vocab * 40, true, "index of tokens for answers in a form");
     add_item(out, n * layout->tail_bytes, true, "state: rings of %u session(s)", settings->n_sessions);
     add_item(out, n * spans * layout->span_bytes, true, "state: rows of %u tokens each", settings->ctx_tokens);
     add_item(out, n * session_host_bytes(h, settings->ctx_tokens), true, "state: tokens and logits");

@@ -32,6 +32,7 @@ void job_destroy(struct job *job)
 {
     job_waits_no_more(job);
     answer_deinit(&job->answer);
+    ds4_grammar_destroy(job->grammar);
     ds4_tokens_free(&job->prompt);
     arena_deinit(&job->arena);
     buf_deinit(&job->body);

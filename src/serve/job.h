@@ -18,6 +18,7 @@ struct job {
     struct api_request request;
     struct ds4_tokens prompt;
     struct answer answer;
+    struct ds4_grammar *grammar;  /* owned; NULL: the answer has no form */
     char key[DS4_STORE_KEY_TEXT]; /* JOB_STORED */
     struct metrics *metrics;
     bool counted_waiting;

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
+#include "serve/constrain.h"
 
 struct preparer {
     struct preparer_options o;
@@ -195,6 +196,8 @@ static bool prepare_chat(struct preparer *p, struct job *job, struct ds4_error *
     bool goes_on = false;
     *status = api_parse(job->dialect, &p->o.api, &job->arena, buf_span(&job->body), &job->request, error);
     if (*status == DS4_OK) *status = render(p, job, job->kind == JOB_TEMPLATE ? &text : NULL, error);
+    if (*status == DS4_OK && job->kind == JOB_ANSWER)
+        *status = constrain_job(worker_token_index(p->o.worker), job, error);
     if (*status == DS4_OK) {
         if (job->kind == JOB_COUNT) answer_count(job);
         else if (job->kind == JOB_TEMPLATE) answer_template(job, &text);

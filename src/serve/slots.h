@@ -20,6 +20,8 @@ struct slot {
     struct ds4_parser *parser;
     struct guard guard;
     bool decoding;
+    bool closing;                /* the answer is being completed before its time: why */
+    enum answer_finish closing_for;
     bool thinking;               /* the next token is one of the reasoning */
     bool began;                  /* the first chunk is done: n_reused is known */
     uint64_t phase_ns;           /* when prefill or decode began */

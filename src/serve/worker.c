@@ -3,9 +3,11 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "serve/constrain.h"
 #include "serve/stored.h"
 
 struct worker {
+    struct ds4_token_index *index; /* NULL: the vocabulary cannot be constrained */
     struct worker_options o;
     pthread_t thread;
     pthread_mutex_t lock;        /* over the queue and the flags */
@@ -164,6 +166,7 @@ static void start(struct worker *w, struct slot *s, struct job *job)
     s->job = job;
     s->decoding = s->began = false;
     s->left_ns = 0;
+    s->closing = false;
     s->n_out = s->n_thinking = 0;
     s->guard = (struct guard){0};
     s->phase_ns = clock_ns();
@@ -292,30 +295,72 @@ static void prefill_chunk(struct worker *w, struct slot *s)
     if (job->request.n_max == 0) end(w, s, FINISH_LENGTH);
 }
 
+/* Most tokens that the answer may still have, the next one included. */
+static size_t room(const struct worker *w, const struct slot *s)
+{
+    size_t ctx = ds4_engine_info(w->o.engine)->ctx_tokens, held = slot_held(s), n_max = s->job->request.n_max;
+    size_t left = n_max > s->n_out ? n_max - s->n_out : 0, there = ctx > held ? ctx - held + 1 : 1;
+    return left < there ? left : there;
+}
+
+/* An answer that has a form is completed before it ends, when there is a way. */
+static bool close_for(struct slot *s, enum answer_finish finish)
+{
+    if (!constrain_completes(s->job)) return false;
+    if (s->closing) return true;
+    s->closing = true;
+    s->closing_for = finish;
+    return true;
+}
+
+/* Holds the slot's next token to the form of the answer. False: the job has ended. */
+static bool constrain(struct worker *w, struct slot *s)
+{
+    if (!s->job->grammar) return true;
+    int32_t sampled = s->next;
+    switch (constrain_token(s->job, room(w, s), s->closing, &s->next)) {
+    case CONSTRAIN_OK:
+        if (s->next != sampled) (void)close_for(s, FINISH_LENGTH);
+        return true;
+    case CONSTRAIN_CLOSED:
+        end(w, s, s->closing ? s->closing_for : FINISH_LENGTH);
+        return false;
+    default:
+        fail(w, s, "the answer could not be held to its form");
+        return false;
+    }
+}
+
 /* The slot's next token: what the model says, or the end of thinking that has gone on for too long. */
 static bool sample(struct worker *w, struct slot *s)
 {
     const struct api_request *r = &s->job->request;
     struct ds4_error error = {0};
     const float *logits = ds4_session_logits(s->session);
+    const uint32_t *mask = NULL;
+    if (s->job->grammar && ds4_grammar_mask(s->job->grammar, &mask, &error) != DS4_OK) {
+        fail(w, s, "no memory for the answer");
+        return false;
+    }
     bool greedy = r->chat.n_tools > 0 && ds4_parser_in_syntax(s->parser);
     struct ds4_span last = s->n_thinking ? ds4_token_bytes(w->o.engine, s->next) : SPAN("");
     if (s->thinking && r->think_budget && guard_ends_thinking(r->think_budget, s->n_thinking, last)) {
         metrics_add(&w->o.metrics->budgets_reached, 1);
         s->next = ds4_special(w->o.engine)->think_end;
-    } else if (!logits || ds4_sampler_pick(s->sampler, logits, NULL, greedy, &s->next, &error) != DS4_OK) {
+    } else if (!logits || ds4_sampler_pick(s->sampler, logits, mask, greedy, &s->next, &error) != DS4_OK) {
         fail_engine(w, s, "the engine gave no usable probabilities");
         return false;
     }
     if (guards_loops(w, s) && guard_feed(&s->guard, s->next)) {
         metrics_add(&w->o.metrics->loops, 1);
         s->guard = (struct guard){0};
-        if (!s->thinking) {
+        if (!s->thinking && !close_for(s, FINISH_LOOP)) {
             end(w, s, FINISH_LOOP);
             return false;
         }
-        s->next = ds4_special(w->o.engine)->think_end;
+        if (s->thinking) s->next = ds4_special(w->o.engine)->think_end;
     }
+    if (!constrain(w, s)) return false;
     ds4_sampler_accept(s->sampler, s->next);
     const struct ds4_special_ids *special = ds4_special(w->o.engine);
     bool shown = s->next != special->eos && s->next != special->think_end && !ds4_parser_in_call(s->parser);
@@ -337,8 +382,13 @@ static bool pick(struct worker *w, struct slot *s)
     if (!eos) s->n_out++;
     if (!eos && s->thinking) s->n_thinking++;
     if (s->next == ds4_special(w->o.engine)->think_end) s->thinking = false;
+    if (s->closing && a->ended && a->finish == FINISH_CALLS) a->finish = s->closing_for;
     if (eos || a->ended) {
         end(w, s, FINISH_STOP);
+        return false;
+    }
+    if (s->job->grammar && ds4_grammar_is_done(s->job->grammar)) {
+        end(w, s, s->closing ? s->closing_for : FINISH_STOP);
         return false;
     }
     if (s->n_out >= a->request->n_max || slot_held(s) >= ds4_engine_info(w->o.engine)->ctx_tokens) {
@@ -478,6 +528,11 @@ enum ds4_status worker_create(const struct worker_options *options, struct worke
     if (!w) return err_set(error, DS4_ERR_NOMEM, "no memory for the worker");
     w->o = *options;
     w->slots.n = options->n_parallel + 1;
+    status = ds4_token_index_create(options->engine, &w->index, error);
+    if (status == DS4_ERR_UNSUPPORTED) { /* answers in a form are refused then */
+        if (error) *error = (struct ds4_error){0};
+        status = DS4_OK;
+    }
     for (size_t i = 0; i < w->slots.n && status == DS4_OK; i++)
         status = ds4_session_create(options->engine, &w->slots.items[i].session, error);
     if (status == DS4_OK && (pthread_mutex_init(&w->lock, NULL) || pthread_cond_init(&w->filled, NULL) ||
@@ -488,9 +543,12 @@ enum ds4_status worker_create(const struct worker_options *options, struct worke
         return DS4_OK;
     }
     for (size_t i = 0; i < w->slots.n; i++) ds4_session_destroy(w->slots.items[i].session);
+    ds4_token_index_destroy(w->index);
     mem_free(w);
     return status;
 }
+
+const struct ds4_token_index *worker_token_index(const struct worker *w) { return w->index; }
 
 void worker_submit(struct worker *w, struct job *job)
 {
@@ -527,5 +585,6 @@ void worker_destroy(struct worker *w)
     destroy_sessions(w);
     (void)pthread_cond_destroy(&w->filled);
     (void)pthread_mutex_destroy(&w->lock);
+    ds4_token_index_destroy(w->index);
     mem_free(w);
 }

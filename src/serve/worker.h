@@ -31,6 +31,8 @@ struct worker_options {
 
 enum ds4_status worker_create(const struct worker_options *options, struct worker **out,
                               struct ds4_error *error) DS4_MUST_CHECK;
+/* For grammars; NULL when the vocabulary cannot be constrained. Any thread. */
+const struct ds4_token_index *worker_token_index(const struct worker *w);
 /* Takes a prepared job. */
 void worker_submit(struct worker *w, struct job *job);
 /* No more jobs are begun; those in progress are ended with an error when grace_s are over. */

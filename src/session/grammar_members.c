@@ -154,7 +154,8 @@ enum ds4_status schema_make_members(struct compiler *c, uint32_t node, const str
         return schema_wrong(c, "\"properties\" is no object", v->value);
     if (required != JTEXT_NONE && !is_kind(c, required, JTEXT_ARRAY))
         return schema_wrong(c, "\"required\" is no list of names", v->value);
-    bool open = more == JTEXT_NONE ? properties == JTEXT_NONE && required == JTEXT_NONE
+    /* A schema that is not strict means what it says: what it does not forbid may be there. */
+    bool open = more == JTEXT_NONE ? !c->strict || (properties == JTEXT_NONE && required == JTEXT_NONE)
                                    : !is_literal(c, more, "false");
     if (open && !call) TRY(item_node(c, more, &item));
     if (open && call) {

@@ -6,7 +6,7 @@
  *
  * What a schema accepts may be narrowed, never widened, so that whatever is written conforms:
  *  - without "type" the keywords that are there say which types are meant; without those, any;
- *  - without "additionalProperties" an object that declares members has no others;
+ *  - without "additionalProperties" an object that declares members has no others (strict schemas only);
  *  - a member's name without a declaration is written without escapes;
  *  - oneOf is taken where its branches cannot overlap: other types, or a required member with other constants. */
 #include "session/grammar_compiler.h"

@@ -200,6 +200,10 @@ enum ds4_status ds4_sampler_pick(struct ds4_sampler *s, const float *logits, con
     size_t n;
     if (!collect(s, logits, mask, &n))
         return err_set(error, DS4_ERR_DEVICE, "the model's output holds values that are not numbers");
+    if (n == 0 && mask) { /* the model rules out all that may come: then the first of it */
+        for (uint32_t i = 0; i < s->n_vocab && n == 0; i++)
+            if (mask[i / 32] >> (i % 32) & 1u) s->candidates[n++] = (struct candidate){0, (int32_t)i};
+    }
     if (n == 0) return err_set(error, DS4_ERR_STATE, "no token is allowed here");
     *id = s->p.temperature <= 0 || force_greedy ? best_of(s->candidates, n).id : draw(s, n);
     return DS4_OK;

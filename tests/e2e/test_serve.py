@@ -15,7 +15,8 @@ import pytest
 
 from cli import FAKE, run, script
 
-TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+         for name in ("get_weather", "now")]
 ANSWERS = [
     {"when": "weather", "think": "Need it.", "say": "Checking.",
      "calls": [{"name": "get_weather", "arguments": {"city": 'Roma "c"', "days": 2}},
@@ -139,7 +140,7 @@ def test_streamed_chat_says_what_unstreamed_chat_says(start):
 def test_thinking_that_is_not_shown_comes_back_in_its_signature(start, stream):
     server = start()
     body = {"messages": user("weather"), "thinking": {"type": "adaptive", "display": "omitted"},
-            "tools": [{"name": "get_weather", "input_schema": {}}]}
+            "tools": [{"name": name, "input_schema": {}} for name in ("get_weather", "now")]}
     if stream:
         events = server.events("/v1/messages", **body)
         blocks = [dict(e["content_block"]) for e in events if e["type"] == "content_block_start"]
@@ -161,7 +162,8 @@ def test_thinking_that_is_not_shown_comes_back_in_its_signature(start, stream):
 
 def test_messages_give_blocks_in_order_streamed_or_not(start):
     server = start()
-    body = {"messages": user("weather"), "max_tokens": 500, "tools": [{"name": "get_weather", "input_schema": {}}]}
+    body = {"messages": user("weather"), "max_tokens": 500,
+            "tools": [{"name": name, "input_schema": {}} for name in ("get_weather", "now")]}
     status, whole = server.post("/v1/messages?beta=true", **body)
     assert status == 200 and whole["stop_reason"] == "tool_use"
     assert [b["type"] for b in whole["content"]] == ["thinking", "text", "tool_use", "tool_use"]
@@ -201,7 +203,7 @@ def test_a_second_turn_computes_only_what_is_new(start):
 
 def test_what_cannot_be_honoured_is_refused_by_name(start):
     server = start()
-    for name, value in (("response_format", {"type": "json_object"}), ("tool_choice", "required"), ("n", 2),
+    for name, value in (("response_format", {"type": "yaml"}), ("tool_choice", "sometimes"), ("n", 2),
                         ("reasoning_effort", "huge"), ("temperature", "hot"), ("stop", [1])):
         status, reply = server.post("/v1/chat/completions", messages=user("hello"), tools=TOOLS, **{name: value})
         assert status == 400 and reply["error"]["param"] == name

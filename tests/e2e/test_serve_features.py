@@ -138,7 +138,8 @@ def test_the_trace_holds_what_was_said_and_is_its_owners_alone(start, tmp_path):
     os.chmod(path, 0o644)
     server = start("--trace", str(path))
     server.post("/v1/chat/completions", messages=user("hello"))
-    server.post("/v1/messages", messages=user("weather"), tools=[{"name": "get_weather", "input_schema": {}}])
+    server.post("/v1/messages", messages=user("weather"),
+                tools=[{"name": name, "input_schema": {}} for name in ("get_weather", "now")])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     first, second = (json.loads(line) for line in path.read_text().splitlines())
     assert first["output"] == "Hm, \u00e4.</think>Hi there, \u20ac friend."

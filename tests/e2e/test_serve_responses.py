@@ -8,7 +8,7 @@ import pytest
 from test_serve import start, user  # noqa: F401
 
 FUNCTION = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}, "strict": False}
-CODEX = [FUNCTION,
+CODEX = [FUNCTION, dict(FUNCTION, name="now"),
          {"type": "namespace", "name": "agents_v1", "tools": [dict(FUNCTION, name="spawn")]},
          {"type": "custom", "name": "apply_patch", "description": "d", "format": {"type": "grammar"}},
          {"type": "tool_search", "execution": "client", "description": "finds tools", "parameters": {"type": "object"}},

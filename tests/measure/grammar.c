@@ -19,7 +19,8 @@ struct places {
 
 static const char *const tool = "{\"name\": \"write\", \"parameters\": {\"type\": \"object\", \"properties\": {"
     "\"path\": {\"type\": \"string\"}, \"text\": {\"type\": \"string\"}, \"mode\": {\"enum\": [\"new\", \"append\"]}, "
-    "\"lines\": {\"type\": \"array\", \"items\": {\"type\": \"object\", \"properties\": {\"at\": {\"type\": \"integer\", "
+    "\"lines\": {\"type\": \"array\", \"items\": {\"type\": \"object\", \"properties\": {\"at\": {\"type\": "
+    "\"integer\", "
     "\"minimum\": 1}, \"text\": {\"type\": \"string\", \"maxLength\": 200}}, \"required\": [\"at\", \"text\"]}}}, "
     "\"required\": [\"path\"]}}";
 
@@ -27,7 +28,8 @@ static const struct {
     const char *name, *schema, *text; /* no schema: a call of the tool */
 } answers[] = {
     {"any object", "{\"type\": \"object\"}",
-     "{\"title\": \"The \\\"long\\\" way home, caf\xC3\xA9 \xF0\x9F\x98\x80\", \"n\": [1, -2.5e3, true, null, {\"a\": {}}], "
+     "{\"title\": \"The \\\"long\\\" way home, caf\xC3\xA9 \xF0\x9F\x98\x80\", \"n\": [1, -2.5e3, true, null, "
+    "{\"a\": {}}], "
      "\"more\": \"It was a bright cold day in April, and the clocks were striking thirteen.\"}"},
     {"schema", "{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\", \"maxLength\": 60}, \"age\": "
      "{\"type\": \"integer\", \"minimum\": 0, \"maximum\": 150}, \"tags\": {\"type\": \"array\", \"items\": {\"type\": "

@@ -88,7 +88,7 @@ static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
 {
     const struct jv *tools = jv_get(body, "tools"), *choice = jv_get(jv_get(body, "tool_choice"), "type");
     if (jv_text_is(choice, "none")) return DS4_OK;
-    if (choice && !jv_text_is(choice, "auto")) b->request->unsupported = "tool_choice";
+    TRY(api_tool_choice(b, jv_get(body, "tool_choice")));
     if (jv_is_true(jv_get(jv_get(body, "tool_choice"), "disable_parallel_tool_use"))) b->request->one_call = true;
     if (tools && tools->kind != JV_ARRAY) return api_refuse(b, "tools", "tools must be a list");
     for (const struct jv *tool = tools ? tools->first : NULL; tool; tool = tool->next) {
@@ -118,9 +118,7 @@ enum ds4_status api_parse_messages(struct api_builder *b, const struct jv *body)
     }
     if (servers && servers->n) b->request->unsupported = "mcp_servers";
     if (format && !jv_text_is(jv_get(format, "type"), "text")) {
-        const struct jv *schema = jv_get(format, "schema");
-        b->request->chat.response_schema = schema ? schema->raw : SPAN("{\"type\": \"object\"}");
-        b->request->unsupported = "output_config.format";
+        TRY(api_format(b, jv_get(format, "type"), jv_get(format, "schema"), "output_config"));
     }
     return read_tools(b, body);
 }

@@ -52,7 +52,7 @@ static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
     const struct jv *choice = jv_get(body, "tool_choice");
     if (!choice) choice = jv_get(body, "function_call");
     if (jv_text_is(choice, "none")) return DS4_OK;
-    if (choice && !jv_text_is(choice, "auto")) b->request->unsupported = "tool_choice";
+    TRY(api_tool_choice(b, choice));
     if ((tools && tools->kind != JV_ARRAY) || (functions && functions->kind != JV_ARRAY))
         return api_refuse(b, "tools", "tools must be a list");
     for (const struct jv *tool = tools ? tools->first : NULL; tool; tool = tool->next) {
@@ -70,10 +70,7 @@ static enum ds4_status read_format(struct api_builder *b, const struct jv *forma
     const struct jv *type = jv_get(format, "type");
     if (!format || jv_text_is(type, "text")) return DS4_OK;
     const struct jv *schema = jv_get(jv_get(format, "json_schema"), "schema");
-    if (!schema) schema = jv_get(format, "schema");
-    b->request->chat.response_schema = schema ? schema->raw : SPAN("{\"type\": \"object\"}");
-    b->request->unsupported = "response_format";
-    return DS4_OK;
+    return api_format(b, type, schema ? schema : jv_get(format, "schema"), "response_format");
 }
 
 static enum ds4_status read_logprobs(struct api_builder *b, const struct jv *body)

@@ -176,7 +176,7 @@ static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
 {
     const struct jv *tools = jv_get(body, "tools"), *choice = jv_get(body, "tool_choice");
     if (jv_text_is(choice, "none")) return DS4_OK;
-    if (choice && !jv_text_is(choice, "auto")) b->request->unsupported = "tool_choice";
+    TRY(api_tool_choice(b, choice));
     b->request->tool_names = tools;
     return read_tool_list(b, tools);
 }
@@ -184,10 +184,7 @@ static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
 static enum ds4_status read_format(struct api_builder *b, const struct jv *format)
 {
     if (!format || jv_text_is(jv_get(format, "type"), "text")) return DS4_OK;
-    const struct jv *schema = jv_get(format, "schema");
-    b->request->chat.response_schema = schema ? schema->raw : SPAN("{\"type\": \"object\"}");
-    b->request->unsupported = "text.format";
-    return DS4_OK;
+    return api_format(b, jv_get(format, "type"), jv_get(format, "schema"), "text");
 }
 
 enum ds4_status api_parse_responses(struct api_builder *b, const struct jv *body)

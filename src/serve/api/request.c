@@ -143,6 +143,31 @@ enum ds4_status api_add_tool(struct api_builder *b, struct ds4_span function)
     return DS4_OK;
 }
 
+enum ds4_status api_tool_choice(struct api_builder *b, const struct jv *choice)
+{
+    struct api_request *r = b->request;
+    const struct jv *type = jv_is(choice, JV_STRING) ? choice : jv_get(choice, "type");
+    const struct jv *name = jv_get(jv_get(choice, "function"), "name");
+    if (!name) name = jv_get(choice, "name");
+    if (!choice || jv_text_is(type, "auto")) return DS4_OK;
+    r->tools_required = true;
+    if (jv_text_is(type, "required") || jv_text_is(type, "any")) return DS4_OK;
+    bool named = !type || jv_text_is(type, "function") || jv_text_is(type, "tool") || jv_text_is(type, "custom");
+    if (!named || !jv_is(name, JV_STRING) || name->text.len == 0)
+        return api_refuse(b, "tool_choice", "tool_choice must be auto, none, required, or name a tool");
+    r->tool_name = name->text;
+    return DS4_OK;
+}
+
+enum ds4_status api_format(struct api_builder *b, const struct jv *type, const struct jv *schema, const char *param)
+{
+    if (jv_text_is(type, "json_schema") && !schema) return api_refuse(b, param, "json_schema needs a schema");
+    if (!jv_text_is(type, "json_schema") && !jv_text_is(type, "json_object"))
+        return api_refuse(b, param, "the type of the answer's format must be text, json_object or json_schema");
+    b->request->chat.response_schema = schema ? schema->raw : SPAN("{\"type\": \"object\"}");
+    return DS4_OK;
+}
+
 static const struct {
     const char *word;
     enum ds4_think_mode mode;

@@ -42,6 +42,8 @@ struct api_request {
     struct ds4_sampling sampling;
     struct ds4_span stops[API_STOPS_MAX];
     size_t n_stops;
+    bool tools_required;            /* the answer is a call: tool_choice */
+    struct ds4_span tool_name;      /* of this tool; empty = any */
     const char *unsupported;        /* a parameter that cannot be honoured (constant text), else NULL */
     const char *param;              /* which parameter an error is about (constant text) */
     const struct jv *tool_names;    /* Responses: the tools array, to give namespaced calls their names back */
@@ -93,6 +95,11 @@ enum ds4_status api_function_object(struct api_builder *b, struct ds4_span name,
                                     const struct jv *schema, bool strict, struct ds4_span *out) DS4_MUST_CHECK;
 enum ds4_status api_add_tool(struct api_builder *b, struct ds4_span function) DS4_MUST_CHECK;
 
+/* tool_choice in any dialect: "required", an object that names a tool, or of a type "any", "tool", "function". */
+enum ds4_status api_tool_choice(struct api_builder *b, const struct jv *choice) DS4_MUST_CHECK;
+/* The form of the answer: type "json_object" or "json_schema". param: the member of the request. */
+enum ds4_status api_format(struct api_builder *b, const struct jv *type, const struct jv *schema,
+                           const char *param) DS4_MUST_CHECK;
 enum ds4_status api_effort(struct api_builder *b, const struct jv *effort, const char *param) DS4_MUST_CHECK;
 enum ds4_status api_common(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
 
