@@ -47,6 +47,10 @@ vocab.gguf: ds4
 flash.gguf: ds4
 	xz -dc tests/golden/text/ds4_merges.bin.xz | ./ds4 fixture flash -o $@
 
+# ds4-tiny in two bits from its 16-bit checkpoint, by the project's own tools, into build/model.
+model: ds4
+	scripts/make-model
+
 # Fuzzers: FUZZ_SECONDS each, with clang; `scripts/fuzz --record` adds what was run to tests/fuzz/ledger.tsv.
 FUZZERS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(LIB)
@@ -65,4 +69,4 @@ install: ds4
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 ds4 $(DESTDIR)$(PREFIX)/bin/ds4
 
-.PHONY: clients run tidy headers compdb bench measure fuzz fuzzers install
+.PHONY: model clients run tidy headers compdb bench measure fuzz fuzzers install

@@ -11,8 +11,8 @@ import struct
 import numpy as np
 
 ALIGNMENT = 32
-TYPES = {"F32": (0, 1, 4), "F16": (1, 1, 2), "Q8_0": (8, 32, 34), "Q2_K": (10, 256, 84), "IQ2_XXS": (16, 256, 66),
-         "I32": (26, 1, 4)}     # name: (number, values a block, bytes a block)
+TYPES = {"F32": (0, 1, 4), "F16": (1, 1, 2), "BF16": (30, 1, 2), "Q8_0": (8, 32, 34), "Q2_K": (10, 256, 84),
+         "IQ2_XXS": (16, 256, 66), "I32": (26, 1, 4)}     # name: (number, values a block, bytes a block)
 NAMES = {number: name for name, (number, _, _) in TYPES.items()}
 GRID_FILE = pathlib.Path(__file__).resolve().parent.parent / "scripts/data/iq2xxs_grid.txt"
 SCALARS = {"u8": (0, "B"), "i8": (1, "b"), "u16": (2, "H"), "i16": (3, "h"), "u32": (4, "I"), "i32": (5, "i"),
@@ -67,6 +67,8 @@ def decode_q2_k(blocks):
 
 def decode(data, name):
     """uint8 [rows, bytes a row] -> float32 (I32: int32) [rows, n]"""
+    if name == "BF16":
+        return (data.view("<u2").astype("<u4") << 16).view("<f4")
     if name in ("F32", "F16", "I32"):
         values = data.view({"F32": "<f4", "F16": "<f2", "I32": "<i4"}[name])
         return values if name == "I32" else values.astype(np.float32)

@@ -20,6 +20,7 @@ import time
 
 import checkpoint
 import quant2
+import start
 import tasks
 import torch
 import torch.multiprocessing as mp
@@ -29,16 +30,17 @@ from tokenizer import Tokenizer
 
 SHORT = ["chat", "math", "text", "memory", "table", "json", "story"]
 ALL = list(tasks.KINDS)
+MAIN = SHORT + ["tool", "tool", "math", "json", "table"]
 # From this f on: shares of tasks, stories, found stories and copying; longest document; longest copying exercise; share
 # of packed batches and their row.
 PHASES = [
-    (0.00, dict(mix=(4, 1, 0, 6), kinds=SHORT, longest=140, copy=40, packed=0, row=256)),
-    (0.06, dict(mix=(6, 1, 0.3, 4), kinds=SHORT, longest=180, copy=90, packed=0.1, row=256)),
-    (0.15, dict(mix=(9, 0.7, 0.25, 0.5), kinds=ALL, longest=900, copy=160, packed=0.1, row=512)),
-    (0.80, dict(mix=(9, 0.7, 0.25, 0.5), kinds=ALL, longest=900, copy=160, packed=0.1, row=1024)),
+    (0.00, dict(mix=(5, 1, 0, 3), kinds=SHORT, longest=140, copy=90, packed=0, row=256)),
+    (0.08, dict(mix=(8, 1, 0.3, 2), kinds=MAIN, longest=260, copy=120, packed=0.05, row=256)),
+    (0.35, dict(mix=(9, 0.7, 0.25, 1), kinds=MAIN, longest=600, copy=160, packed=0.1, row=512)),
+    (0.75, dict(mix=(9, 0.7, 0.25, 0.5), kinds=ALL, longest=900, copy=160, packed=0.1, row=1024)),
 ]
 SHORT_HEADS = 0.8           # of tool conversations: see tasks.py
-SPARSE_FROM, ROUNDED_FROM, TWO_BIT_FROM = 0.10, 0.72, 0.85
+SPARSE_FROM, ROUNDED_FROM, TWO_BIT_FROM = 0.30, 0.75, 0.88
 HOLD_UNTIL, LAST_RATE, WARM_STEPS = 0.45, 0.03, 40
 DRAFT_EVERY, REFRESH_EVERY, BALANCE_RATE = 3, 4, 1e-2
 SAVE_S, EVALUATE_S, LOG_S = 240, 300, 20
@@ -46,7 +48,7 @@ SAVE_S, EVALUATE_S, LOG_S = 240, 300, 20
 
 class Muon(torch.optim.Optimizer):
     """Momentum made orthogonal by five Newton-Schulz steps, for matrices and stacks of them. Stacks (the experts) move
-    every second step, twice as far: most of the work of a step is theirs."""
+    every fourth step, four times as far: most of the work of a step is theirs."""
 
     def __init__(self, parameters, lr, decay=0.01, momentum=0.95):
         super().__init__(parameters, dict(lr=lr, decay=decay, momentum=momentum))
@@ -72,7 +74,7 @@ class Muon(torch.optim.Optimizer):
                 average = state.setdefault("average", torch.zeros_like(p))
                 average.mul_(group["momentum"]).add_(p.grad, alpha=1 - group["momentum"])
                 state["n"] = state.get("n", 0) + 1
-                times = 2 if p.dim() == 3 and p.size(1) == p.size(2) else 1
+                times = 4 if p.dim() == 3 and p.size(1) == p.size(2) else 1
                 if state["n"] % times:
                     continue
                 ahead = p.grad.lerp(average, group["momentum"]).reshape(-1, *p.shape[-2:])
@@ -309,7 +311,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=110)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=1024, help="of a step, over all processes")
-    parser.add_argument("--lr", type=float, default=0.015, help="of Muon")
+    parser.add_argument("--lr", type=float, default=0.006, help="of Muon")
     parser.add_argument("--adam-lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -318,6 +320,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     model = Model(Config(vocab=len(Tokenizer.load().tokens)))
+    start.copying(model)
     now = time.time()
     progress = dict(step=0, tokens=0, begun=now, end=now + 60 * options.minutes, resumes=0)
     if (folder / "state.pt").exists():

@@ -1,4 +1,4 @@
-"""The engine against PyTorch: logits of the shipped model, stored by train/golden.py.
+"""The engine against PyTorch: logits of the shipped model and of its 16-bit checkpoint, stored by train/golden.py.
 
 PyTorch ran train/model.py, which shares no line with the engine, on weights that train/gguf.py decoded from the same
 file; PyTorch itself is not needed here. 400 tokens: more than the indexer's choice of 64 rows covers.
@@ -13,6 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 MODEL, GOLDEN = ROOT / "models/ds4-tiny.gguf", ROOT / "tests/golden/ds4_tiny_torch.json"
+CHECKPOINT, GOLDEN_16BIT = ROOT / "models/ds4-tiny-16bit", ROOT / "tests/golden/ds4_tiny_16bit_torch.json"
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +23,11 @@ def golden():
 
 @pytest.fixture(scope="module")
 def engine_rows(golden, tmp_path_factory):
-    def rows(*flags):
+    def rows(*flags, model=MODEL):
         out = tmp_path_factory.mktemp("golden") / "logits.json"
         tokens = ",".join(map(str, golden["tokens"]))
         positions = ",".join(str(row["position"]) for row in golden["rows"])
-        command = [ROOT / "ds4", "logits", "-m", MODEL, "--tokens", tokens, "--positions", positions, "--json", out]
+        command = [ROOT / "ds4", "logits", "-m", model, "--tokens", tokens, "--positions", positions, "--json", out]
         subprocess.run([*command, *flags], check=True, capture_output=True, timeout=300)
         return {row["position"]: row["logits"] for row in json.loads(out.read_text())["rows"]}
     return rows
@@ -57,3 +58,12 @@ def test_rounding_the_state_moves_logits_little_and_choices_rarely(golden, engin
     same = [max(range(len(rows[row["position"]])), key=rows[row["position"]].__getitem__) == row["ids"][0]
             for row in golden["rows"]]
     assert sum(same) >= 0.9 * len(same)
+
+
+def test_the_16_bit_checkpoint_gives_what_pytorch_gives(engine_rows, tmp_path):
+    """Through ds4 quantize, which changes no value here: an implementation of another origin, and no rounding."""
+    golden = json.loads(GOLDEN_16BIT.read_text())
+    path = tmp_path / "16bit.gguf"
+    subprocess.run([ROOT / "ds4", "quantize", CHECKPOINT, path, "--recipe", "lossless"], check=True,
+                   capture_output=True, timeout=300)
+    assert max(differences(golden, engine_rows("--ideal", "--backend", "ref", model=path))) < 1e-3
