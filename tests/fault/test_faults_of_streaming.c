@@ -105,7 +105,8 @@ static bool meet(enum fault kind, int after, enum ds4_status expected, const cha
     enum ds4_status status = ds4_eval(engine, &job, 1, &error);
     bool met = atomic_load(&faults_after) < 0;
     file_test_hook(NULL);
-    if (met && message) {
+    /* A read that was only ahead of a need that never came may fail in silence; the first read never is. */
+    if (met && message && (status != DS4_OK || after == 0)) {
         assert_int_equal(status, expected);
         assert_non_null(strstr(error.message, message));
         assert_non_null(strstr(error.message, "experts-small.gguf"));
