@@ -13,6 +13,7 @@
 #include "serve/doctor.h"
 
 #define DRAIN_SECONDS 8 /* answers in progress may take so long after the first signal */
+#define KV_FREE_BYTES (256ull << 20) /* for tips of short conversations, in the life of a server */
 #define FLUSH_SECONDS 1 /* and their last bytes so much longer */
 #define EXIT_CODE_HUNG 75 /* EX_TEMPFAIL: worth starting again */
 
@@ -132,7 +133,8 @@ static enum ds4_status open_engine(struct serve *flags, struct parts *parts, str
     term_progress_clear(&progress);
     TRY(status);
     if (!flags->kv_dir) return DS4_OK;
-    struct ds4_store_options store = {.dir = flags->kv_dir, .budget_bytes = flags->kv_bytes};
+    struct ds4_store_options store = {.dir = flags->kv_dir, .budget_bytes = flags->kv_bytes,
+                                      .write_free_bytes = KV_FREE_BYTES};
     return ds4_store_open(parts->engine, &store, &parts->store, error);
 }
 
