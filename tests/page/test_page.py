@@ -95,9 +95,11 @@ def test_growing_text_ends_as_the_same_nodes_as_the_whole_text(begin, visit):
 
 def test_reading_a_long_prompt_shows_how_far_it_is(begin, visit):
     page = visit(begin(chunk=16, chunk_ms=80))
-    page.js("""window.seen = []; new MutationObserver(() => { const bar = document.querySelector('progress');
-        if (bar) seen.push([bar.value, bar.closest('.progress').innerText]); }).observe(
-        document.querySelector('#messages'), {subtree: true, childList: true, attributes: true, characterData: true})""")
+    page.js("""window.seen = []; new MutationObserver(() => {
+        const bar = document.querySelector('progress');
+        if (bar) seen.push([bar.value, bar.closest('.progress').innerText]);
+    }).observe(document.querySelector('#messages'),
+               {subtree: true, childList: true, attributes: true, characterData: true})""")
     ask(page, "first " * 60)
     answered(page)
     between = [text for value, text in page.js("window.seen") if 0 < value < 1]
@@ -185,8 +187,8 @@ def test_stored_conversations_are_listed_and_opened_only_where_that_is_allowed(b
     answered(other, 2)
     page.open(page.js("location.href"))
     page.until("document.querySelectorAll('#stored li').length === 1")  # the longer one has taken its place
-    shown.stop()
-    hidden = begin("--kv-dir", str(tmp_path / "kv"))
+    (tmp_path / "other").mkdir(mode=0o700)
+    hidden = begin("--kv-dir", str(tmp_path / "other"))
     assert hidden.request("GET", "/v1/ds4/conversations")[2] == b'{"object":"list","available":false,"data":[]}'
     assert not visit(hidden).js("!document.querySelector('#stored-section').hidden")
     for key in ("0" * 32, "../../etc/passwd", "%00", "x" * 200):
