@@ -12,7 +12,7 @@
 #define SPLIT_ROWS_MAX 8u              /* rows of a batch up to which attention is split over chunks */
 
 /* Kernels that exist once for each weight format, and those that exist once. */
-#define FORMAT_KERNELS(X) X(embed) X(hc_dot) X(matvec) X(moe_gate_up) X(moe_expert) X(moe_down)
+#define FORMAT_KERNELS(X) X(embed) X(hc_dot) X(matvec) X(matmul) X(moe_gate_up) X(moe_expert) X(moe_down)
 #define PLAIN_KERNELS(X) \
     X(hc_mix) X(hc_head) X(hc_reduce) X(hc_expand) X(rms_norm) X(rope) X(swiglu) X(add) X(add_streams) X(gather) \
     X(router) X(moe_activate) X(kv_store) X(index_query) X(compress_pool) X(compress_slots) X(index_score) \

@@ -3,6 +3,7 @@
 #include "gpu/backend_impl.h"
 #include "quant/quant.h"
 
+#define ROWS_PER_GROUP 8u    /* of matmul_rows */
 #define OUTPUTS_PER_GROUP 8u /* of the kernels in matvec.k: 4 simdgroups, 2 outputs each */
 
 void gpu_embed(struct backend *b, const struct embed_args *args)
@@ -108,12 +109,13 @@ void gpu_matmul(struct backend *b, const struct matmul_args *args)
         const struct op_weight *w = &args->out[i].w;
         struct gpu_call c = gpu_call_begin(b);
         struct matvec_record record = {w->n_in, w->n_out, (uint32_t)w->row_bytes, args->n_groups,
-                                       w->n_out / args->n_groups};
+                                       w->n_out / args->n_groups, args->n_rows};
+        bool many = args->n_rows > 1; /* then a weight is decoded once for several rows */
         gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_groups * w->n_in);
         gpu_bind_weight(&c, w);
         gpu_bind_floats(&c, args->out[i].y, (uint64_t)args->n_rows * w->n_out);
-        gpu_run(&c, gpu_format_pipe(gpu, FAMILY_matvec, w->type), &record, sizeof record,
-                gpu_groups(w->n_out, OUTPUTS_PER_GROUP), args->n_rows, 1, 128);
+        gpu_run(&c, gpu_format_pipe(gpu, many ? FAMILY_matmul : FAMILY_matvec, w->type), &record, sizeof record,
+                gpu_groups(w->n_out, OUTPUTS_PER_GROUP), many ? gpu_groups(args->n_rows, ROWS_PER_GROUP) : 1, 1, 128);
     }
     if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, false);
 }

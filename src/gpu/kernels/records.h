@@ -27,7 +27,7 @@ struct rope_record {
     uint32_t n_heads, dim, n_rope, inverse;
 };
 struct matvec_record {
-    uint32_t n_in, n_out, row_bytes, n_groups, group_out; /* outputs of a group */
+    uint32_t n_in, n_out, row_bytes, n_groups, group_out, n_rows; /* group_out: outputs of a group */
 };
 struct moe_record {
     uint32_t n_in, n_out, n_used, row_bytes;
