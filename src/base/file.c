@@ -106,6 +106,16 @@ enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct
     return err_os(error, number, "cannot %s %s", verbs[mode], path);
 }
 
+void file_will_need(const char *path)
+{
+    int fd = open_patiently(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+    if (fd < 0) return;
+#ifdef POSIX_FADV_WILLNEED
+    (void)posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+#endif
+    file_close(fd);
+}
+
 void file_close(int fd)
 {
     if (fd >= 0) (void)ops->close(fd);

@@ -44,6 +44,8 @@ enum file_mode {
  * modes that write refuse to follow a symlink, and create with 0600. On failure *fd is -1. */
 enum ds4_status file_open(const char *path, enum file_mode mode, int *fd, struct ds4_error *error) DS4_MUST_CHECK;
 void file_close(int fd);
+/* Tells the system that the file will be read whole soon, so that it can begin. May do nothing. */
+void file_will_need(const char *path);
 enum ds4_status file_identity(int fd, const char *path, struct file_id *id, struct ds4_error *error) DS4_MUST_CHECK;
 /* Whole reads and writes: EINTR and short counts are handled; end of file inside the range is FORMAT. */
 enum ds4_status file_read_at(int fd, const char *path, uint64_t at, void *buf, size_t n,

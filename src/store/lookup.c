@@ -8,6 +8,8 @@
 #include "base/hash.h"
 #include "base/mem.h"
 
+#define READ_AHEAD 16u /* segments: 15 MB of Flash's rows */
+
 /* Keys of the full spans at the front of a list of tokens. */
 struct chain {
     struct entry_key *keys; /* keys[i]: prefix of i spans; keys[0] is the root */
@@ -58,7 +60,20 @@ struct span_source {
     const uint8_t *partial;     /* rows after the last full span */
     struct entry_key culprit;   /* segment that could not be read */
     bool failed;
+    size_t ahead;               /* segments that the system was told of */
 };
+
+/* The disk has the next segments under way while one is verified. */
+static void read_ahead(struct span_source *from, size_t span_i)
+{
+    char path[WRITER_PATH_BYTES];
+    size_t end = span_i + READ_AHEAD < from->chain->n_stored ? span_i + READ_AHEAD : from->chain->n_stored;
+    if (from->ahead < span_i) from->ahead = span_i;
+    for (; from->ahead < end; from->ahead++) {
+        store_path(from->store, ENTRY_SEGMENT, &from->chain->keys[from->ahead + 1], "", path);
+        file_will_need(path);
+    }
+}
 
 static enum ds4_status read_span(void *user, size_t span_i, uint8_t *dest, struct ds4_error *error)
 {
@@ -69,6 +84,7 @@ static enum ds4_status read_span(void *user, size_t span_i, uint8_t *dest, struc
         return DS4_OK;
     }
     const struct entry_key *key = &from->chain->keys[span_i + 1];
+    read_ahead(from, span_i);
     struct entry entry;
     struct ds4_text front;
     int fd;

@@ -6,6 +6,8 @@
 #include "base/file.h"
 #include "base/mem.h"
 
+#define BATCH_FILES 16 /* written and synced together: 15 MB of Flash's rows */
+
 struct writer {
     pthread_t thread;
     pthread_mutex_t lock;     /* guards all below */
@@ -25,18 +27,50 @@ void writer_job_free(struct writer_job *job)
     mem_free(job);
 }
 
-static enum ds4_status write_file(const struct writer *w, struct writer_job *job)
+/* Writes the file under its temporary name and leaves it open. */
+static enum ds4_status write_temporary(struct writer_job *job, int *fd)
 {
-    int fd;
     struct ds4_error *error = &job->error;
-    TRY(file_open(job->temporary, FILE_CREATE_NEW, &fd, error));
-    enum ds4_status status = file_write_at(fd, job->temporary, 0, job->bytes.ptr, job->bytes.len, error);
-    if (status == DS4_OK && w->sync) status = file_sync(fd, job->temporary, error);
-    file_close(fd);
-    if (status == DS4_OK) status = file_rename(job->temporary, job->path, error);
-    if (status == DS4_OK && w->sync) status = file_sync_dir(w->dir, error);
-    if (status != DS4_OK) (void)!file_unlink(job->temporary, NULL);
-    return status;
+    *fd = -1;
+    TRY(file_open(job->temporary, FILE_CREATE_NEW, fd, error));
+    return file_write_at(*fd, job->temporary, 0, job->bytes.ptr, job->bytes.len, error);
+}
+
+/* All are written before the first is synced, so that the system can write them out together, and the directory is
+ * synced once. Names appear in the order of the jobs; after a power cut some may be missing, which a reader notices. */
+static void write_batch(const struct writer *w, struct writer_job *jobs)
+{
+    int fds[BATCH_FILES];
+    bool any = false;
+    size_t i = 0;
+    for (struct writer_job *job = jobs; job; job = job->next) job->failed = write_temporary(job, &fds[i++]) != DS4_OK;
+    i = 0;
+    for (struct writer_job *job = jobs; job; job = job->next, i++) {
+        if (!job->failed && w->sync) job->failed = file_sync(fds[i], job->temporary, &job->error) != DS4_OK;
+        file_close(fds[i]);
+    }
+    for (struct writer_job *job = jobs; job; job = job->next) {
+        if (!job->failed) job->failed = file_rename(job->temporary, job->path, &job->error) != DS4_OK;
+        if (job->failed) (void)!file_unlink(job->temporary, NULL);
+        else any = true;
+    }
+    struct ds4_error error = {0};
+    if (!any || !w->sync || file_sync_dir(w->dir, &error) == DS4_OK) return;
+    for (struct writer_job *job = jobs; job; job = job->next) {
+        if (!job->failed) job->error = error;
+        job->failed = true;
+    }
+}
+
+/* Takes up to BATCH_FILES jobs off the queue. Under the lock. */
+static struct writer_job *take_batch(struct writer *w)
+{
+    struct writer_job *first = w->first, *last = first;
+    for (size_t n = 1; last->next && n < BATCH_FILES; n++) last = last->next;
+    w->first = last->next;
+    if (!w->first) w->last = NULL;
+    last->next = NULL;
+    return first;
 }
 
 static void *writer_main(void *arg)
@@ -45,20 +79,20 @@ static void *writer_main(void *arg)
     (void)pthread_mutex_lock(&w->lock);
     for (;;) {
         while (!w->first && !w->stop) (void)pthread_cond_wait(&w->wake, &w->lock);
-        struct writer_job *job = w->first;
-        if (!job) break;
-        w->first = job->next;
-        if (!w->first) w->last = NULL;
+        if (!w->first) break;
+        struct writer_job *jobs = take_batch(w), *last = jobs;
         w->busy = true;
         (void)pthread_mutex_unlock(&w->lock);
-        job->failed = write_file(w, job) != DS4_OK;
+        write_batch(w, jobs);
         (void)pthread_mutex_lock(&w->lock);
-        w->queued_bytes -= job->bytes.len;
         w->busy = false;
-        job->next = NULL;
-        if (w->done_last) w->done_last->next = job;
-        else w->done_first = job;
-        w->done_last = job;
+        for (;; last = last->next) {
+            w->queued_bytes -= last->bytes.len;
+            if (!last->next) break;
+        }
+        if (w->done_last) w->done_last->next = jobs;
+        else w->done_first = jobs;
+        w->done_last = last;
         if (!w->first) (void)pthread_cond_broadcast(&w->idle);
     }
     (void)pthread_mutex_unlock(&w->lock);

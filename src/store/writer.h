@@ -1,5 +1,6 @@
 /* writer.h - the thread that writes the store's files. Files are handed over whole; each is written under a temporary
  * name, synced, and renamed into place, in the order it was handed over: a tip never appears before its segments.
+ * What waits is written in batches, for fewer waits on the disk.
  * A failure removes the temporary file and is counted; it never reaches the caller, who goes on. */
 #ifndef DS4_STORE_WRITER_H
 #define DS4_STORE_WRITER_H

@@ -5,6 +5,7 @@
  * Usage: store [DIR [TOKENS]]; DIR (default build) is on the disk to be measured. A measurement, not a test. */
 #include <fcntl.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -214,6 +215,13 @@ static int32_t *make_tokens(size_t n)
     return ids;
 }
 
+static atomic_ullong n_syncs;
+static int counted_sync(int fd)
+{
+    atomic_fetch_add(&n_syncs, 1);
+    return file_ops_system.fdatasync(fd);
+}
+
 static void save_and_restore(size_t n, const int32_t *ids, bool no_sync)
 {
     struct ds4_store *store = open_store(no_sync);
@@ -222,10 +230,15 @@ static void save_and_restore(size_t n, const int32_t *ids, bool no_sync)
     struct ds4_store_report report;
     double write_s, read_s;
     if (ds4_session_create(NULL, &s, NULL) != DS4_OK || ds4_tokens_append(&s->tokens, ids, n) != DS4_OK) abort();
+    struct file_ops ops = file_ops_system;
+    ops.fdatasync = counted_sync;
+    atomic_store(&n_syncs, 0);
+    file_test_hook(&ops);
     uint64_t start = clock_ns();
     ds4_store_save(store, s, DS4_SAVE_USER, NULL);
     ds4_store_flush(store);
     double save_s = clock_seconds_since(start);
+    file_test_hook(NULL);
     ds4_store_stats(store, &stats);
     ds4_session_destroy(s);
     ds4_store_close(store);
@@ -237,9 +250,9 @@ static void save_and_restore(size_t n, const int32_t *ids, bool no_sync)
     if (ds4_session_create(NULL, &s, NULL) != DS4_OK) abort();
     if (ds4_store_sync(store, s, ids, n, NULL, NULL, &report, NULL) != DS4_OK || report.n_reused != n) abort();
     double gb = (double)stats.bytes * 1e-9;
-    (void)printf("%8zu  %-7s %8.0f  %9.2f %9.2f  %9.2f %9.2f  %8.2f %7.3f\n", n, no_sync ? "no" : "yes",
+    (void)printf("%8zu  %-7s %8.0f  %9.2f %9.2f  %9.2f %9.2f  %8.2f %7.3f  %5llu\n", n, no_sync ? "no" : "yes",
                  (double)stats.bytes / (double)n, gb / save_s, gb / write_s, gb / report.restore_seconds, gb / read_s,
-                 report.restore_seconds, open_s);
+                 report.restore_seconds, open_s, (unsigned long long)atomic_load(&n_syncs));
     ds4_session_destroy(s);
     ds4_store_close(store);
     each_file(remove_file);
@@ -450,7 +463,7 @@ int main(int argc, char **argv)
                  STATE_SPAN_TOKENS, public_layout.span_bytes,
                  (double)(public_layout.span_bytes + front) / STATE_SPAN_TOKENS, (double)tip_bytes(1024) * 1e-6,
                  (double)tip_bytes(1024 + 127) * 1e-6);
-    (void)printf("  tokens  synced  bytes/token  save GB/s  disk  restore GB/s  disk  restore s  open s\n");
+    (void)printf("  tokens  synced  bytes/token  save GB/s  disk  restore GB/s  disk  restore s  open s  syncs\n");
     for (size_t n = 32768; n <= n_max; n = n < 100000 && n_max >= 100000 ? 100000 : n * 10)
         for (int no_sync = 1; no_sync >= 0; no_sync--) save_and_restore(n, ids, no_sync);
     fifty_turns(ids);

@@ -215,7 +215,7 @@ TEST(a_kill_at_any_file_operation_leaves_a_store_that_serves_nothing_wrong)
     (void)snprintf(from, sizeof from, "%s", in_base("kill base"));
     make_base(from);
     uint64_t n_kills = 0, n_found = 0, n_points = 0;
-    int rounds = is_long ? 150 : 1;
+    int rounds = is_long ? 200 : 1;
     for (int64_t at = 1;; at++) {
         bool over = false;
         for (int round = 0; round < rounds; round++) {

@@ -68,7 +68,7 @@ static struct tile unpack_tile(const struct format_kernels *format, const struct
     for (uint32_t i = 0; i < n_rows; i++, row += w->row_bytes) {
         /* Two rows ahead; the last two rows fetch the first two of the next piece. */
         const uint8_t *ahead = row + 2 * w->row_bytes;
-        if (i + 2 >= n_rows && n_rows > 2) ahead += piece_bytes - n_rows * w->row_bytes;
+        if (i + 2 >= n_rows && n_rows > 2) ahead = ahead - (size_t)n_rows * w->row_bytes + piece_bytes;
         for (size_t line = 0; line < piece_bytes; line += 64) __builtin_prefetch(ahead + line);
         if (format) format->unpack(row, &tile, i);
         else decode_row(layout, row, &tile, i);
