@@ -242,7 +242,7 @@ void store_collect(struct ds4_store *s)
         struct index_item *item = index_find(&s->index, &job->key);
         if (item) item->pending = false;
         if (!job->failed) {
-            s->stats.bytes_written += job->bytes.len;
+            s->stats.bytes_written += job->n_bytes;
             if (item) s->stats.row_bytes_written += store_row_bytes(s, item);
             continue;
         }

@@ -46,6 +46,7 @@ static void write_batch(const struct writer *w, struct writer_job *jobs)
     for (struct writer_job *job = jobs; job; job = job->next) job->failed = write_temporary(job, &fds[i++]) != DS4_OK;
     i = 0;
     for (struct writer_job *job = jobs; job; job = job->next, i++) {
+        ds4_text_free(&job->bytes); /* whoever collects the job may be long in coming */
         if (!job->failed && w->sync) job->failed = file_sync(fds[i], job->temporary, &job->error) != DS4_OK;
         file_close(fds[i]);
     }
@@ -87,7 +88,7 @@ static void *writer_main(void *arg)
         (void)pthread_mutex_lock(&w->lock);
         w->busy = false;
         for (;; last = last->next) {
-            w->queued_bytes -= last->bytes.len;
+            w->queued_bytes -= last->n_bytes;
             if (!last->next) break;
         }
         if (w->done_last) w->done_last->next = jobs;
@@ -140,7 +141,8 @@ void writer_push(struct writer *w, struct writer_job *job)
     if (w->last) w->last->next = job;
     else w->first = job;
     w->last = job;
-    w->queued_bytes += job->bytes.len;
+    job->n_bytes = job->bytes.len;
+    w->queued_bytes += job->n_bytes;
     (void)pthread_cond_signal(&w->wake);
     (void)pthread_mutex_unlock(&w->lock);
 }

@@ -12,7 +12,8 @@
 /* One file. front is owned; payload pieces were copied behind it by the caller into the same buffer. */
 struct writer_job {
     struct writer_job *next;
-    struct ds4_text bytes;      /* owns */
+    struct ds4_text bytes;      /* owns; freed once written */
+    uint64_t n_bytes;           /* of the file */
     struct entry_key key;
     char path[WRITER_PATH_BYTES], temporary[WRITER_PATH_BYTES];
     bool failed;

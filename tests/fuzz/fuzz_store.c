@@ -142,7 +142,8 @@ static void parse(const uint8_t *file, size_t len)
     if (list && entry_verify_front(file, &e, list, NULL) == DS4_OK)
         for (uint32_t i = 0; i < e.n_blocks; i++) {
             uint64_t at = (uint64_t)i * ENTRY_BLOCK_BYTES, left = e.payload_len - at;
-            (void)entry_block_ok(file, i, file + front + at, left < ENTRY_BLOCK_BYTES ? (size_t)left : ENTRY_BLOCK_BYTES);
+            size_t n = left < ENTRY_BLOCK_BYTES ? (size_t)left : ENTRY_BLOCK_BYTES;
+            (void)entry_block_ok(file, i, file + front + at, n);
         }
     free(list);
 }
