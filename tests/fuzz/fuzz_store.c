@@ -1,5 +1,5 @@
-/* fuzz_store.c - entries of the store from any hand. The first byte of the input says what is done with the rest, a list
- * of edits of a genuine tip (5 bytes each: what, where, value):
+/* fuzz_store.c - entries of the store from any hand. The first byte of the input says what is done with the rest, a
+ * list of edits of a genuine tip (5 bytes each: what, where, value):
  *   0  the entry is parsed and verified in memory; what is accepted lies inside the file
  *   1  it lies in a store's directory and a prompt is led through the store: the logits are those of a cold run, since
  *      digests notice every edit
@@ -178,7 +178,8 @@ static void into_a_session(const uint8_t *file, size_t len)
     if (e.payload_len < span_bytes) return;
     const uint8_t *span = file + entry_front_bytes(&e), *tip = span + span_bytes;
     check(ds4_session_create(engine, &s, NULL) == DS4_OK);
-    enum ds4_status status = ds4_session_restore(s, ids, N_IDS, &span, 1, tip, (size_t)e.payload_len - span_bytes, NULL);
+    size_t tip_len = (size_t)e.payload_len - span_bytes;
+    enum ds4_status status = ds4_session_restore(s, ids, N_IDS, &span, 1, tip, tip_len, NULL);
     (void)ds4_session_tokens(s, &n);
     check(n == (status == DS4_OK ? N_IDS : 0));
     ds4_session_destroy(s);
