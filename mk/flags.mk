@@ -57,7 +57,7 @@ endif
 variant_flags = $(if $(findstring _avx2.c,$1),-mavx2 -mfma -mf16c -mbmi2 -ffp-contract=fast) \
 	$(if $(findstring _avx512.c,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c \
 	-ffp-contract=fast) \
-	$(if $(findstring _neon.c,$1),-march=armv8.2-a+dotprod+fp16 -ffp-contract=fast) \
+	$(if $(findstring _neon.c,$1),-ffp-contract=fast) \
 	$(if $(findstring src/quant/,$1),-ffp-contract=off -Wno-psabi)
 
 # The thread sanitizer slows inner loops tenfold or more, so it leaves out leaves that only compute: nothing in them

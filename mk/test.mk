@@ -36,3 +36,15 @@ soak: $(SOAKS) ds4 $(BUILD)/ds4-fake
 	@for program in $(SOAKS); do nice -n 5 $$program long || exit 1; done
 	@DS4=$(abspath $(BUILD))/ds4 nice -n 5 scripts/python tests/e2e/soak_serve.py
 .PHONY: soak
+
+# The CPU backend built for 64-bit ARM and run under qemu. Not part of check: its compiler is not installed by setup.
+ARM_CC := aarch64-linux-gnu-gcc
+ARM_SRCS := tests/arm/products.c $(wildcard src/ops/*.c src/ops/*/*.c src/quant/*.c) \
+	src/base/mem.c src/base/err.c src/base/thread_pool.c
+check-arm:
+	@if ! command -v $(ARM_CC) >/dev/null || ! command -v qemu-aarch64 >/dev/null; then \
+		echo "check-arm: skipped, needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user"; exit 0; fi; \
+	mkdir -p $(BUILD_ROOT)/arm && $(ARM_CC) -static -std=c17 -O2 -D_GNU_SOURCE -Iinclude -Isrc $(WARN) \
+		-fno-math-errno -ffp-contract=off $(ARM_SRCS) -o $(BUILD_ROOT)/arm/products -lm -lpthread && \
+	qemu-aarch64 $(BUILD_ROOT)/arm/products
+.PHONY: check-arm

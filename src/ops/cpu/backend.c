@@ -117,6 +117,8 @@ const struct cpu_kernels *cpu_kernels_best(void)
 {
 #if defined(__x86_64__)
     if (cpu_kernels_avx2.supported()) return &cpu_kernels_avx2;
+#elif defined(__aarch64__)
+    if (cpu_kernels_neon.supported()) return &cpu_kernels_neon;
 #endif
     return &cpu_kernels_scalar;
 }

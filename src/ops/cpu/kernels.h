@@ -139,6 +139,8 @@ struct cpu_kernels {
 extern const struct cpu_kernels cpu_kernels_scalar;
 #if defined(__x86_64__)
 extern const struct cpu_kernels cpu_kernels_avx2;
+#elif defined(__aarch64__)
+extern const struct cpu_kernels cpu_kernels_neon;
 #endif
 const struct cpu_kernels *cpu_kernels_best(void);
 
