@@ -181,7 +181,7 @@ async function answer() {
   }
   showLists();
   showBusy();
-  setTimeout(showStored, STORE_PATIENCE_MS);
+  if (!byId("stored-section").hidden) setTimeout(showStored, STORE_PATIENCE_MS);
 }
 
 function send() {
