@@ -53,7 +53,7 @@ def request_bytes(path, body):
     return HEAD.format(path, len(data)).encode() + data
 
 
-def connect(server, timeout=30):
+def connect(server, timeout=90):
     return socket.create_connection(("127.0.0.1", server.port), timeout)
 
 
@@ -197,7 +197,7 @@ def privacy(server, n_clients, n_each, seed):
         mark, foreign = f"<mark-{i}-{seed}>", 0
         turns = []
         for k in range(n_each):
-            turns = turns[-4:] + user(f"{mark} {k} " + "pad " * rng.randrange(60))
+            turns = turns[-4:] + user(f"{mark} {k} " + "pad " * rng.randrange(30))
             body = {"messages": turns, "thinking": False}
             if rng.random() < 0.1:
                 with connect(server) as s:

@@ -52,7 +52,7 @@ class Server:
             return got
 
     def request(self, method, path, body=None, headers=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
         headers = dict({"Content-Type": "application/json"} if method == "POST" else {}, **(headers or {}))
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         reply = connection.getresponse()

@@ -95,7 +95,7 @@ def test_waiting_requests_are_begun_in_order(start):  # noqa: F811
 
 def test_no_client_sees_anothers_words(start, tmp_path):  # noqa: F811
     server = start("--parallel", "2", "--kv-dir", str(tmp_path / "kv"), "--grace", "0", answers=[])
-    assert life.privacy(server, 16, 3, 1)["foreign"] == 0
+    assert life.privacy(server, 16, 2, 1)["foreign"] == 0
 
 
 def said(reply_or_events):
