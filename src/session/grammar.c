@@ -345,7 +345,7 @@ static void compact(struct ds4_grammar *g)
         g->remap = grown;
         g->cap_remap = a->cap_below;
     }
-    memset(g->remap, 0, a->n_below * sizeof *g->remap);
+    if (a->n_below) memset(g->remap, 0, a->n_below * sizeof *g->remap);
     for (uint32_t i = 0; i < g->s.n; i++)
         for (uint32_t at = g->s.top[i].below; at != FRAME_NONE && !g->remap[at]; at = a->below[at].below)
             g->remap[at] = 1;
