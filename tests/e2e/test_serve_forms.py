@@ -1,0 +1,37 @@
+"""Answers of `ds4 serve` that have a form: response_format on the scripted engine, which knows nothing of it and says
+something else, so that what conforms is the grammar's work."""
+
+import json
+
+from test_serve import TOOLS, start, user  # noqa: F401
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 9}, "days": {"type": "integer"}},
+          "required": ["city", "days"], "additionalProperties": False}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}
+
+
+def test_an_answer_satisfies_its_schema_in_every_dialect_and_is_complete_at_its_limit(start):
+    server = start()
+    for n_max in (120, 200, 1000):
+        _, chat = server.post("/v1/chat/completions", messages=user("hello"), response_format=FORMAT, max_tokens=n_max)
+        _, items = server.post("/v1/responses", input="hello", max_output_tokens=n_max,
+                               text={"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}})
+        _, blocks = server.post("/v1/messages", messages=user("hello"), max_tokens=n_max,
+                                output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
+        for text in (chat["choices"][0]["message"]["content"], items["output"][-1]["content"][0]["text"],
+                     blocks["content"][-1]["text"]):
+            value = json.loads(text)
+            assert sorted(value) == ["city", "days"] and len(value["city"]) <= 9 and isinstance(value["days"], int)
+        assert chat["usage"]["completion_tokens"] <= n_max
+
+
+def test_a_keyword_that_cannot_be_honoured_is_refused_by_its_name_and_path(start):
+    server = start()
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^x"}}}
+    status, reply = server.post("/v1/chat/completions", messages=user("hello"),
+                                response_format={"type": "json_schema", "json_schema": {"schema": schema}})
+    assert status == 400 and reply["error"]["param"] == "response_format"
+    assert '"pattern" is not supported at #/properties/a' in reply["error"]["message"]
+    status, reply = server.post("/v1/chat/completions", messages=user("hello"), tools=TOOLS,
+                                tool_choice={"type": "function", "function": {"name": "absent"}})
+    assert status == 400
