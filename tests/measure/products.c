@@ -246,8 +246,8 @@ static void run_ours(struct turn *t)
 {
     const struct line *line = t->line;
     for (uint32_t i = 0; i < t->n_products; i++) {
-        struct op_weight w = {t->weights + t->next * t->stride, line->type, N_IN, N_OUT, t->row_bytes, 1,
-                              t->matrix_bytes};
+        struct op_weight w = {.data = t->weights + t->next * t->stride, .type = line->type, .n_in = N_IN,
+                              .n_out = N_OUT, .row_bytes = t->row_bytes, .n_stack = 1, .stack_bytes = t->matrix_bytes};
         struct matmul_args plain = {.n_rows = line->n_cols, .n_outputs = 1, .n_groups = 1, .x = t->x};
         plain.out[0].w = w;
         plain.out[0].y = t->y;
