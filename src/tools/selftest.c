@@ -32,7 +32,8 @@ static const struct option rows[] = {
 };
 static const struct options table = {
     .command = "selftest", .summary = "check the GPUs of this machine and print a report", OPTIONS_ROWS(rows),
-    .notes = "Without --backend every GPU backend of this build is checked. The last line says how many checks failed.",
+    .notes = "Without --backend every GPU backend of this build is checked. The last line says how many\n"
+             "checks failed.",
 };
 
 struct selftest {
