@@ -1,7 +1,6 @@
 """Servers for the clients: on the scripted engine, or on the trained model that ships."""
 
 import os
-import re
 import subprocess
 import sys
 
@@ -19,10 +18,7 @@ class TrainedServer(Server):
     def __init__(self, *args):
         self.process = subprocess.Popen([DS4, "serve", "-m", MODEL, "--port", "0", *args], stderr=subprocess.PIPE,
                                         text=True, bufsize=1)
-        for line in self.process.stderr:
-            if match := re.search(r"http://[^ ]*:(\d+)", line):
-                self.port = int(match.group(1))
-                break
+        self.listen()
 
 
 @pytest.fixture

@@ -35,11 +35,15 @@ class Server:
         members = dict({"answers": ANSWERS, "ctx": 4096, "chunk": 64, "rewind": 64, "sessions": 4}, **members)
         self.process = subprocess.Popen([FAKE, "serve", "-m", script(tmp_path, **members), "--port", "0", *args],
                                         stderr=subprocess.PIPE, text=True, bufsize=1, preexec_fn=preexec_fn)
+        self.listen()
+
+    def listen(self):
+        """Waits until the server says its port; its log is read from then on: a full pipe would stop it."""
         for line in self.process.stderr:
             if match := re.search(r"http://[^ ]*:(\d+)", line):
                 self.port = int(match.group(1))
                 break
-        self.lines = []  # read all the time: a full pipe would stop the server
+        self.lines = []
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
         self.reader.start()
 
