@@ -136,8 +136,7 @@ def said(reply_or_events):
 
 
 def test_every_recorded_request_is_answered_alike_streamed_and_not(start):  # noqa: F811
-    answers = [{"think": "Th\u00efnk \u20ac.", "say": "Say \u00e9\u20ac\U0001f600.",
-                "calls": [{"name": "read", "arguments": {"path": 'a "b"\n', "n": 1.5}}]}]
+    answers = [{"think": "Th\u00efnk \u20ac.", "say": "Say \u00e9\u20ac\U0001f600."}]  # calls: test_serve_clients.py
     server = start("--parallel", "1", answers=answers, ctx=200000, chunk=8192)
     n = 0
     for name, recorded in RECORDED.items():
