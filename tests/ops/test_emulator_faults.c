@@ -36,12 +36,16 @@ static const struct {
     {"tile_product", "threadgroups of 48 threads", 1, 48},
 };
 
-static float x[256] __attribute__((aligned(64))), y[64] __attribute__((aligned(64)));
+/* What a kernel is given, with nothing beside it: just before and behind lies memory of no buffer. */
+static struct {
+    float before[64], x[256], between[64], y[64], behind[64];
+} memory __attribute__((aligned(64)));
+static float *const x = memory.x, *const y = memory.y;
 
 static bool launch(size_t i, struct emu_report *report)
 {
     struct elements_record record = {.n = 1};
-    struct emu_binding bindings[3] = {{&record, sizeof record}, {x, sizeof x}, {y, sizeof y}};
+    struct emu_binding bindings[3] = {{&record, sizeof record}, {x, sizeof memory.x}, {y, sizeof memory.y}};
     const unsigned grid[3] = {samples[i].n_groups, 1, 1};
     const struct emu_kernel *kernel = emu_find(samples[i].name);
     assert_non_null(kernel);
@@ -72,7 +76,7 @@ TEST(products_of_tiles_are_right_in_every_layout)
         struct emu_options options = {.layout = (enum emu_layout)layout};
         struct emu_report report;
         emu_set_options(&options);
-        memset(y, 0, sizeof y);
+        memset(y, 0, sizeof memory.y);
         assert_true(launch(sizeof samples / sizeof *samples - 2, &report));
         for (size_t i = 0; i < 64; i++) assert_true(y[i] == (float)(4 * i)); /* twice the product with 2 */
     }

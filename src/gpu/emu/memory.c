@@ -167,6 +167,14 @@ static void access_bound(int i, uintptr_t at, unsigned n, bool write)
 /* The tables of all kernels lie in a section of their own. */
 extern const char __start_emu_tables[] __attribute__((weak)), __stop_emu_tables[] __attribute__((weak));
 
+/* Bytes from an address to the nearest byte of a buffer. */
+static uintptr_t distance(const struct emu_binding *b, uintptr_t at)
+{
+    uintptr_t begin = (uintptr_t)b->ptr;
+    if (at < begin) return begin - at;
+    return at - begin < b->bytes ? 0 : at - begin - b->bytes;
+}
+
 static void access_memory(uintptr_t at, unsigned n, bool write)
 {
     if (e->current < 0) return;
@@ -183,7 +191,7 @@ static void access_memory(uintptr_t at, unsigned n, bool write)
         size_t offset = at - (uintptr_t)e->bindings[i].ptr;
         if (offset < e->bindings[i].bytes && n <= e->bindings[i].bytes - offset) {
             if (found < 0 || e->kernel->read_only[found]) found = i;
-        } else if (llabs((long long)offset) < llabs((long long)(at - (uintptr_t)e->bindings[near].ptr))) {
+        } else if (distance(&e->bindings[i], at) < distance(&e->bindings[near], at)) {
             near = i;
         }
     }
