@@ -13,8 +13,9 @@ import time
 
 import pytest
 
-from cli import FAKE, run, script
+from cli import DS4, FAKE, run, script
 
+TRAINED = "models/ds4-tiny.gguf"
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
          for name in ("get_weather", "now")]
 ANSWERS = [
@@ -92,6 +93,15 @@ class Server:
         """What it wrote on standard error after its first line; it has ended."""
         self.reader.join(15)
         return "".join(self.lines)
+
+
+class TrainedServer(Server):
+    """`ds4 serve` itself, on the model that ships."""
+
+    def __init__(self, *args):
+        self.process = subprocess.Popen([DS4, "serve", "-m", TRAINED, "--port", "0", *args], stderr=subprocess.PIPE,
+                                        text=True, bufsize=1)
+        self.listen()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ something else, so that what conforms is the grammar's work."""
 
 import json
 
-from test_serve import TOOLS, start, user  # noqa: F401
+from test_serve import TOOLS, TrainedServer, start, user  # noqa: F401
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 9}, "days": {"type": "integer"}},
           "required": ["city", "days"], "additionalProperties": False}
@@ -35,3 +35,31 @@ def test_a_keyword_that_cannot_be_honoured_is_refused_by_its_name_and_path(start
     status, reply = server.post("/v1/chat/completions", messages=user("hello"), tools=TOOLS,
                                 tool_choice={"type": "function", "function": {"name": "absent"}})
     assert status == 400
+
+
+def test_a_forced_call_of_the_trained_model_names_the_tool_and_satisfies_its_schema():
+    schema = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+              "required": ["city"], "additionalProperties": False}
+    tool = {"name": "forecast", "description": "Weather of the next days.", "parameters": schema, "strict": True}
+    other = dict(tool, name="other")
+    server = TrainedServer("--ctx", "4096")
+    calls = []
+    for seed, choice in enumerate(("required", {"type": "function", "function": {"name": "forecast"}})):
+        status, reply = server.post("/v1/chat/completions", messages=user("Say hello."), seed=seed, max_tokens=160,
+                                    thinking={"type": "disabled"}, tool_choice=choice,
+                                    tools=[{"type": "function", "function": t} for t in (tool, other)])
+        assert status == 200, reply
+        calls += [(c["function"]["name"], json.loads(c["function"]["arguments"]))
+                  for c in reply["choices"][0]["message"]["tool_calls"]]
+        assert calls[-1][0] == "forecast" or choice == "required"
+    for choice in ({"type": "any"}, {"type": "tool", "name": "forecast"}):
+        status, reply = server.post("/v1/messages", messages=user("Say hello."), max_tokens=160, tool_choice=choice,
+                                    tools=[{"name": t["name"], "input_schema": schema, "strict": True}
+                                           for t in (tool, other)])
+        assert status == 200, reply
+        calls += [(b["name"], b["input"]) for b in reply["content"] if b["type"] == "tool_use"]
+        assert calls[-1][0] == "forecast" or choice["type"] == "any"
+    assert len(calls) >= 4 and server.stop()[0] == 0
+    for name, arguments in calls:
+        assert name in ("forecast", "other") and isinstance(arguments["city"], str)
+        assert set(arguments) <= {"city", "days"} and isinstance(arguments.get("days", 1), int)

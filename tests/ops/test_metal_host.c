@@ -14,6 +14,10 @@
 
 extern int pretend_n_objects;
 
+/* The GNU runtime keeps some of what it allocates while it loads classes, before main. Our objects are counted. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) { return "leak:objc_malloc\n"; }
+
 static enum ds4_status create_metal(struct thread_pool *pool, const struct backend_limits *limits, struct backend **out,
                                     struct ds4_error *error)
 {
