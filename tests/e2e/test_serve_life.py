@@ -20,6 +20,8 @@ from serve_life import CHAT, connect, request_bytes, resources, wait_for
 from test_serve import TOOLS, Server, joined, start, user  # noqa: F401
 from test_serve_clients import RECORDED
 
+SANITIZED = any(name in os.path.basename(os.path.dirname(DS4)) for name in ("address", "thread"))
+
 
 def test_slow_clients_go_at_their_deadline_and_good_ones_are_served(start):  # noqa: F811
     server = start("--time-scale", "10", "--parallel", "3")
@@ -293,4 +295,6 @@ def test_memory_descriptors_and_threads_stay_what_they_were(start, tmp_path):  #
     before = resources(server)
     got = life.mixed_load(server, 60, 80, 2)
     wait_for(lambda: life.is_back(server, before))
-    assert got["ok"] > 60 and resources(server)[2] - before[2] < 8 << 20
+    assert got["ok"] > 60
+    if not SANITIZED:  # a sanitizer keeps what is freed
+        assert resources(server)[2] - before[2] < 8 << 20
