@@ -74,5 +74,5 @@ $(BUILD)/tests/ops/test_metal_host: LDLIBS += $(OBJC_DIR)/libobjc.so
 $(BUILD)/tests/ops/test_metal_host: $(PRETEND_OBJS)
 endif
 
-# Headers that are no C: see `make headers`.
-GPU_DIALECT_HEADERS := $(wildcard src/gpu/prelude/*.h)
+# Headers in the dialect, which are read after a prelude, so that they do not stand alone (`make headers`).
+GPU_DIALECT_HEADERS := $(wildcard src/gpu/prelude/*.h src/gpu/kernels/*.h)
