@@ -36,7 +36,8 @@ bench: $(BUILD)/tests/measure/products
 MEASURES := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/measure/*.c))
 $(MEASURES): %: %.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-measure: $(MEASURES) vocab.gguf ds4 $(BUILD)/ds4-fake
+measures: $(MEASURES)
+measure: measures vocab.gguf ds4 $(BUILD)/ds4-fake
 	@for program in $(MEASURES); do $$program || exit 1; done
 
 # A vocabulary-only GGUF of the full 129,280 tokens, for tests of the tokenizer.
@@ -69,4 +70,4 @@ install: ds4
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 ds4 $(DESTDIR)$(PREFIX)/bin/ds4
 
-.PHONY: model clients run tidy headers compdb bench measure fuzz fuzzers install
+.PHONY: model clients run tidy headers compdb bench measure measures fuzz fuzzers install

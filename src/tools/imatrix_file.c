@@ -14,7 +14,11 @@
  *          ...   name
  *
  * Refused: counts beyond what the file can hold, a name twice, values that are not finite or negative, bytes that are
- * left over. */
+ * left over.
+ *
+ * Also read: the newer kind, a GGUF file of general.type "imatrix" with two F32 tensors for each weight,
+ * "NAME.in_sum2" [experts][columns], sums of squares, and "NAME.counts" [experts][1], what divides them (0: never
+ * seen, all columns count the same). */
 #include "tools/imatrix_file.h"
 
 #include <math.h>
@@ -26,14 +30,19 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "gguf/gguf.h"
+#include "quant/quant.h"
 
 #define BLOCK_FLOATS 65536u
+#define SUMS SPAN(".in_sum2")
 
 struct entry {
     struct ds4_span name;
     uint64_t at;
     uint32_t n_values;
     int32_t n_calls;
+    uint32_t n_counts; /* of a GGUF file: counts of as many equal parts of the values, at counts_at */
+    uint64_t counts_at;
 };
 
 struct imatrix_file {
@@ -114,19 +123,92 @@ static int by_name(const void *a, const void *b)
     return order ? order : x.len < y.len ? -1 : x.len > y.len;
 }
 
+static enum ds4_status sort_entries(const struct reader *r)
+{
+    const struct imatrix_file *f = r->file;
+    qsort(f->entries, f->n, sizeof *f->entries, by_name);
+    for (uint32_t i = 1; i < f->n; i++)
+        if (span_eq(f->entries[i].name, f->entries[i - 1].name)) return bad(r, "an entry is there twice");
+    return DS4_OK;
+}
+
+/* ---- GGUF --------------------------------------------------------------------------------------------------- */
+
+static enum ds4_status add_sums(struct reader *r, const struct gguf_file *gguf, const struct gguf_tensor *sums)
+{
+    struct imatrix_file *f = r->file;
+    struct entry *e = &f->entries[f->n];
+    char name[IMATRIX_NAME_BYTES_MAX];
+    size_t len = sums->name.len - SUMS.len;
+    r->at = sums->file_offset;
+    int n = snprintf(name, sizeof name, "%.*s.counts", (int)len, sums->name.ptr);
+    if (len == 0 || n < 0 || (size_t)n >= sizeof name) return bad(r, "a name of impossible length");
+    const struct gguf_tensor *counts = gguf_tensor_find(gguf, span_from(name));
+    if (!counts) return bad(r, "sums without their counts");
+    uint64_t n_values = sums->dims[0] * sums->dims[1];
+    if (sums->type != QUANT_F32 || counts->type != QUANT_F32 || sums->dims[2] * sums->dims[3] != 1 ||
+        sums->shard_i != 0 || counts->shard_i != 0 || n_values < 1 || n_values > UINT32_MAX || counts->dims[0] != 1 ||
+        counts->dims[1] != sums->dims[1] || counts->dims[2] * counts->dims[3] != 1)
+        return bad(r, "sums and counts must be F32, [experts][columns] and [experts][1]");
+    *e = (struct entry){.name = arena_copy(&f->arena, span_make(name, len)), .at = sums->file_offset,
+                        .n_values = (uint32_t)n_values, .n_counts = (uint32_t)counts->dims[1],
+                        .counts_at = counts->file_offset};
+    if (!e->name.ptr) return err_set(r->error, DS4_ERR_NOMEM, "no memory for the entries of %s", f->path);
+    f->n++;
+    hash_update(r->hash, name, len);
+    TRY(check_values(r, n_values));
+    r->at = counts->file_offset;
+    return check_values(r, e->n_counts);
+}
+
+static enum ds4_status read_sums(struct reader *r, const struct gguf_file *gguf)
+{
+    struct imatrix_file *f = r->file;
+    struct ds4_span text;
+    const struct gguf_value *names = gguf_find(gguf, "imatrix.datasets");
+    size_t n = gguf_n_tensors(gguf);
+    uint64_t cursor = 0;
+    if (n > 2 * (size_t)IMATRIX_ENTRIES_MAX) return bad(r, "no importance file: impossible number of entries");
+    if (gguf_get_string(gguf, "general.type", &text, NULL) != DS4_OK || !span_eq(text, SPAN("imatrix")))
+        return err_set(r->error, DS4_ERR_FORMAT, "%s is a GGUF file, but its general.type is not \"imatrix\"", f->path);
+    f->entries = mem_zalloc(n + 1, sizeof *f->entries);
+    if (!f->entries) return err_set(r->error, DS4_ERR_NOMEM, "no memory for the entries of %s", f->path);
+    for (size_t i = 0; i < n; i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(gguf, i);
+        size_t tail = t->name.len < SUMS.len ? 0 : t->name.len - SUMS.len;
+        if (span_eq(span_skip(t->name, tail), SUMS)) TRY(add_sums(r, gguf, t));
+    }
+    if (f->n == 0) return bad(r, "no sums of any weight");
+    if (gguf_get_u32(gguf, "imatrix.chunk_count", &f->n_chunks, NULL) != DS4_OK) f->n_chunks = 0;
+    if (!names || names->item_type != GGUF_STRING || !gguf_next_string(names, &cursor, &text)) text = SPAN("");
+    f->dataset = arena_copy(&f->arena, text);
+    if (!f->dataset.ptr) return err_set(r->error, DS4_ERR_NOMEM, "no memory for the entries of %s", f->path);
+    return sort_entries(r);
+}
+
+static enum ds4_status read_gguf(struct reader *r)
+{
+    struct gguf_file *gguf = NULL;
+    enum ds4_status status = gguf_open(r->file->path, &gguf, r->error);
+    if (status == DS4_OK) status = read_sums(r, gguf);
+    gguf_close(gguf);
+    return status;
+}
+
+/* ---- the older kind ----------------------------------------------------------------------------------------- */
+
 static enum ds4_status read_all(struct reader *r)
 {
     struct imatrix_file *f = r->file;
     int32_t n;
     TRY(take(r, &n, 4));
+    if (memcmp(&n, "GGUF", 4) == 0) return read_gguf(r);
     if (n < 1 || (uint32_t)n > IMATRIX_ENTRIES_MAX) return bad(r, "no importance file: impossible number of entries");
     if ((uint64_t)n * 17 > f->size_bytes - r->at) return bad(r, "more entries than the file holds");
     f->entries = mem_zalloc((size_t)n, sizeof *f->entries);
     if (!f->entries) return err_set(r->error, DS4_ERR_NOMEM, "no memory for the entries of %s", f->path);
     for (f->n = 0; f->n < (uint32_t)n; f->n++) TRY(read_entry(r, &f->entries[f->n]));
-    qsort(f->entries, f->n, sizeof *f->entries, by_name);
-    for (uint32_t i = 1; i < f->n; i++)
-        if (span_eq(f->entries[i].name, f->entries[i - 1].name)) return bad(r, "an entry is there twice");
+    TRY(sort_entries(r));
     if (r->at == f->size_bytes) return DS4_OK;
     TRY(take(r, &n, 4));
     f->n_chunks = n > 0 ? (uint32_t)n : 0;
@@ -190,11 +272,17 @@ static const struct entry *find(const struct imatrix_file *f, const char *name)
 static enum ds4_status read_values(const struct imatrix_file *f, const struct entry *e, uint64_t first, uint64_t n,
                                    float *values, struct ds4_error *error)
 {
+    float divisor = (float)e->n_calls;
     TRY(file_read_at(f->fd, f->path, e->at + first * 4, values, (size_t)n * 4, error));
+    if (e->n_counts) {
+        uint64_t part = first / (e->n_values / e->n_counts);
+        TRY(file_read_at(f->fd, f->path, e->counts_at + part * 4, &divisor, 4, error));
+    }
     for (uint64_t i = 0; i < n; i++) {
-        if (!isfinite(values[i]) || values[i] < 0)
+        if (!isfinite(values[i]) || values[i] < 0 || !isfinite(divisor))
             return err_set(error, DS4_ERR_FORMAT, "%s changed while it was read", f->path);
-        if (e->n_calls > 0) values[i] /= (float)e->n_calls;
+        if (divisor > 0) values[i] /= divisor;
+        else if (e->n_counts) values[i] = 1;
     }
     return DS4_OK;
 }
@@ -215,7 +303,8 @@ enum ds4_status imatrix_look_up(const struct imatrix_file *f, const char *name, 
         const struct entry *e = find(f, wanted);
         if (!e) continue;
         bool whole = pattern == 2 && n_matrices > 1 && e->n_values == n_cols * n_matrices;
-        if (e->n_values != n_cols && !whole)
+        bool parts = e->n_counts < 2 || (whole && e->n_counts == n_matrices);
+        if ((e->n_values != n_cols && !whole) || !parts)
             return err_set(error, DS4_ERR_FORMAT, "%s: entry \"%.100s\" has %u values for %llu columns", f->path,
                            wanted, e->n_values, (unsigned long long)n_cols);
         *found = true;

@@ -12,7 +12,7 @@
 
 struct imatrix_file; /* owns the open file and the list of entries */
 
-/* Opens and checks the whole file: every value must be finite and not negative. */
+/* Opens and checks the whole file, of either kind (imatrix_file.c): every value must be finite and not negative. */
 enum ds4_status imatrix_open(const char *path, struct imatrix_file **out, struct ds4_error *error) DS4_MUST_CHECK;
 void imatrix_close(struct imatrix_file *file);
 size_t imatrix_count(const struct imatrix_file *file);

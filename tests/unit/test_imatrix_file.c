@@ -7,6 +7,8 @@
 
 #include "base/buf.h"
 #include "base/file.h"
+#include "gguf/gguf.h"
+#include "quant/quant.h"
 #include "tools/imatrix_file.h"
 
 static void put_i32(struct buf *b, int32_t v) { buf_put(b, &v, sizeof v); }
@@ -134,8 +136,83 @@ TEST(importance_files_that_lie_are_refused)
     test_dir_remove();
 }
 
+struct sums { /* what is written of a GGUF file of importance, right unless a test changes it */
+    const char *type, *counts_name;
+    uint32_t counts_type;
+    uint64_t n_counts;
+    float value;
+};
+
+static enum ds4_status open_sums(const struct sums *s, struct imatrix_file **file, struct ds4_error *error)
+{
+    static const float counts[] = {2, 0, 4};
+    const uint64_t dims[] = {2, 3}, count_dims[] = {1, s->n_counts};
+    const struct ds4_span datasets[] = {SPAN("words"), SPAN("more")};
+    float values[] = {2, 4, 6, 8, 10, s->value};
+    char path[4096];
+    struct gguf_writer *w;
+    (void)snprintf(path, sizeof path, "%s/a.gguf", test_dir());
+    assert_ok(gguf_writer_create(path, &w, error), *error);
+    gguf_put_string(w, "general.type", span_from(s->type));
+    gguf_put_array_string(w, "imatrix.datasets", datasets, 2);
+    gguf_put_u32(w, "imatrix.chunk_count", 42);
+    gguf_put_tensor(w, "t.in_sum2", QUANT_F32, 2, dims);
+    gguf_put_tensor(w, s->counts_name, s->counts_type, 2, count_dims);
+    assert_ok(gguf_writer_begin(w, error), *error);
+    assert_ok(gguf_writer_data(w, 0, 0, values, sizeof values, error), *error);
+    assert_ok(gguf_writer_data(w, 1, 0, counts, gguf_writer_tensor_bytes(w, 1) < 12 ? 4 : 12, error), *error);
+    assert_ok(gguf_writer_finish(w, error), *error);
+    gguf_writer_destroy(w);
+    return imatrix_open(path, file, error);
+}
+
+TEST(importance_in_a_gguf_file_is_sums_over_counts)
+{
+    struct sums s = {"imatrix", "t.counts", QUANT_F32, 3, 12};
+    struct imatrix_file *file;
+    struct ds4_error error = {0};
+    float values[3];
+    bool found;
+    assert_ok(open_sums(&s, &file, &error), error);
+    assert_int_equal(imatrix_count(file), 1);
+    assert_int_equal(imatrix_chunks(file), 42);
+    assert_true(span_eq(imatrix_dataset(file), SPAN("words")));
+    look(file, "t", "", 0, 1);
+    look(file, "t", "", 1, 1); /* never seen: 6 and 8 do not count */
+    look(file, "t", "", 2, 2.5F);
+    look(file, "absent", "t", 2, 2.5F);
+    assert_int_equal(imatrix_look_up(file, "t", "", 0, 2, 3, values, &found, &error), DS4_ERR_FORMAT);
+    imatrix_close(file);
+    test_dir_remove();
+}
+
+TEST(gguf_files_of_importance_that_lie_are_refused)
+{
+    static const struct {
+        struct sums s;
+        const char *words;
+    } cases[] = {
+        {{"model", "t.counts", QUANT_F32, 3, 12}, "not \"imatrix\""},
+        {{"imatrix", "u.counts", QUANT_F32, 3, 12}, "without their counts"},
+        {{"imatrix", "t.counts", QUANT_F16, 6, 12}, "must be F32"},
+        {{"imatrix", "t.counts", QUANT_F32, 4, 12}, "must be F32"},
+        {{"imatrix", "t.counts", QUANT_F32, 3, -1}, "not finite or is neg"},
+        {{"imatrix", "t.counts", QUANT_F32, 3, NAN}, "not finite or is neg"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct imatrix_file *file = NULL;
+        struct ds4_error error = {0};
+        assert_int_equal(open_sums(&cases[i].s, &file, &error), DS4_ERR_FORMAT);
+        assert_null(file);
+        if (!strstr(error.message, cases[i].words)) fail_msg("\"%s\" lacks \"%s\"", error.message, cases[i].words);
+    }
+    test_dir_remove();
+}
+
 int main(void)
 {
-    return RUN_TESTS(T(importance_is_looked_up_by_expert_then_by_stack_then_by_the_other_name),
+    return RUN_TESTS(T(importance_in_a_gguf_file_is_sums_over_counts),
+                     T(gguf_files_of_importance_that_lie_are_refused),
+                     T(importance_is_looked_up_by_expert_then_by_stack_then_by_the_other_name),
                      T(importance_that_is_written_is_read_again), T(importance_files_that_lie_are_refused));
 }
