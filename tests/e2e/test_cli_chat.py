@@ -113,7 +113,7 @@ def test_ctrl_c_at_the_prompt_clears_the_line_only(chat):
 
 
 def test_ctrl_c_stops_prefill(tmp_path):
-    model = script(tmp_path, chunk=16, chunk_ms=50, ctx=100000)
+    model = script(tmp_path, chunk=16, chunk_ms=500, ctx=100000)
     with Terminal("run", "-m", model) as chat:
         chat.prompt()
         chat.line("x" * 3000)
@@ -121,7 +121,7 @@ def test_ctrl_c_stops_prefill(tmp_path):
         started = time.monotonic()
         chat.type(b"\x03")
         chat.expect("taken back")
-        assert time.monotonic() - started < 5  # the whole prefill takes 9 s
+        assert time.monotonic() - started < 45  # the whole prefill takes 90 s
         chat.prompt()
         chat.line("/quit")
         assert chat.wait() == 0

