@@ -94,20 +94,18 @@ static const struct options table = {
              "There is no TLS: put a reverse proxy in front for that.",
 };
 
-static atomic_int stop_wanted;
-static int stop_wake_fd = -1;
+static atomic_int stop_wanted; /* how many signals have asked */
 
+/* Runs on any thread, at any time: it counts, and drain() looks. */
 static void on_stop(int number)
 {
     (void)number;
     atomic_fetch_add(&stop_wanted, 1);
-    if (stop_wake_fd >= 0) net_wake(stop_wake_fd);
 }
 
-static void catch_signals(int wake_fd)
+static void catch_signals(void)
 {
     struct sigaction action = {.sa_handler = on_stop}, ignore = {.sa_handler = SIG_IGN};
-    stop_wake_fd = wake_fd;
     (void)sigaction(SIGTERM, &action, NULL);
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGHUP, &action, NULL);
@@ -176,7 +174,7 @@ static enum ds4_status open_server(struct serve *flags, struct parts *parts, str
     app->shows_stored = flags->show_stored || flags->key_file;
     TRY(page_init(&app->page, error));
     TRY(server_open(&options, &parts->server, error));
-    catch_signals(server_wake_fd(parts->server));
+    catch_signals();
     (void)fprintf(stderr, "ds4 serve: listening on http://%s:%u\n", flags->host, (unsigned)server_port(parts->server));
     return DS4_OK;
 }
@@ -192,12 +190,14 @@ static void bite(const struct app *app)
 /* Ends the worker's answers while the sockets are still served, so that clients hear why. */
 static void *drain(void *user)
 {
-    struct app *app = user;
+    const struct parts *parts = user;
+    struct app *app = parts->app;
     while (atomic_load(&stop_wanted) == 0) {
         (void)usleep(20000);
         bite(app);
     }
     atomic_store(&app->draining, true);
+    net_wake(server_wake_fd(parts->server));
     worker_drain(app->worker, DRAIN_SECONDS);
     return NULL;
 }
@@ -205,7 +205,7 @@ static void *drain(void *user)
 static enum ds4_status serve_until_stopped(struct parts *parts, struct ds4_error *error)
 {
     pthread_t drainer;
-    if (pthread_create(&drainer, NULL, drain, parts->app))
+    if (pthread_create(&drainer, NULL, drain, parts))
         return err_set(error, DS4_ERR_NOMEM, "a thread cannot be started");
     server_run(parts->server, &stop_wanted, DRAIN_SECONDS + FLUSH_SECONDS);
     (void)pthread_join(drainer, NULL);
