@@ -14,6 +14,7 @@
 
 #define POLL_MAX 512
 #define CONNECT_MS 3000
+#define UNREAD_BYTES_MAX (128 << 10) /* that the system keeps for a peer that does not read; Linux doubles it, or takes 4 MB */
 
 #ifdef POLLRDHUP
 #define HUP_FLAGS (POLLRDHUP | POLLHUP | POLLERR)
@@ -107,13 +108,14 @@ bool net_is_loopback(const char *host)
 
 int net_accept(int listener)
 {
-    int one = 1, fd = accept(listener, NULL, NULL);
+    int one = 1, unread_max = UNREAD_BYTES_MAX, fd = accept(listener, NULL, NULL);
     if (fd < 0) return errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM ? NET_FULL : NET_AGAIN;
     if (!set_up(fd)) {
         (void)close(fd);
         return NET_AGAIN;
     }
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &unread_max, sizeof unread_max);
 #ifdef SO_NOSIGPIPE
     (void)setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &one, sizeof one);
 #endif

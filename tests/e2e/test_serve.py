@@ -1,6 +1,7 @@
 """`ds4 serve` on the scripted engine, over real sockets: Python's own HTTP client and raw bytes."""
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import os
@@ -31,9 +32,30 @@ ANSWERS = [
 ]
 
 
+def wait_for(what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class OneSend(http.client.HTTPConnection):
+    """Sends a request as one piece: between two of them a busy machine may let a short deadline pass."""
+
+    def request(self, *args, **more):
+        self.pieces = []
+        super().request(*args, **more)
+        super().send(b"".join(self.pieces))
+
+    def send(self, data):
+        self.pieces.append(data)
+
+
 class Server:
     def __init__(self, tmp_path, *args, preexec_fn=None, **members):
-        members = dict({"answers": ANSWERS, "ctx": 4096, "chunk": 64, "rewind": 64, "sessions": 4}, **members)
+        self.hold = tmp_path / "hold"
+        members = dict({"answers": ANSWERS, "ctx": 4096, "chunk": 64, "rewind": 64, "sessions": 4,
+                        "hold": str(self.hold)}, **members)
         self.process = subprocess.Popen([FAKE, "serve", "-m", script(tmp_path, **members), "--port", "0", *args],
                                         stderr=subprocess.PIPE, text=True, bufsize=1, preexec_fn=preexec_fn)
         self.listen()
@@ -48,7 +70,16 @@ class Server:
         self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
         self.reader.start()
 
-    def raw(self, data, close=True, timeout=10):
+    @contextlib.contextmanager
+    def held(self):
+        """Meanwhile the engine stands still at its next step."""
+        self.hold.touch()
+        try:
+            yield
+        finally:
+            self.hold.unlink()
+
+    def raw(self, data, timeout=90):
         with socket.create_connection(("127.0.0.1", self.port), timeout) as s:
             s.sendall(data)
             got = b""
@@ -57,7 +88,7 @@ class Server:
             return got
 
     def request(self, method, path, body=None, headers=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=90)
+        connection = OneSend("127.0.0.1", self.port, timeout=90)
         headers = dict({"Content-Type": "application/json"} if method == "POST" else {}, **(headers or {}))
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         reply = connection.getresponse()
@@ -78,20 +109,22 @@ class Server:
     def metric(self, name):
         return float(re.search(rf"^ds4:{name} (\S+)", self.request("GET", "/metrics")[2].decode(), re.M).group(1))
 
-    def wait_idle(self, seconds=5):
-        deadline = time.monotonic() + seconds
-        while self.metric("requests_processing") or self.metric("requests_deferred"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+    def wait_queued(self, n=1):
+        """Until n requests wait for the engine: counted, and (requests are read one after the other) read."""
+        wait_for(lambda: self.metric("requests_deferred") >= n)
+        assert self.post("/tokenize", content="")[0] == 200
+
+    def wait_idle(self):
+        wait_for(lambda: not self.metric("requests_processing") and not self.metric("requests_deferred"))
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(15)
+        code = self.process.wait(60)
         return code, self.log()
 
     def log(self):
         """What it wrote on standard error after its first line; it has ended."""
-        self.reader.join(15)
+        self.reader.join(60)
         return "".join(self.lines)
 
 
@@ -244,52 +277,49 @@ def test_a_client_that_leaves_frees_its_place(start, stream):
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as s:
         s.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        while not server.metric("requests_processing"):
-            time.sleep(0.01)
+        wait_for(lambda: server.metric("requests_processing"))
     server.wait_idle()
     assert server.metric("cancelled_total") == 1
     assert server.post("/v1/chat/completions", messages=user("hello"))[0] == 200
 
 
 def test_a_long_prompt_does_not_silence_a_short_request(start):
-    server = start("--parallel", "2", chunk_ms=30)
+    server = start("--parallel", "2")
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        long = pool.submit(server.post, "/v1/chat/completions", messages=user("x" * 3500 + " hello"))
-        while not server.metric("requests_processing"):
-            time.sleep(0.01)
-        assert server.post("/v1/chat/completions", messages=user("hello"))[0] == 200
-        assert not long.done()
-        assert long.result()[0] == 200
-
-
-def test_more_than_the_queue_holds_is_refused_and_the_rest_is_served(start):
-    server = start("--parallel", "1", "--max-queue", "4")
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        body = {"messages": user("slow")}
-        jobs = [pool.submit(server.request, "POST", "/v1/chat/completions", body) for _ in range(16)]
-        replies = [job.result() for job in jobs]
-    codes = [status for status, _, _ in replies]
-    assert set(codes) == {200, 503} and codes.count(200) >= 5
-    assert all("Retry-After" in headers for status, headers, _ in replies if status == 503)
-    server.wait_idle()
+        with server.held():
+            long = pool.submit(server.post, "/v1/chat/completions", messages=user("x" * 3500 + " hello"))
+            wait_for(lambda: server.metric("requests_processing"))
+            short = pool.submit(server.post, "/v1/chat/completions", messages=user("hello"))
+            server.wait_queued()
+        assert short.result()[0] == long.result()[0] == 200
+    computed = [int(n) for n in re.findall(r"prompt \d+\+(\d+) out", server.stop()[1])]
+    assert len(computed) == 2 and computed[0] < 100 and computed[1] > 3500  # in the order of their ends
 
 
 def test_bytes_that_drip_and_silence_end_at_their_deadline(start):
     server = start("--time-scale", "20")
-    with socket.create_connection(("127.0.0.1", server.port), 10) as s:
-        began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port), 90) as s:
         with pytest.raises(OSError):
-            for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\n" * 1000:
+            for byte in (b"GET / HTTP/1.1\r\nHost: localhost\r\n" * 1000)[:250]:  # for ten deadlines
                 s.send(bytes([byte]))
                 time.sleep(0.02)
-        assert time.monotonic() - began < 5
     assert server.request("GET", "/health")[0] == 200
 
 
 def test_silence_of_a_stream_is_filled_with_comments(start):
-    server = start("--time-scale", "100", chunk_ms=300)
-    _, _, data = server.request("POST", "/v1/chat/completions", {"messages": user("hello"), "stream": True})
-    assert data.startswith(b": working\n\n") and data.rstrip().endswith(b"[DONE]")
+    server = start("--time-scale", "20")
+    body = json.dumps({"messages": user("hello"), "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), 90) as s:
+        data = b""
+        with server.held():
+            s.sendall(head + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            while data.count(b": working\n\n") < 3:
+                data += s.recv(4096)
+            assert data.split(b"\r\n\r\n")[0].startswith(b"HTTP/1.1 200") and b"data:" not in data
+        while part := s.recv(65536):
+            data += part
+    assert b"data: [DONE]" in data
 
 
 def test_access_is_as_tabled(start, tmp_path):
@@ -326,14 +356,13 @@ def test_two_requests_in_one_packet_are_answered_in_order(start):
 def test_sigterm_lets_an_answer_finish_and_exits_with_0(start):
     server = start()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        job = pool.submit(server.post, "/v1/chat/completions", messages=user("slow"))
-        while not server.metric("requests_processing"):
-            time.sleep(0.01)
-        began = time.monotonic()
-        code, log = server.stop()
-        assert code == 0 and time.monotonic() - began < 10
+        with server.held():
+            job = pool.submit(server.post, "/v1/chat/completions", messages=user("hello"))
+            wait_for(lambda: server.metric("requests_processing"))
+            server.process.send_signal(signal.SIGTERM)
         assert job.result()[0] == 200
-    assert re.search(r"POST /v1/chat/completions 200 .* stop$", log, re.M)
+    assert server.process.wait(60) == 0
+    assert re.search(r"POST /v1/chat/completions 200 .* stop$", server.log(), re.M)
 
 
 def test_tokens_and_templates_are_told(start):

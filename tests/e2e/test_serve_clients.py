@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from test_serve import Server
+from test_serve import Server, start  # noqa: F401
 
 HERE = os.path.dirname(__file__)
 with lzma.open(os.path.join(HERE, "../golden/clients/requests.json.xz")) as packed:
@@ -101,3 +101,59 @@ def test_the_second_turn_of_a_recorded_client_computes_only_its_new_tokens(tmp_p
         assert server.metric("prompt_tokens_total") - computed == n_second - n_cached
     finally:
         assert server.stop()[0] == 0
+
+
+def said(reply_or_events):
+    """Text, thinking and calls, whatever the dialect, streamed or not."""
+    text, think, calls = "", "", []
+    events = reply_or_events if isinstance(reply_or_events, list) else [reply_or_events]
+    for event in events:
+        if event == "[DONE]":
+            continue
+        for choice in event.get("choices", []):
+            part = choice.get("delta") or choice.get("message") or {}
+            text += part.get("content") or ""
+            think += part.get("reasoning_content") or ""
+            for call in part.get("tool_calls", []):
+                if call["function"].get("name"):
+                    calls.append([call["function"]["name"], ""])
+                calls[-1][1] += call["function"]["arguments"]
+        for block in event.get("content", []):
+            text += block.get("text", "")
+            think += block.get("thinking", "")
+            if block["type"] == "tool_use":
+                calls.append([block["name"], json.dumps(block["input"])])
+        delta, kind = event.get("delta"), event.get("type")
+        if kind == "content_block_start" and event["content_block"]["type"] == "tool_use":
+            calls.append([event["content_block"]["name"], ""])
+        if kind == "content_block_delta":
+            text += delta.get("text", "")
+            think += delta.get("thinking", "")
+            if "partial_json" in delta:
+                calls[-1][1] += delta["partial_json"]
+        if event.get("object") == "response" or kind in ("response.completed", "response.incomplete"):
+            for item in (event.get("response") or event)["output"]:
+                think += "".join(p["text"] for p in item.get("summary", []))
+                text += "".join(p["text"] for p in item.get("content") or [])
+                if "arguments" in item:
+                    calls.append([item["name"], item["arguments"]])
+    return text, think, [(name, json.loads(arguments)) for name, arguments in calls]
+
+
+def test_every_recorded_request_is_answered_alike_streamed_and_not(start):  # noqa: F811
+    answers = [{"think": "Th\u00efnk \u20ac.", "say": "Say \u00e9\u20ac\U0001f600."}]  # calls: test_serve_clients.py
+    server = start("--parallel", "1", answers=answers, ctx=200000, chunk=8192)
+    n = 0
+    for name, recorded in RECORDED.items():
+        for request in recorded["requests"] if "_sdk" not in name else []:  # constrained: sampled anew
+            body, path = request["body"], request["url"].split("?")[0]
+            if request["method"] != "POST" or "count" in path or "embed" in path or path.endswith("/v1/completions"):
+                continue
+            body = {k: v for k, v in copy.deepcopy(body).items() if k not in ("response_format", "stream", "n")}
+            status, whole = server.post(path, **body)
+            if status == 400 and "unsupported_value" in json.dumps(whole):
+                continue
+            assert status == 200, (name, whole)
+            assert said(whole) == said(server.events(path, **body)), name
+            n += 1
+    assert n >= 18

@@ -5,11 +5,10 @@ import concurrent.futures
 import json
 import re
 import socket
-import time
 
 import pytest
 
-from test_serve import TOOLS, joined, start, user  # noqa: F401
+from test_serve import TOOLS, joined, start, user, wait_for  # noqa: F401
 
 HEAD = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 LONG = "x" * 3000
@@ -18,16 +17,9 @@ LONG = "x" * 3000
 def ask(server, path="/v1/chat/completions", **body):
     """Sends a request and leaves the answer unread; the open socket."""
     data = json.dumps(body).encode()
-    s = socket.create_connection(("127.0.0.1", server.port), 20)
+    s = socket.create_connection(("127.0.0.1", server.port), 90)
     s.sendall(HEAD.format(path, len(data)).encode() + data)
     return s
-
-
-def wait_for(what, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def chat(server, text, **more):
@@ -42,12 +34,15 @@ def computed(server):
 
 def test_a_prompt_goes_on_when_its_client_has_left_and_the_retry_uses_the_work(start):  # noqa: F811
     for stream in (True, False):
-        server = start("--parallel", "1", chunk_ms=20)
+        server = start("--parallel", "1")
         body = {"messages": user(LONG + " hello"), "stream": stream}
-        with ask(server, **body):
-            wait_for(lambda: server.metric("requests_processing"))
-        wait_for(lambda: b'"n_past":0' not in server.request("GET", "/slots")[2].split(b"}")[0])
-        status, headers, data = server.request("POST", "/v1/chat/completions", body)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            with server.held():
+                with ask(server, **body):
+                    wait_for(lambda: server.metric("requests_processing"))
+                retry = pool.submit(server.request, "POST", "/v1/chat/completions", body)
+                server.wait_queued()
+            status, headers, data = retry.result()
         assert status == 200 and (stream or b"Hi there" in data)
         assert int(re.search(r"tokens=(\d+)/", headers["x-ds4-cache"]).group(1)) > 0
         server.wait_idle()
@@ -65,13 +60,14 @@ def test_a_longer_retry_goes_on_from_the_work_of_the_shorter_one(start):  # noqa
 
 
 def test_whoever_asks_again_for_a_whole_answer_gets_the_one_at_work(start):  # noqa: F811
-    server = start("--parallel", "1")
-    body = {"messages": user("slow"), "temperature": 1}
-    with ask(server, **body):
-        wait_for(lambda: server.metric("requests_processing") and server.metric("prompt_tokens_total"))
-        time.sleep(0.05)
-    reply = chat(server, "slow", temperature=1)
-    assert reply["choices"][0]["message"]["content"] == "s" * 40
+    server = start("--parallel", "1", hold_answers=True)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with server.held():
+            with ask(server, messages=user("hello"), temperature=1):
+                wait_for(lambda: server.metric("prompt_tokens_total"))
+            retry = pool.submit(chat, server, "hello", temperature=1)
+            server.wait_queued()
+        assert retry.result()["choices"][0]["message"]["content"].startswith("Hi there")
     assert server.metric("attached_total") == 1 and server.metric("requests_total") == 1
 
 
@@ -79,7 +75,7 @@ def test_work_that_nobody_asks_for_again_ends_after_the_grace_time(start):  # no
     server = start("--parallel", "1", "--grace", "0.2")
     with ask(server, messages=user("endless")):
         wait_for(lambda: server.metric("requests_processing"))
-    server.wait_idle(20)
+    server.wait_idle()
     assert server.metric("cancelled_total") == 1 and server.metric("attached_total") == 0
 
 
@@ -108,13 +104,16 @@ def test_a_side_request_never_takes_the_place_of_the_conversation(start):  # noq
 
 
 def test_a_side_request_is_answered_while_the_conversation_is_computed(start):  # noqa: F811
-    server = start("--parallel", "1", chunk_ms=30)
+    server = start("--parallel", "1")
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        long = pool.submit(chat, server, LONG)
-        wait_for(lambda: server.metric("requests_processing"))
-        chat(server, "title: hello")
-        assert not long.done()
-        long.result()
+        with server.held():
+            long = pool.submit(chat, server, LONG + " hello")
+            wait_for(lambda: server.metric("requests_processing"))
+            title = pool.submit(chat, server, "title: hello")
+            server.wait_queued()
+        title.result(), long.result()
+    computed = [int(n) for n in re.findall(r"prompt \d+\+(\d+) out", server.stop()[1])]
+    assert computed[0] < 100 and computed[1] > 3000  # in the order of their ends
 
 
 def test_every_reply_says_where_its_state_came_from(start, tmp_path):  # noqa: F811

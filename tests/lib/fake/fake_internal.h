@@ -25,7 +25,8 @@ struct ds4_engine {
     size_t n_answers;
     uint32_t rewind_tokens, load_ms, chunk_ms, token_ms, n_sessions;
     struct ds4_span fail_open, fail_prefill;
-    char path[512], name[64];
+    char path[512], name[64], hold[512];
+    bool hold_answers;
     void *script; /* json_t: owns the spans */
 };
 

@@ -75,6 +75,9 @@ static void load_numbers(const json_t *root, struct ds4_engine *engine)
     struct ds4_span name = member_text(root, "name");
     (void)snprintf(engine->name, sizeof engine->name, "%.*s", (int)name.len, name.ptr);
     if (!name.len) (void)snprintf(engine->name, sizeof engine->name, "scripted");
+    struct ds4_span hold = member_text(root, "hold");
+    (void)snprintf(engine->hold, sizeof engine->hold, "%.*s", (int)hold.len, hold.ptr);
+    engine->hold_answers = json_is_true(json_object_get(root, "hold_answers"));
     engine->info.ctx_tokens = (uint32_t)member_number(root, "ctx", 4096);
     engine->info.chunk_tokens = (uint32_t)member_number(root, "chunk", 64);
     engine->info.n_sessions_max = (uint32_t)member_number(root, "sessions", 0);
