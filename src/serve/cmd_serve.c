@@ -142,7 +142,7 @@ static enum ds4_status open_threads(struct serve *flags, struct parts *parts, st
     parts->replay = recall_create(parts->store);
     if (!parts->replay) return err_set(error, DS4_ERR_NOMEM, "no memory for the server");
     if (flags->trace_file) TRY(trace_open(flags->trace_file, &parts->trace, error));
-    struct worker_options worker = {.engine = parts->engine, .store = parts->store, .metrics = &app->metrics,
+    struct compute_options worker = {.engine = parts->engine, .store = parts->store, .metrics = &app->metrics,
                                     .replay = parts->replay, .n_parallel = flags->n_parallel,
                                     .dsml_entities = flags->dsml_entities,
                                     .grace_s = (double)flags->grace_s, .trace = parts->trace,

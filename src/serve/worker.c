@@ -3,546 +3,69 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "serve/constrain.h"
-#include "serve/stored.h"
 
 struct worker {
     struct ds4_token_index *index; /* NULL: the vocabulary cannot be constrained */
-    struct worker_options o;
+    struct compute *compute;     /* stepped by the thread */
     pthread_t thread;
-    pthread_mutex_t lock;        /* over the queue and the flags */
+    pthread_mutex_t lock;        /* over the queue and the flag */
     pthread_cond_t filled;
     struct job *first, *last;    /* handed in */
     bool quit;
-    atomic_ullong deadline_ns;   /* of draining; 0 = not draining */
     atomic_ullong round_ns;      /* when the present round began; 0 = idle */
-    /* The worker's own from here on. */
-    struct job *waiting;         /* taken over, in order */
-    struct slots slots;
-    size_t turn;                 /* slot whose prompt goes on next */
 };
 
-/* ---- the end of a job ----------------------------------------------------------------------------------------- */
-
-static void note(const struct worker *w, struct slot *s, const char *finish)
+/* Takes over what was handed in; waits for it when there is nothing else to do. False: quit. */
+static bool take_work(struct worker *w)
 {
-    trace_put(w->o.trace, w->o.engine, s, finish);
-    const struct answer_usage *u = &s->job->answer.usage;
-    exchange_note(s->job->exchange, "prompt %zu+%zu out %zu%s%s %.1f t/s %.1f t/s %s", u->n_reused,
-                  u->n_prompt - u->n_reused, u->n_out, s->job->request.chat.n_tools ? " tools" : "",
-                  s->job->request.chat.think != DS4_THINK_NONE && !s->job->request.raw ? " thinking" : "",
-                  u->prefill_s > 0 ? (double)(u->n_prompt - u->n_reused) / u->prefill_s : 0,
-                  u->decode_s > 0 ? (double)u->n_out / u->decode_s : 0, finish);
-}
-
-static void release(struct worker *w, struct slot *s)
-{
-    ds4_sampler_destroy(s->sampler);
-    ds4_parser_destroy(s->parser);
-    s->sampler = NULL;
-    s->parser = NULL;
-    job_destroy(s->job);
-    s->job = NULL;
-    s->left_ns = 0;
-    s->used_ns = clock_ns();
-    metrics_add(&w->o.metrics->processing, -1);
-}
-
-static bool guards_loops(const struct worker *w, const struct slot *s)
-{
-    return !w->o.no_loop_guard && !s->job->request.no_loop_guard;
-}
-
-static void count(struct worker *w, struct slot *s)
-{
-    struct answer_usage *u = &s->job->answer.usage;
-    if (s->decoding) u->decode_s = clock_seconds_since(s->phase_ns);
-    u->n_out = s->n_out;
-    u->n_thinking = s->n_thinking;
-    metrics_add(&w->o.metrics->tokens, (long long)u->n_out);
-    metrics_add(&w->o.metrics->tokens_us, (long long)(u->decode_s * 1e6));
-}
-
-static void fail(struct worker *w, struct slot *s, const char *sentence)
-{
-    count(w, s);
-    note(w, s, "failed");
-    metrics_add(&w->o.metrics->failed, 1);
-    answer_fail(&s->job->answer, sentence);
-    release(w, s);
-}
-
-/* The session's state is not to be trusted any more. */
-static void fail_engine(struct worker *w, struct slot *s, const char *sentence)
-{
-    bool empty = ds4_session_rewind(s->session, 0, NULL) == DS4_OK;
-    ensure(empty); /* going back to nothing is always possible */
-    fail(w, s, sentence);
-}
-
-static void cancel(struct worker *w, struct slot *s)
-{
-    size_t n_reused = s->job->answer.usage.n_reused, held = slot_held(s);
-    if (s->began && !s->decoding && held > n_reused)
-        metrics_add(&w->o.metrics->prompt_tokens, (long long)(held - n_reused));
-    count(w, s);
-    note(w, s, "cancelled");
-    metrics_add(&w->o.metrics->cancelled, 1);
-    if (w->o.store && !(s->parser && ds4_parser_in_call(s->parser)))
-        ds4_store_save(w->o.store, s->session, DS4_SAVE_TURN, NULL);
-    release(w, s);
-}
-
-static void end(struct worker *w, struct slot *s, enum answer_finish finish)
-{
-    static const char *const words[] = {"stop", "length", "tool_calls", "stop_sequence", "repetition"};
-    struct answer *a = &s->job->answer;
-    if (!a->ended && ds4_parser_finish(s->parser, answer_event, a) != DS4_OK) {
-        fail(w, s, "no memory for the answer");
-        return;
-    }
-    count(w, s);
-    note(w, s, words[a->ended ? a->finish : finish]);
-    answer_end(a, finish);
-    if (w->o.store) ds4_store_save(w->o.store, s->session, DS4_SAVE_TURN, NULL);
-    release(w, s);
-}
-
-/* ---- from the queue to a session ------------------------------------------------------------------------------ */
-
-static void remember(void *user, const struct answer *a, struct ds4_span block)
-{
-    struct worker *w = user;
-    recall_put(w->o.replay, a, block);
-}
-
-static bool repeats(void *user, const struct answer *a)
-{
-    struct worker *w = user;
-    if (guard_step_copies(&a->request->chat, a->calls, a->n_calls) < GUARD_STEP_COPIES_MIN) return false;
-    metrics_add(&w->o.metrics->call_loops, 1);
-    return true;
-}
-
-static enum ds4_status set_up(struct worker *w, struct slot *s, struct ds4_error *error)
-{
-    struct job *job = s->job;
-    const struct api_request *r = &job->request;
-    struct ds4_sampling sampling = r->sampling;
-    if (!r->has_seed) sampling.seed = clock_ns() | 1;
-    struct ds4_parser_options parser = {.in_thinking = !r->raw && r->chat.think != DS4_THINK_NONE,
-                                        .tools_active = r->chat.n_tools > 0, .dsml_entities = w->o.dsml_entities};
-    const struct ds4_message *last = r->chat.n_messages ? &r->chat.messages[r->chat.n_messages - 1] : NULL;
-    if (last && last->role == DS4_ROLE_ASSISTANT) parser.in_thinking = false;
-    s->thinking = parser.in_thinking;
-    TRY(answer_init(&job->answer, r, job->exchange, error));
-    job->answer.sampled = remember;
-    job->answer.repeats = repeats;
-    job->answer.sampled_user = w;
-    job->answer.hold_calls = guards_loops(w, s) && guard_step_copies(&r->chat, NULL, 0) >= GUARD_STEP_COPIES_MIN;
-    job->answer.usage.n_prompt = job->prompt.n;
-    TRY(ds4_sampler_create(w->o.engine, &sampling, &s->sampler, error));
-    return ds4_parser_create(w->o.engine, &parser, &s->parser);
-}
-
-/* Bytes of the first n tokens of the prompt. */
-static size_t bytes_of(const struct worker *w, const struct job *job, size_t n)
-{
-    size_t bytes = 0;
-    for (size_t i = 0; i < n; i++) bytes += ds4_token_bytes(w->o.engine, job->prompt.ids[i]).len;
-    return bytes;
-}
-
-static void start(struct worker *w, struct slot *s, struct job *job)
-{
-    struct ds4_error error = {0};
-    size_t mismatch = slots_mismatch(&w->slots, &job->prompt);
-    if (s->job) cancel(w, s);
-    if (w->o.store && slot_held(s) && slot_usable(s, &job->prompt) == 0)
-        ds4_store_save(w->o.store, s->session, DS4_SAVE_EVICT, NULL);
-    job_waits_no_more(job);
-    metrics_add(&w->o.metrics->processing, 1);
-    metrics_add(&w->o.metrics->requests, 1);
-    s->job = job;
-    s->decoding = s->began = false;
-    s->left_ns = 0;
-    s->closing = false;
-    s->n_out = s->n_thinking = 0;
-    s->guard = (struct guard){0};
-    s->phase_ns = clock_ns();
-    if (set_up(w, s, &error) == DS4_OK) {
-        answer_progress(&job->answer, 0, 0);
-    } else {
-        if (job->answer.request) fail(w, s, "the request could not be set up: no memory, or sampling out of range");
-        else release(w, s);
-        return;
-    }
-    job->answer.usage.mismatch = mismatch;
-    if (mismatch != ANSWER_NO_MISMATCH) job->answer.usage.mismatch_byte = bytes_of(w, job, mismatch);
-}
-
-static bool draining(const struct worker *w) { return atomic_load(&w->deadline_ns) != 0; }
-
-/* Puts the client that asks again in the place of the one that left. True: the job is done with. */
-static bool attach(struct worker *w, struct job *job)
-{
-    for (size_t i = 0; i < w->slots.n && !job->request.stream; i++) {
-        struct slot *s = &w->slots.items[i];
-        if (!s->left_ns || !s->decoding || s->job->dialect != job->dialect ||
-            !span_eq(buf_span(&s->job->body), buf_span(&job->body)))
-            continue;
-        struct exchange *gone = s->job->exchange;
-        s->job->exchange = s->job->answer.exchange = job->exchange;
-        job->exchange = gone;
-        s->left_ns = 0;
-        answer_tell_cache(&s->job->answer);
-        metrics_add(&w->o.metrics->attached, 1);
-        job_destroy(job);
-        return true;
-    }
-    return false;
-}
-
-/* True: the job is no longer waiting. */
-static bool admit_one(struct worker *w, struct job *job)
-{
-    if (draining(w)) {
-        job_refuse(job, 503, "the server is shutting down", NULL, NULL);
-        job_destroy(job);
-        return true;
-    }
-    if (exchange_is_cancelled(job->exchange)) {
-        metrics_add(&w->o.metrics->cancelled, 1);
-        job_destroy(job);
-        return true;
-    }
-    if (job->kind == JOB_STORED) {
-        stored_answer(w->o.store, w->o.engine, job);
-        job_destroy(job);
-        return true;
-    }
-    if (attach(w, job)) return true;
-    struct slot *s = slots_choose(&w->slots, &job->prompt);
-    if (!s) return false;
-    if (s->left_ns && slot_usable(s, &job->prompt)) metrics_add(&w->o.metrics->attached, 1);
-    start(w, s, job);
-    return true;
-}
-
-/* Gives waiting jobs to sessions: the oldest first, but a short one need not wait for a long one's place. */
-static void admit(struct worker *w)
-{
-    struct job **tail = &w->waiting;
-    while (*tail) tail = &(*tail)->next;
+    bool busy = compute_is_busy(w->compute);
     (void)pthread_mutex_lock(&w->lock);
-    *tail = w->first;
-    w->first = w->last = NULL;
-    (void)pthread_mutex_unlock(&w->lock);
-    for (struct job **at = &w->waiting; *at;) {
-        struct job *job = *at, *next = job->next;
-        if (admit_one(w, job)) *at = next;
-        else at = &job->next;
-    }
-}
-
-/* ---- rounds --------------------------------------------------------------------------------------------------- */
-
-/* Lets one chunk pass. */
-static bool one_chunk(void *user, const char *phase, uint64_t done, uint64_t total)
-{
-    (void)user;
-    (void)phase;
-    return done == 0 || done == total;
-}
-
-static void prefill_chunk(struct worker *w, struct slot *s)
-{
-    struct job *job = s->job;
-    struct ds4_store_report report = {0};
-    struct ds4_error error = {0};
-    struct answer_usage *u = &job->answer.usage;
-    enum ds4_status status = ds4_store_sync(w->o.store, s->session, job->prompt.ids, job->prompt.n, one_chunk, NULL,
-                                            &report, &error);
-    if (!s->began) {
-        static const char *const sources[] = {[DS4_STORE_NONE] = "none", [DS4_STORE_RAM] = "ram",
-                                              [DS4_STORE_DISK] = "disk"};
-        u->n_reused = report.n_reused < job->prompt.n ? report.n_reused : job->prompt.n;
-        u->reused_bytes = bytes_of(w, job, u->n_reused);
-        u->source = sources[report.source];
-        answer_tell_cache(&job->answer);
-        s->began = true;
-    }
-    u->prefill_s = clock_seconds_since(s->phase_ns);
-    if (status == DS4_OK || status == DS4_ERR_CANCELLED)
-        answer_progress(&job->answer, status == DS4_OK ? job->prompt.n : slot_held(s), u->prefill_s);
-    if (status == DS4_ERR_CANCELLED) return;
-    metrics_add(&w->o.metrics->prompt_us, (long long)(u->prefill_s * 1e6));
-    metrics_add(&w->o.metrics->prompt_tokens, (long long)(job->prompt.n - u->n_reused));
-    metrics_add(&w->o.metrics->reused_tokens, (long long)u->n_reused);
-    if (status != DS4_OK) {
-        fail_engine(w, s, "the engine failed on the prompt");
-        return;
-    }
-    if (w->o.store && job->prompt.n - u->n_reused > SLOT_SIDE_TOKENS)
-        ds4_store_save(w->o.store, s->session, DS4_SAVE_PREFIX, NULL);
-    if (s->left_ns) { /* the state is there for whoever asks again */
-        cancel(w, s);
-        return;
-    }
-    s->decoding = true;
-    s->phase_ns = clock_ns();
-    answer_begin(&job->answer);
-    if (job->request.n_max == 0) end(w, s, FINISH_LENGTH);
-}
-
-/* Most tokens that the answer may still have, the next one included. */
-static size_t room(const struct worker *w, const struct slot *s)
-{
-    size_t ctx = ds4_engine_info(w->o.engine)->ctx_tokens, held = slot_held(s), n_max = s->job->request.n_max;
-    size_t left = n_max > s->n_out ? n_max - s->n_out : 0, there = ctx > held ? ctx - held + 1 : 1;
-    return left < there ? left : there;
-}
-
-/* An answer that has a form is completed before it ends, when there is a way. */
-static bool close_for(struct slot *s, enum answer_finish finish)
-{
-    if (!constrain_completes(s->job)) return false;
-    if (s->closing) return true;
-    s->closing = true;
-    s->closing_for = finish;
-    return true;
-}
-
-/* Holds the slot's next token to the form of the answer. False: the job has ended. */
-static bool constrain(struct worker *w, struct slot *s)
-{
-    if (!s->job->grammar) return true;
-    int32_t sampled = s->next;
-    switch (constrain_token(s->job, room(w, s), s->closing, &s->next)) {
-    case CONSTRAIN_OK:
-        if (s->next != sampled) (void)close_for(s, FINISH_LENGTH);
-        return true;
-    case CONSTRAIN_CLOSED:
-        end(w, s, s->closing ? s->closing_for : FINISH_LENGTH);
-        return false;
-    default:
-        fail(w, s, "the answer could not be held to its form");
-        return false;
-    }
-}
-
-/* The slot's next token: what the model says, or the end of thinking that has gone on for too long. */
-static bool sample(struct worker *w, struct slot *s)
-{
-    const struct api_request *r = &s->job->request;
-    struct ds4_error error = {0};
-    const float *logits = ds4_session_logits(s->session);
-    const uint32_t *mask = NULL;
-    if (s->job->grammar && ds4_grammar_mask(s->job->grammar, &mask, &error) != DS4_OK) {
-        fail(w, s, "no memory for the answer");
-        return false;
-    }
-    bool greedy = r->chat.n_tools > 0 && ds4_parser_in_syntax(s->parser);
-    struct ds4_span last = s->n_thinking ? ds4_token_bytes(w->o.engine, s->next) : SPAN("");
-    if (s->thinking && r->think_budget && guard_ends_thinking(r->think_budget, s->n_thinking, last)) {
-        metrics_add(&w->o.metrics->budgets_reached, 1);
-        s->next = ds4_special(w->o.engine)->think_end;
-    } else if (!logits || ds4_sampler_pick(s->sampler, logits, mask, greedy, &s->next, &error) != DS4_OK) {
-        fail_engine(w, s, "the engine gave no usable probabilities");
-        return false;
-    }
-    if (guards_loops(w, s) && guard_feed(&s->guard, s->next)) {
-        metrics_add(&w->o.metrics->loops, 1);
-        s->guard = (struct guard){0};
-        if (!s->thinking && !close_for(s, FINISH_LOOP)) {
-            end(w, s, FINISH_LOOP);
-            return false;
-        }
-        if (s->thinking) s->next = ds4_special(w->o.engine)->think_end;
-    }
-    if (!constrain(w, s)) return false;
-    ds4_sampler_accept(s->sampler, s->next);
-    const struct ds4_special_ids *special = ds4_special(w->o.engine);
-    bool shown = s->next != special->eos && s->next != special->think_end && !ds4_parser_in_call(s->parser);
-    if (r->logprobs && shown) answer_add_logprobs(&s->job->answer, w->o.engine, logits, s->next, s->thinking);
-    return true;
-}
-
-/* Chooses the slot's next token and hands it to the answer. False: the job has ended. */
-static bool pick(struct worker *w, struct slot *s)
-{
-    struct answer *a = &s->job->answer;
-    if (!sample(w, s)) return false;
-    if (ds4_parser_feed(s->parser, s->next, answer_event, a) != DS4_OK) {
-        fail(w, s, "no memory for the answer");
-        return false;
-    }
-    if (a->request->stream) answer_flush(a);
-    bool eos = s->next == ds4_special(w->o.engine)->eos;
-    if (!eos) s->n_out++;
-    if (!eos && s->thinking) s->n_thinking++;
-    if (s->next == ds4_special(w->o.engine)->think_end) s->thinking = false;
-    if (s->closing && a->ended && a->finish == FINISH_CALLS) a->finish = s->closing_for;
-    if (eos || a->ended) {
-        end(w, s, FINISH_STOP);
-        return false;
-    }
-    if (s->job->grammar && ds4_grammar_is_done(s->job->grammar)) {
-        end(w, s, s->closing ? s->closing_for : FINISH_STOP);
-        return false;
-    }
-    if (s->n_out >= a->request->n_max || slot_held(s) >= ds4_engine_info(w->o.engine)->ctx_tokens) {
-        end(w, s, FINISH_LENGTH);
-        return false;
-    }
-    return true;
-}
-
-/* One token of every answer in one pass. */
-static void decode_all(struct worker *w)
-{
-    struct ds4_job jobs[SLOTS_MAX];
-    struct slot *slots[SLOTS_MAX];
-    size_t held[SLOTS_MAX];
-    struct ds4_error error = {0};
-    size_t n = 0, n_max = ds4_engine_info(w->o.engine)->chunk_tokens;
-    for (size_t i = 0; i < w->slots.n && n < n_max; i++) {
-        struct slot *s = &w->slots.items[i];
-        if (!s->job || !s->decoding || !pick(w, s)) continue;
-        jobs[n] = (struct ds4_job){.session = s->session, .tokens = &s->next, .n = 1};
-        held[n] = slot_held(s);
-        slots[n++] = s;
-    }
-    if (n == 0 || ds4_eval(w->o.engine, jobs, n, &error) == DS4_OK) return;
-    for (size_t i = 0; i < n; i++) { /* whose fault it was shows when each goes alone */
-        if (slot_held(slots[i]) != held[i]) fail_engine(w, slots[i], "the engine failed during the answer");
-        else if (ds4_eval(w->o.engine, &jobs[i], 1, NULL) != DS4_OK)
-            fail_engine(w, slots[i], "the engine failed during the answer");
-    }
-}
-
-/* A stream that is being read ends with its reader; what nobody could see coming may be asked for again. */
-static bool may_go_on(const struct worker *w, const struct slot *s)
-{
-    if (draining(w) || (s->decoding && s->job->request.stream)) return false;
-    return clock_seconds_since(s->left_ns) < w->o.grace_s;
-}
-
-static void notice_lost(struct worker *w)
-{
-    for (size_t i = 0; i < w->slots.n; i++) {
-        struct slot *s = &w->slots.items[i];
-        if (s->job && !s->left_ns && exchange_is_cancelled(s->job->exchange)) s->left_ns = clock_ns();
-    }
-}
-
-static void drop_lost(struct worker *w)
-{
-    uint64_t deadline = atomic_load(&w->deadline_ns);
-    notice_lost(w);
-    for (size_t i = 0; i < w->slots.n; i++) {
-        struct slot *s = &w->slots.items[i];
-        if (!s->job) continue;
-        if (s->left_ns && !may_go_on(w, s)) cancel(w, s);
-        else if (deadline && clock_ns() >= deadline) fail(w, s, "the server is shutting down");
-    }
-}
-
-static bool is_busy(const struct worker *w)
-{
-    if (w->waiting) return true;
-    for (size_t i = 0; i < w->slots.n; i++)
-        if (w->slots.items[i].job) return true;
-    return false;
-}
-
-static void prefill_next(struct worker *w)
-{
-    for (size_t i = 0; i < w->slots.n; i++) {
-        struct slot *s = &w->slots.items[w->turn++ % w->slots.n];
-        if (!s->job || s->decoding) continue;
-        prefill_chunk(w, s);
-        return;
-    }
-}
-
-/* Waits for work. False: quit. */
-static bool wait_for_work(struct worker *w)
-{
-    (void)pthread_mutex_lock(&w->lock);
-    while (!w->first && !w->quit) {
+    while (!busy && !w->first && !w->quit) {
         atomic_store(&w->round_ns, 0);
         (void)pthread_cond_wait(&w->filled, &w->lock);
     }
-    bool go_on = w->first || !w->quit;
+    struct job *first = w->first;
+    w->first = w->last = NULL;
     (void)pthread_mutex_unlock(&w->lock);
-    return go_on;
-}
-
-static void publish(struct worker *w)
-{
-    for (size_t i = 0; i < w->slots.n; i++) {
-        struct slot *s = &w->slots.items[i];
-        atomic_store(&s->shown_busy, s->job != NULL);
-        atomic_store(&s->shown_held, slot_held(s));
-        if (s->job) atomic_store(&s->shown_reused, s->job->answer.usage.n_reused);
-    }
-}
-
-void worker_put_slots(struct worker *w, struct buf *out)
-{
-    slots_put(out, &w->slots, ds4_engine_info(w->o.engine)->ctx_tokens);
+    compute_take(w->compute, first);
+    return busy || first;
 }
 
 static void *work(void *user)
 {
     struct worker *w = user;
-    for (;;) {
-        if (!is_busy(w) && !wait_for_work(w)) return NULL;
+    while (take_work(w)) {
         atomic_store(&w->round_ns, clock_ns());
-        notice_lost(w);
-        admit(w);
-        drop_lost(w);
-        prefill_next(w);
-        drop_lost(w);
-        decode_all(w);
-        publish(w);
+        compute_step(w->compute);
     }
+    return NULL;
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------- */
-
-static void destroy_sessions(struct worker *w)
+static enum ds4_status open_parts(struct worker *w, const struct compute_options *options, struct ds4_error *error)
 {
-    for (size_t i = 0; i < w->slots.n; i++) {
-        if (w->o.store && w->slots.items[i].session && slot_held(&w->slots.items[i]))
-            ds4_store_save(w->o.store, w->slots.items[i].session, DS4_SAVE_SHUTDOWN, NULL);
-        ds4_session_destroy(w->slots.items[i].session);
-    }
-}
-
-enum ds4_status worker_create(const struct worker_options *options, struct worker **out, struct ds4_error *error)
-{
-    struct worker *w = mem_zalloc(1, sizeof *w);
-    enum ds4_status status = DS4_OK;
-    if (!w) return err_set(error, DS4_ERR_NOMEM, "no memory for the worker");
-    w->o = *options;
-    w->slots.n = options->n_parallel + 1;
-    status = ds4_token_index_create(options->engine, &w->index, error);
+    enum ds4_status status = ds4_token_index_create(options->engine, &w->index, error);
     if (status == DS4_ERR_UNSUPPORTED) { /* answers in a form are refused then */
         if (error) *error = (struct ds4_error){0};
         status = DS4_OK;
     }
-    for (size_t i = 0; i < w->slots.n && status == DS4_OK; i++)
-        status = ds4_session_create(options->engine, &w->slots.items[i].session, error);
-    if (status == DS4_OK && (pthread_mutex_init(&w->lock, NULL) || pthread_cond_init(&w->filled, NULL) ||
-                             pthread_create(&w->thread, NULL, work, w)))
-        status = err_set(error, DS4_ERR_NOMEM, "the worker's thread cannot be started");
+    TRY(status);
+    TRY(compute_create(options, &w->compute, error));
+    if (pthread_mutex_init(&w->lock, NULL) || pthread_cond_init(&w->filled, NULL) ||
+        pthread_create(&w->thread, NULL, work, w))
+        return err_set(error, DS4_ERR_NOMEM, "the worker's thread cannot be started");
+    return DS4_OK;
+}
+
+enum ds4_status worker_create(const struct compute_options *options, struct worker **out, struct ds4_error *error)
+{
+    struct worker *w = mem_zalloc(1, sizeof *w);
+    if (!w) return err_set(error, DS4_ERR_NOMEM, "no memory for the worker");
+    enum ds4_status status = open_parts(w, options, error);
     if (status == DS4_OK) {
         *out = w;
         return DS4_OK;
     }
-    for (size_t i = 0; i < w->slots.n; i++) ds4_session_destroy(w->slots.items[i].session);
+    compute_destroy(w->compute);
     ds4_token_index_destroy(w->index);
     mem_free(w);
     return status;
@@ -562,10 +85,7 @@ void worker_submit(struct worker *w, struct job *job)
     (void)pthread_mutex_unlock(&w->lock);
 }
 
-void worker_drain(struct worker *w, double grace_s)
-{
-    atomic_store(&w->deadline_ns, clock_ns() + (uint64_t)(grace_s * 1e9));
-}
+void worker_drain(struct worker *w, double grace_s) { compute_drain(w->compute, grace_s); }
 
 double worker_silence_s(const struct worker *w)
 {
@@ -573,16 +93,18 @@ double worker_silence_s(const struct worker *w)
     return began ? clock_seconds_since(began) : 0;
 }
 
+void worker_put_slots(struct worker *w, struct buf *out) { compute_put_slots(w->compute, out); }
+
 void worker_destroy(struct worker *w)
 {
     if (!w) return;
-    if (!draining(w)) worker_drain(w, 0);
+    worker_drain(w, 0);
     (void)pthread_mutex_lock(&w->lock);
     w->quit = true;
     (void)pthread_cond_signal(&w->filled);
     (void)pthread_mutex_unlock(&w->lock);
     (void)pthread_join(w->thread, NULL);
-    destroy_sessions(w);
+    compute_destroy(w->compute);
     (void)pthread_cond_destroy(&w->filled);
     (void)pthread_mutex_destroy(&w->lock);
     ds4_token_index_destroy(w->index);
