@@ -495,6 +495,8 @@ enum ds4_status ds4_grammar_close(struct ds4_grammar *g, struct ds4_tokens *toke
 {
     if (g->finished || (!g->must_answer && (g->thinking || is_open(g)))) return DS4_OK;
     if (g->thinking) TRY(ds4_tokens_append(tokens, &g->index->think_end, 1));
-    if (!find_way(g, &g->s)) return err_set(error, DS4_ERR_LIMIT, "the answer has no short completion");
+    bool found = find_way(g, &g->s);
+    if (g->a.failed || g->way.failed) return no_memory(error);
+    if (!found) return err_set(error, DS4_ERR_LIMIT, "the answer has no short completion");
     return way_tokens(g, tokens) == SIZE_MAX ? no_memory(error) : DS4_OK;
 }

@@ -6,7 +6,7 @@
 /* ---- references and choices ------------------------------------------------------------------------------------ */
 
 /* One step of a JSON pointer: name with ~0 and ~1 decoded. */
-static uint32_t child_named(const struct compiler *c, uint32_t value, struct ds4_span step)
+static enum ds4_status child_named(const struct compiler *c, uint32_t value, struct ds4_span step, uint32_t *out)
 {
     struct buf name = {0};
     uint32_t found = JTEXT_NONE;
@@ -21,8 +21,10 @@ static uint32_t child_named(const struct compiler *c, uint32_t value, struct ds4
         for (size_t i = 0; i < step.len; i++) at = at * 10 + (uint32_t)(step.ptr[i] - '0');
         for (found = value_at(c, value)->first; at > 0 && found != JTEXT_NONE; at--) found = value_at(c, found)->next;
     }
+    enum ds4_status status = buf_status(&name, c->error);
     buf_deinit(&name);
-    return found;
+    *out = found;
+    return status;
 }
 
 enum ds4_status schema_resolve(struct compiler *c, uint32_t ref, uint32_t schema, uint32_t *out)
@@ -34,13 +36,14 @@ enum ds4_status schema_resolve(struct compiler *c, uint32_t ref, uint32_t schema
     bool local = rest.len > 0 && rest.ptr[0] == '#' && (rest.len == 1 || rest.ptr[1] == '/') &&
                  span_find(rest, SPAN("%"), 0) == SIZE_MAX;
     uint32_t at = c->root;
-    for (size_t from = 2; local && at != JTEXT_NONE && from <= rest.len;) {
+    enum ds4_status status = buf_status(&pointer, c->error);
+    for (size_t from = 2; local && at != JTEXT_NONE && from <= rest.len && status == DS4_OK;) {
         size_t slash = span_find(rest, SPAN("/"), from);
         size_t end = slash == SIZE_MAX ? rest.len : slash;
-        at = child_named(c, at, span_make(rest.ptr + from, end - from));
+        status = child_named(c, at, span_make(rest.ptr + from, end - from), &at);
         from = end + 1;
     }
-    enum ds4_status status = schema_spend(c, rest.len + 1);
+    if (status == DS4_OK) status = schema_spend(c, rest.len + 1);
     if (status == DS4_OK && !local)
         status = schema_complain(c, DS4_ERR_UNSUPPORTED, "\"$ref\" to \"", rest, "\" is not inside the schema", schema);
     if (status == DS4_OK && at == JTEXT_NONE)

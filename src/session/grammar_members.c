@@ -99,6 +99,8 @@ static enum ds4_status put_members(struct compiler *c, uint32_t node, const stru
         }
         buf_clear(&name);
         jtext_put_decoded(&c->doc, i, &name);
+        status = buf_status(&name, c->error);
+        if (status != DS4_OK) break;
         uint32_t declared = 0, known = properties == JTEXT_NONE ? JTEXT_NONE
                                                                 : jtext_member(&c->doc, properties, buf_span(&name));
         for (uint32_t m = first; known != JTEXT_NONE && m != known; m = value_at(c, m)->next) declared++;

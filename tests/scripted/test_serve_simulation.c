@@ -150,7 +150,7 @@ static enum ds4_status prepare(struct world *w, struct job *job, struct ds4_erro
     else TRY(ds4_render(w->engine, &job->request.chat, &job->prompt, NULL, error));
     if (job->prompt.n == 0 || job->prompt.n >= ds4_engine_info(w->engine)->ctx_tokens)
         return err_set(error, DS4_ERR_LIMIT, "too long");
-    return constrain_job(w->index, job, error);
+    return constrain_job(w->engine, w->index, job, error);
 }
 
 static void arrive(struct world *w)

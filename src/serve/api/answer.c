@@ -51,6 +51,7 @@ void answer_deinit(struct answer *a)
     buf_deinit(&a->items);
     buf_deinit(&a->logprobs[0]);
     buf_deinit(&a->logprobs[1]);
+    buf_deinit(&a->part_logprobs);
     buf_deinit(&a->out);
     *a = (struct answer){0};
 }
@@ -77,8 +78,18 @@ void answer_progress(struct answer *a, size_t n_read, double seconds)
     answer_flush(a);
 }
 
+/* Something of the answer did not fit into memory. */
+static bool is_lossy(const struct answer *a)
+{
+    bool failed = a->out.failed || a->text.failed || a->think.failed || a->held.failed || a->items.failed ||
+                  a->logprobs[0].failed || a->logprobs[1].failed || a->part_logprobs.failed;
+    for (size_t i = 0; i < a->n_calls; i++) failed |= a->calls[i].name.failed || a->calls[i].arguments.failed;
+    return failed;
+}
+
 void answer_flush(struct answer *a)
 {
+    if (is_lossy(a)) exchange_drop(a->exchange);
     if (a->out.text.len == 0) return;
     exchange_put(a->exchange, buf_span(&a->out));
     buf_clear(&a->out);
@@ -120,6 +131,7 @@ static void add_text(struct answer *a, struct ds4_span text)
         return;
     }
     buf_put_span(&a->held, text);
+    a->text.failed |= a->held.failed; /* held is cleared, and forgets */
     if (find_stop(a, &at, &a->stop_sequence)) {
         show_text(a, span_make(a->held.text.ptr, at));
         buf_clear(&a->held);
@@ -224,12 +236,31 @@ void answer_event(void *user, const struct ds4_event *event)
     }
 }
 
+static void set_finish(struct answer *a, enum answer_finish finish)
+{
+    if (a->ended) return;
+    release_held(a);
+    a->finish = finish;
+}
+
+void answer_end_choice(struct answer *a, enum answer_finish finish)
+{
+    set_finish(a, finish);
+    answer_completions_end_choice(a);
+    if (a->request->stream) answer_flush(a);
+    a->before.n_prompt += a->usage.n_prompt;
+    a->before.n_reused += a->usage.n_reused;
+    a->before.n_out += a->usage.n_out;
+    a->usage.n_out = a->usage.n_reused = 0;
+    a->choice_i++;
+    a->text.text.len = 0; /* not cleared: that it failed is not forgotten */
+    buf_clear(&a->held);
+    a->ended = false;
+}
+
 void answer_end(struct answer *a, enum answer_finish finish)
 {
-    if (!a->ended) {
-        release_held(a);
-        a->finish = finish;
-    }
+    set_finish(a, finish);
     if (a->request->stream) {
         a->writer->end(a);
         answer_flush(a);
@@ -237,7 +268,7 @@ void answer_end(struct answer *a, enum answer_finish finish)
         return;
     }
     a->writer->whole(a);
-    if (a->out.failed || a->text.failed || a->think.failed || a->items.failed) {
+    if (is_lossy(a)) {
         answer_fail(a, "no memory for the answer");
         return;
     }

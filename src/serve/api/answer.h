@@ -44,6 +44,8 @@ struct answer {
     struct buf out;            /* events not yet handed to the exchange */
     struct buf logprobs[2];    /* of tokens of the answer and of thinking; not yet written */
     struct answer_usage usage;
+    struct answer_usage before; /* tokens of the answers to earlier prompts of the request */
+    size_t choice_i;           /* which of several prompts this answers */
     enum answer_finish finish;
     struct ds4_span stop_sequence;
     bool thinking_ended;
@@ -54,6 +56,7 @@ struct answer {
     size_t n_blocks, n_events;
     struct buf items;          /* Responses: finished items, with commas */
     size_t item_from;          /* where the text of the open item begins */
+    struct buf part_logprobs;  /* of the open item, those that events have shown */
     bool reasoned;             /* the reasoning has become an item */
     void (*sampled)(void *user, const struct answer *a, struct ds4_span block); /* the calls' exact bytes */
     bool (*repeats)(void *user, const struct answer *a); /* the calls close a cycle: not to be shown */
@@ -72,6 +75,8 @@ struct answer_writer {
     void (*fail)(struct answer *a, const char *sentence);
     void (*whole)(struct answer *a);
 };
+/* The end of one of several choices of /v1/completions. */
+void answer_completions_end_choice(struct answer *a);
 /* An event of /v1/chat/completions beside those of the table. */
 void answer_chat_progress(struct answer *a, size_t n_read, double seconds);
 extern const struct answer_writer answer_chat, answer_completions, answer_messages, answer_responses;
@@ -89,6 +94,8 @@ void answer_event(void *user, const struct ds4_event *event);
 void answer_flush(struct answer *a);
 /* The last words. finish is FINISH_STOP or FINISH_LENGTH; calls and stop strings say the rest. */
 void answer_end(struct answer *a, enum answer_finish finish);
+/* The last words to one of several prompts; what follows is the answer to the next. Completions only. */
+void answer_end_choice(struct answer *a, enum answer_finish finish);
 /* Instead of answer_end. sentence is constant. */
 void answer_fail(struct answer *a, const char *sentence);
 

@@ -81,6 +81,12 @@ void exchange_end(struct exchange *x)
     net_wake(x->wake_fd);
 }
 
+void exchange_drop(struct exchange *x)
+{
+    atomic_store(&x->cancelled, true);
+    net_wake(x->wake_fd);
+}
+
 void exchange_note(struct exchange *x, const char *format, ...)
 {
     va_list args;

@@ -41,6 +41,8 @@ void exchange_expect_stream(struct exchange *x);
 /* Bytes of a stream; whole events. Begins it. */
 void exchange_put(struct exchange *x, struct ds4_span events);
 void exchange_end(struct exchange *x);
+/* The answer cannot be given whole: the connection is closed, so that the client knows. */
+void exchange_drop(struct exchange *x);
 void exchange_note(struct exchange *x, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Goes into the head when that is not on the wire yet. */
 void exchange_say_cache(struct exchange *x, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -1,5 +1,6 @@
 /* fake_sampler.c - sampling for the scripted engine: the same interface, plain sorting inside. See fake_engine.h. */
 #include <math.h>
+#include <stdlib.h>
 
 #include "base/mem.h"
 #include "base/rng.h"
@@ -110,8 +111,28 @@ float ds4_logprob(const float *logits, size_t n_vocab, int32_t id)
     return (float)((double)logits[id] - top - log(sum));
 }
 
+/* Those of a pass in the order of their logits, ties by id. */
+struct ranked {
+    float logit;
+    int32_t id;
+};
+
+static int by_logit(const void *left, const void *right)
+{
+    const struct ranked *a = left, *b = right;
+    if (a->logit != b->logit) return a->logit > b->logit ? -1 : 1;
+    return a->id < b->id ? -1 : 1;
+}
+
 void ds4_top_logits(const float *logits, size_t n_vocab, size_t n, int32_t *ids)
 {
+    struct ranked all[FAKE_N_VOCAB];
+    if (n_vocab == FAKE_N_VOCAB && n > 16) {
+        for (int32_t id = 0; id < FAKE_N_VOCAB; id++) all[id] = (struct ranked){logits[id], id};
+        qsort(all, FAKE_N_VOCAB, sizeof *all, by_logit);
+        for (size_t k = 0; k < n && k < FAKE_N_VOCAB; k++) ids[k] = all[k].id;
+        return;
+    }
     for (size_t k = 0; k < n && k < n_vocab; k++) { /* selection: the largest below the one before */
         int32_t best = -1;
         for (int32_t id = 0; id < (int32_t)n_vocab; id++) {
