@@ -85,6 +85,42 @@ static void cancel(struct compute *c, struct slot *s)
     release(c, s);
 }
 
+/* The prompt of the slot's job is to be computed, and nothing of its answer is there. */
+static void begin_prompt(struct slot *s)
+{
+    s->decoding = s->began = s->closing = false;
+    s->n_out = s->n_thinking = 0;
+    s->guard = (struct guard){0};
+    s->phase_ns = clock_ns();
+}
+
+static enum ds4_status set_up_tokens(struct compute *c, struct slot *s, struct ds4_error *error)
+{
+    const struct api_request *r = &s->job->request;
+    struct ds4_sampling sampling = r->sampling;
+    if (!r->has_seed) sampling.seed = clock_ns() | 1;
+    struct ds4_parser_options parser = {.in_thinking = !r->raw && r->chat.think != DS4_THINK_NONE,
+                                        .tools_active = r->chat.n_tools > 0, .dsml_entities = c->o.dsml_entities};
+    const struct ds4_message *last = r->chat.n_messages ? &r->chat.messages[r->chat.n_messages - 1] : NULL;
+    if (last && last->role == DS4_ROLE_ASSISTANT) parser.in_thinking = false;
+    s->thinking = parser.in_thinking;
+    s->job->answer.usage.n_prompt = s->job->prompt.n;
+    TRY(ds4_sampler_create(c->o.engine, &sampling, &s->sampler, error));
+    return ds4_parser_create(c->o.engine, &parser, &s->parser);
+}
+
+/* The answer to one of several prompts has ended: the slot goes on to the next. */
+static void go_on(struct compute *c, struct slot *s, enum answer_finish finish)
+{
+    answer_end_choice(&s->job->answer, finish);
+    ds4_sampler_destroy(s->sampler);
+    ds4_parser_destroy(s->parser);
+    s->sampler = NULL;
+    s->parser = NULL;
+    begin_prompt(s);
+    if (set_up_tokens(c, s, NULL) != DS4_OK) fail(c, s, "no memory for the answer");
+}
+
 static void end(struct compute *c, struct slot *s, enum answer_finish finish)
 {
     static const char *const words[] = {"stop", "length", "tool_calls", "stop_sequence", "repetition"};
@@ -95,6 +131,10 @@ static void end(struct compute *c, struct slot *s, enum answer_finish finish)
     }
     count(c, s);
     note(c, s, words[a->ended ? a->finish : finish]);
+    if (job_next_prompt(s->job)) {
+        go_on(c, s, finish);
+        return;
+    }
     answer_end(a, finish);
     if (c->o.store) ds4_store_save(c->o.store, s->session, DS4_SAVE_TURN, NULL);
     release(c, s);
@@ -119,22 +159,13 @@ static bool repeats(void *user, const struct answer *a)
 static enum ds4_status set_up(struct compute *c, struct slot *s, struct ds4_error *error)
 {
     struct job *job = s->job;
-    const struct api_request *r = &job->request;
-    struct ds4_sampling sampling = r->sampling;
-    if (!r->has_seed) sampling.seed = clock_ns() | 1;
-    struct ds4_parser_options parser = {.in_thinking = !r->raw && r->chat.think != DS4_THINK_NONE,
-                                        .tools_active = r->chat.n_tools > 0, .dsml_entities = c->o.dsml_entities};
-    const struct ds4_message *last = r->chat.n_messages ? &r->chat.messages[r->chat.n_messages - 1] : NULL;
-    if (last && last->role == DS4_ROLE_ASSISTANT) parser.in_thinking = false;
-    s->thinking = parser.in_thinking;
-    TRY(answer_init(&job->answer, r, job->exchange, error));
+    TRY(answer_init(&job->answer, &job->request, job->exchange, error));
     job->answer.sampled = remember;
     job->answer.repeats = repeats;
     job->answer.sampled_user = c;
-    job->answer.hold_calls = guards_loops(c, s) && guard_step_copies(&r->chat, NULL, 0) >= GUARD_STEP_COPIES_MIN;
-    job->answer.usage.n_prompt = job->prompt.n;
-    TRY(ds4_sampler_create(c->o.engine, &sampling, &s->sampler, error));
-    return ds4_parser_create(c->o.engine, &parser, &s->parser);
+    job->answer.hold_calls = guards_loops(c, s) &&
+                             guard_step_copies(&job->request.chat, NULL, 0) >= GUARD_STEP_COPIES_MIN;
+    return set_up_tokens(c, s, error);
 }
 
 /* Bytes of the first n tokens of the prompt. */
@@ -156,12 +187,8 @@ static void start(struct compute *c, struct slot *s, struct job *job)
     metrics_add(&c->o.metrics->processing, 1);
     metrics_add(&c->o.metrics->requests, 1);
     s->job = job;
-    s->decoding = s->began = false;
     s->left_ns = 0;
-    s->closing = false;
-    s->n_out = s->n_thinking = 0;
-    s->guard = (struct guard){0};
-    s->phase_ns = clock_ns();
+    begin_prompt(s);
     if (set_up(c, s, &error) == DS4_OK) {
         answer_progress(&job->answer, 0, 0);
     } else {

@@ -1,5 +1,5 @@
-/* compute.h - jobs on the engine's sessions, one round at a time: one chunk of one prompt, then one token of every answer
- * in one pass, so that a long prompt silences nobody. One thread at a time; worker.h is that thread.
+/* compute.h - jobs on the engine's sessions, one round at a time: one chunk of one prompt, then one token of every
+ * answer in one pass, so that a long prompt silences nobody. One thread at a time; worker.h is that thread.
  *
  * A session keeps what was computed when its job ends; slots.h says which session a job gets. A job outlives its
  * connection: what its client could not see coming - a prompt at work, an answer that is not streamed - goes on for

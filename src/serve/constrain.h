@@ -5,9 +5,10 @@
 #include "serve/job.h"
 
 /* Gives the job a grammar when its answer has a form: a JSON answer, a call that is asked for, or tools that the model
- * may call. index: NULL when the vocabulary cannot be constrained; then a form that was asked for is refused.
- * UNSUPPORTED, FORMAT and LIMIT are about the request. */
-enum ds4_status constrain_job(const struct ds4_token_index *index, struct job *job,
+ * may call. An answer in a form that goes on from a last assistant message counts that message as its beginning.
+ * index: NULL when the vocabulary cannot be constrained; then a form that was asked for is refused. UNSUPPORTED, FORMAT
+ * and LIMIT are about the request. */
+enum ds4_status constrain_job(const struct ds4_engine *engine, const struct ds4_token_index *index, struct job *job,
                               struct ds4_error *error) DS4_MUST_CHECK;
 
 enum constrain_result {

@@ -28,8 +28,19 @@ void job_waits_no_more(struct job *job)
     job->counted_waiting = false;
 }
 
+bool job_next_prompt(struct job *job)
+{
+    if (job->prompt_i + 1 >= job->n_prompts) return false;
+    ds4_tokens_free(&job->prompt);
+    job->prompt = job->prompts[++job->prompt_i];
+    job->prompts[job->prompt_i] = (struct ds4_tokens){0};
+    job->request.prompt = job->request.prompts[job->prompt_i];
+    return true;
+}
+
 void job_destroy(struct job *job)
 {
+    for (size_t i = 0; i < job->n_prompts; i++) ds4_tokens_free(&job->prompts[i]);
     job_waits_no_more(job);
     answer_deinit(&job->answer);
     ds4_grammar_destroy(job->grammar);

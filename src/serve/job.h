@@ -17,6 +17,8 @@ struct job {
     struct arena arena;
     struct api_request request;
     struct ds4_tokens prompt;
+    struct ds4_tokens *prompts;   /* of completions that have several: those still to come; arena memory */
+    size_t n_prompts, prompt_i;
     struct answer answer;
     struct ds4_grammar *grammar;  /* owned; NULL: the answer has no form */
     char key[DS4_STORE_KEY_TEXT]; /* JOB_STORED */
@@ -31,6 +33,8 @@ struct job *job_create(enum job_kind kind, enum api_dialect dialect, struct buf 
 void job_destroy(struct job *job);
 /* Replies with an error in the job's dialect. sentence, param, code are constant. */
 void job_refuse(struct job *job, int status, const char *sentence, const char *param, const char *code);
+/* Goes on to the next of several prompts. False: there is none. */
+bool job_next_prompt(struct job *job);
 /* The job has left the queue. */
 void job_waits_no_more(struct job *job);
 

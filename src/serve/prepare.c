@@ -145,6 +145,26 @@ static enum ds4_status raw_prompt(struct preparer *p, struct job *job, struct ds
     return ds4_tokenize(p->o.engine, r->prompt, false, &job->prompt, error);
 }
 
+/* Several prompts of one request; the first is the job's own. */
+static enum ds4_status raw_prompts(struct preparer *p, struct job *job, struct ds4_error *error)
+{
+    struct api_request *r = &job->request;
+    if (r->n_prompts == 0) return raw_prompt(p, job, error);
+    job->prompts = arena_alloc(&job->arena, r->n_prompts, sizeof *job->prompts);
+    if (!job->prompts) return err_set(error, DS4_ERR_NOMEM, "no memory for the prompts");
+    for (; job->n_prompts < r->n_prompts; job->n_prompts++) {
+        r->prompt = r->prompts[job->n_prompts];
+        TRY(raw_prompt(p, job, error));
+        if (job->prompt.n >= ds4_engine_info(p->o.engine)->ctx_tokens) return DS4_OK; /* refused by what follows */
+        job->prompts[job->n_prompts] = job->prompt;
+        job->prompt = (struct ds4_tokens){0};
+    }
+    r->prompt = r->prompts[0];
+    job->prompt = job->prompts[0];
+    job->prompts[0] = (struct ds4_tokens){0};
+    return DS4_OK;
+}
+
 /* Agents compact their history when they read these words. */
 static void refuse_overflow(struct preparer *p, struct job *job)
 {
@@ -179,7 +199,7 @@ static void refuse_unsupported(struct job *job)
 
 static enum ds4_status render(struct preparer *p, struct job *job, struct ds4_text *text, struct ds4_error *error)
 {
-    if (job->request.raw) return raw_prompt(p, job, error);
+    if (job->request.raw) return raw_prompts(p, job, error);
     enum ds4_status status = ds4_render(p->o.engine, &job->request.chat, &job->prompt, text, error);
     if (status == DS4_ERR_FORMAT) {
         job->request.param = "messages";
@@ -197,7 +217,7 @@ static bool prepare_chat(struct preparer *p, struct job *job, struct ds4_error *
     *status = api_parse(job->dialect, &p->o.api, &job->arena, buf_span(&job->body), &job->request, error);
     if (*status == DS4_OK) *status = render(p, job, job->kind == JOB_TEMPLATE ? &text : NULL, error);
     if (*status == DS4_OK && job->kind == JOB_ANSWER)
-        *status = constrain_job(worker_token_index(p->o.worker), job, error);
+        *status = constrain_job(p->o.engine, worker_token_index(p->o.worker), job, error);
     if (*status == DS4_OK) {
         if (job->kind == JOB_COUNT) answer_count(job);
         else if (job->kind == JOB_TEMPLATE) answer_template(job, &text);

@@ -2,6 +2,7 @@
  *   OFFSET  SIZE  DESCRIPTION
  *   0       4     number of calls
  *   4       ...   per call three texts, each a length (4) and its bytes: id, name, arguments
+ *   ...     ...   one text: the reasoning before them
  *   ...     ...   the block, to the end */
 #include "serve/recall.h"
 
@@ -14,7 +15,8 @@ struct entry {
     struct ds4_tool_call *calls; /* id, name, arguments: in bytes */
     size_t n_calls;
     struct buf bytes;
-    size_t block_at, block_len;
+    struct ds4_span reasoning;
+    size_t block_len;            /* it stands first */
 };
 
 struct recall {
@@ -61,17 +63,18 @@ static void settle(const struct entry *e, struct ds4_span *s) { s->ptr = e->byte
 static void fill(struct entry *e, const struct answer *a, struct ds4_span block)
 {
     e->n_calls = a->n_calls;
-    e->block_at = 0;
     e->block_len = block.len;
     buf_put_span(&e->bytes, block);
     for (size_t i = 0; i < a->n_calls; i++)
         e->calls[i] = (struct ds4_tool_call){.id = keep(e, span_from(a->calls[i].id)),
                                              .name = keep(e, buf_span(&a->calls[i].name)),
                                              .arguments = keep(e, buf_span(&a->calls[i].arguments))};
+    e->reasoning = keep(e, buf_span(&a->think));
     if (e->bytes.failed) {
         forget(e);
         return;
     }
+    settle(e, &e->reasoning);
     for (size_t i = 0; i < e->n_calls; i++) {
         settle(e, &e->calls[i].id);
         settle(e, &e->calls[i].name);
@@ -98,6 +101,7 @@ static void keep_on_disk(struct recall *r, const struct answer *a, struct ds4_sp
         put_text(&out, buf_span(&a->calls[i].name));
         put_text(&out, buf_span(&a->calls[i].arguments));
     }
+    put_text(&out, buf_span(&a->think));
     buf_put_span(&out, block);
     if (!out.failed) ds4_store_replay_put(r->store, span_from(a->calls[0].id), buf_span(&out));
     buf_deinit(&out);
@@ -105,7 +109,7 @@ static void keep_on_disk(struct recall *r, const struct answer *a, struct ds4_sp
 
 void recall_put(struct recall *r, const struct answer *a, struct ds4_span block)
 {
-    if (block.len > RECALL_BLOCK_BYTES_MAX || a->n_calls == 0) return;
+    if (block.len + a->think.text.len > RECALL_BLOCK_BYTES_MAX || a->n_calls == 0 || a->think.failed) return;
     struct ds4_tool_call *calls = mem_zalloc(a->n_calls, sizeof *calls);
     if (!calls) return;
     (void)pthread_mutex_lock(&r->lock);
@@ -152,8 +156,9 @@ static bool take_text(struct ds4_span *rest, struct ds4_span *out)
 
 /* What the store knows of these calls, as the model sampled it; empty when they were changed. */
 static struct ds4_span find_on_disk(struct recall *r, struct arena *arena, const struct ds4_tool_call *calls,
-                                    size_t n_calls)
+                                    size_t n_calls, struct ds4_span *reasoning)
 {
+    struct ds4_span thought;
     struct ds4_span rest = ds4_store_replay_get(r->store, calls[0].id), none = {"", 0};
     if (rest.len < 4 || load_u32(rest.ptr) != n_calls) return none;
     rest = span_skip(rest, 4);
@@ -163,10 +168,13 @@ static struct ds4_span find_on_disk(struct recall *r, struct arena *arena, const
             !same_call(arena, &its, &calls[i]))
             return none;
     }
+    if (!take_text(&rest, &thought)) return none;
+    *reasoning = arena_copy(arena, thought);
     return arena_copy(arena, rest);
 }
 
-struct ds4_span recall_find(void *user, struct arena *arena, const struct ds4_tool_call *calls, size_t n_calls)
+struct ds4_span recall_find(void *user, struct arena *arena, const struct ds4_tool_call *calls, size_t n_calls,
+                            struct ds4_span *reasoning)
 {
     struct recall *r = user;
     struct ds4_span found = {"", 0};
@@ -177,11 +185,12 @@ struct ds4_span recall_find(void *user, struct arena *arena, const struct ds4_to
         const struct entry *e = &r->entries[i];
         if (e->n_calls == 0 || !span_eq(e->calls[0].id, calls[0].id)) continue;
         known = true;
-        if (matches(e, arena, calls, n_calls))
-            found = arena_copy(arena, span_make(e->bytes.text.ptr + e->block_at, e->block_len));
+        if (!matches(e, arena, calls, n_calls)) break;
+        found = arena_copy(arena, span_make(e->bytes.text.ptr, e->block_len));
+        *reasoning = arena_copy(arena, e->reasoning);
         break;
     }
-    if (!known) found = find_on_disk(r, arena, calls, n_calls);
+    if (!known) found = find_on_disk(r, arena, calls, n_calls, reasoning);
     (void)pthread_mutex_unlock(&r->lock);
     return found.ptr ? found : SPAN("");
 }

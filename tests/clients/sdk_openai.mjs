@@ -18,9 +18,9 @@ const stream = await client.chat.completions.create({ model, messages: user("hel
 for await (const chunk of stream) seen.streamed += chunk.choices[0]?.delta?.content ?? "";
 
 const helper = client.chat.completions.stream({ model, messages: user("weather"), tools });
-seen.calls = (await helper.finalMessage()).tool_calls.map((c) => [c.function.name, JSON.parse(c.function.arguments)]);
-// The helper's message leaves out reasoning_content, a whole reply has it: history goes on from that.
-const { message } = (await client.chat.completions.create({ model, messages: user("weather"), tools })).choices[0];
+// The helper's message leaves out reasoning_content: the server knows by the calls what was thought.
+const message = await helper.finalMessage();
+seen.calls = message.tool_calls.map((c) => [c.function.name, JSON.parse(c.function.arguments)]);
 const results = message.tool_calls.map((c) => ({ role: "tool", tool_call_id: c.id, content: "hello from the tool" }));
 const after = await client.chat.completions.create({ model, tools, messages: [...user("weather"), message, ...results] });
 seen.after = after.choices[0].message.content;

@@ -71,6 +71,25 @@ def test_log_probabilities_have_the_bytes_of_pieces_of_characters_and_know_think
         assert bytes(said) == "\u20ac!".encode() and bytes(thought) == "\u00e4".encode()
 
 
+def test_log_probabilities_of_responses_stand_beside_their_text(start):  # noqa: F811
+    server = start(answers=LETTERS)
+    body = {"input": "letters", "reasoning": {"effort": "none"}, "temperature": 0, "top_logprobs": 3,
+            "include": ["message.output_text.logprobs"]}
+    part = server.post("/v1/responses", **body)[1]["output"][-1]["content"][0]
+    assert [t["token"] for t in part["logprobs"]] == list("aaaaaa") and part["text"] == "aaaaaa"
+    for token in part["logprobs"]:
+        assert math.isclose(token["logprob"], -math.log(26), abs_tol=1e-4)
+        assert [t["token"] for t in token["top_logprobs"]] == ["a", "b", "c"]
+    events = server.events("/v1/responses", **body)
+    shown = [t for e in events if e["type"] == "response.output_text.delta" for t in e["logprobs"]]
+    done = next(e for e in events if e["type"] == "response.output_text.done")
+    assert shown + done["logprobs"] == part["logprobs"]
+    assert events[-1]["response"]["output"][-1]["content"][0] == part
+    silent = server.post("/v1/responses", **dict(body, include=[]))[1]["output"][-1]["content"][0]
+    assert silent["logprobs"] == []
+    assert server.post("/v1/responses", **dict(body, top_logprobs=21))[0] == 400
+
+
 def test_a_raw_completion_continues_the_text_itself(start):  # noqa: F811
     server = start(answers=LETTERS)
     _, reply = server.post("/v1/completions", prompt="abc", max_tokens=3, logprobs=2, temperature=0)
@@ -83,9 +102,33 @@ def test_a_raw_completion_continues_the_text_itself(start):  # noqa: F811
     assert "".join(e["choices"][0]["text"] for e in events[:-1]) == "abc" + text
     ids = server.post("/tokenize", content="abc", add_special=True)[1]["tokens"]
     assert server.post("/v1/completions", prompt=ids, max_tokens=3, temperature=0)[1]["choices"][0]["text"] == text
-    for body in ({"prompt": ["a", "b"]}, {"prompt": "a", "suffix": "b"}, {"prompt": "a", "best_of": 2},
+    for body in ({"prompt": ["a", 1]}, {"prompt": ["a"] * 65}, {"prompt": "a", "suffix": "b"},
+                 {"prompt": "a", "best_of": 2},
                  {"prompt": [1], "echo": True}, {"prompt": "a", "logprobs": 21}, {"prompt": [100000]}):
         assert server.post("/v1/completions", **body)[0] == 400, body
+
+
+def test_each_of_several_prompts_has_a_completion_of_its_own(start):  # noqa: F811
+    server = start(answers=LETTERS)
+    prompts = ["abc", "xy", "", "abc"]
+    more = {"max_tokens": 5, "temperature": 0, "logprobs": 1, "echo": True}
+    alone = [server.post("/v1/completions", prompt=prompt, **more)[1] for prompt in prompts]
+    _, reply = server.post("/v1/completions", prompt=prompts, **more)
+    assert [c["index"] for c in reply["choices"]] == [0, 1, 2, 3]
+    for choice, one in zip(reply["choices"], alone):
+        assert dict(choice, index=0) == one["choices"][0]
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert reply["usage"][name] == sum(one["usage"][name] for one in alone)
+    texts, finishes = [""] * 4, [None] * 4
+    events = server.events("/v1/completions", prompt=prompts, stream_options={"include_usage": True}, **more)
+    assert events[-1] == "[DONE]" and events[-2]["usage"]["total_tokens"] == reply["usage"]["total_tokens"]
+    for choice in (c for e in events[:-1] for c in e["choices"]):
+        texts[choice["index"]] += choice["text"]
+        finishes[choice["index"]] = finishes[choice["index"]] or choice["finish_reason"]
+    assert texts == [c["text"] for c in reply["choices"]]
+    assert finishes == [c["finish_reason"] for c in reply["choices"]]
+    status, reply = server.post("/v1/completions", prompt=["a", "x" * 5000])
+    assert status == 400 and reply["error"]["code"] == "context_length_exceeded"
 
 
 def test_max_tokens_0_computes_the_prompt_and_says_nothing(start):  # noqa: F811

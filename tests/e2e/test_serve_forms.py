@@ -37,6 +37,46 @@ def test_a_keyword_that_cannot_be_honoured_is_refused_by_its_name_and_path(start
     assert status == 400
 
 
+def test_an_answer_in_a_form_goes_on_from_the_clients_beginning(start):
+    server = start()
+    for begun in ('{"city": "Ro', '{"city":"Rom","days":', "{"):
+        turns = user("hello") + [{"role": "assistant", "content": begun}]
+        status, reply = server.post("/v1/chat/completions", messages=turns, response_format=FORMAT, max_tokens=200)
+        assert status == 200, reply
+        value = json.loads(begun + reply["choices"][0]["message"]["content"])
+        assert sorted(value) == ["city", "days"] and len(value["city"]) <= 9 and isinstance(value["days"], int)
+    for begun in ("Sure: {", '{"town":', '{"city":"0123456789'):
+        turns = user("hello") + [{"role": "assistant", "content": begun}]
+        status, reply = server.post("/v1/chat/completions", messages=turns, response_format=FORMAT)
+        assert status == 400 and reply["error"]["param"] == "response_format", begun
+
+
+def test_only_allowed_tools_are_called_and_the_prompt_keeps_them_all(start):
+    server = start("--parallel", "1")
+
+    def ask(choice, tools=TOOLS):
+        _, reply = server.post("/v1/chat/completions", messages=user("weather"), tools=tools, tool_choice=choice)
+        calls = reply["choices"][0]["message"].get("tool_calls", []) if "choices" in reply else None
+        return reply, calls and [call["function"]["name"] for call in calls]
+
+    def allowed(mode, *names):
+        tools = [{"type": "function", "function": {"name": name}} for name in names]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+    free, called = ask("auto")
+    assert called == ["get_weather", "now"]
+    held, called = ask(allowed("required", "now"))
+    assert set(called) == {"now"} and held["usage"]["prompt_tokens"] == free["usage"]["prompt_tokens"]
+    assert set(ask(allowed("auto", "now"))[1]) <= {"now"}  # the script wants get_weather
+    assert ask(allowed("auto", "now", "get_weather"))[1] == ["get_weather", "now"]
+    for wrong in (allowed("auto"), allowed("always", "now"), allowed("auto", "absent")):
+        assert ask(wrong)[0]["error"]["param"] == "tool_choice"
+    flat = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "now"}]}
+    _, reply = server.post("/v1/responses", input="weather", tool_choice=flat,
+                           tools=[{"type": "function", "name": n, "parameters": {}} for n in ("get_weather", "now")])
+    assert {item["name"] for item in reply["output"] if item["type"] == "function_call"} == {"now"}
+
+
 def test_a_forced_call_of_the_trained_model_names_the_tool_and_satisfies_its_schema():
     schema = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
               "required": ["city"], "additionalProperties": False}

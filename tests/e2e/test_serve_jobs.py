@@ -160,6 +160,23 @@ def test_calls_of_an_earlier_life_are_replayed_as_they_were_sampled(start, tmp_p
     assert second["usage"]["prompt_tokens_details"]["cached_tokens"] >= known - 1
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_thinking_that_a_client_lost_is_known_by_the_calls_after_it(start, tmp_path, again):  # noqa: F811
+    kept = ("--parallel", "1", "--kv-dir", str(tmp_path / "kv"))
+    messages = user("weather " + "x" * 500)
+    server = start(*kept)
+    _, first = server.post("/v1/chat/completions", messages=messages, tools=TOOLS)
+    if again:
+        server.stop()
+        server = start(*kept)
+    answer = first["choices"][0]["message"]
+    assert answer.pop("reasoning_content") == "Need it."
+    results = [{"role": "tool", "tool_call_id": call["id"], "content": "sunny"} for call in answer["tool_calls"]]
+    _, second = server.post("/v1/chat/completions", messages=messages + [answer] + results, tools=TOOLS)
+    known = first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] >= known - 1
+
+
 THOUGHT = "abc. " * 50
 LOOPS = [{"when": "thinker", "think": THOUGHT, "say": "So."}, {"when": "circle", "say": "abcde", "endless": True},
          {"when": "mad", "think": "abc" * 200, "say": "Done."},

@@ -19,6 +19,7 @@ void answer_add_logprobs(struct answer *a, const struct ds4_engine *engine, cons
     size_t n_vocab = ds4_engine_info(engine)->n_vocab;
     int32_t top[API_TOP_LOGPROBS_MAX];
     struct buf *out = &a->logprobs[thinking];
+    if (thinking && a->request->dialect == API_RESPONSES) return; /* its items of reasoning show none */
     size_t n = a->request->top_logprobs;
     double chosen = (double)ds4_logprob(logits, n_vocab, id), base = chosen - (double)logits[id];
     if (out->text.len) buf_put_text(out, ",");

@@ -73,17 +73,6 @@ static enum ds4_status read_format(struct api_builder *b, const struct jv *forma
     return api_format(b, type, schema ? schema : jv_get(format, "schema"), "response_format");
 }
 
-static enum ds4_status read_logprobs(struct api_builder *b, const struct jv *body)
-{
-    double n = 0;
-    const struct jv *top = jv_get(body, "top_logprobs");
-    b->request->logprobs = jv_is_true(jv_get(body, "logprobs"));
-    if (top && (!jv_number(top, &n) || n < 0 || n > API_TOP_LOGPROBS_MAX))
-        return api_refuse(b, "top_logprobs", "top_logprobs must be a number from 0 to 20");
-    b->request->top_logprobs = (uint32_t)n;
-    return DS4_OK;
-}
-
 enum ds4_status api_parse_chat(struct api_builder *b, const struct jv *body)
 {
     const struct jv *messages = jv_get(body, "messages");
@@ -91,7 +80,8 @@ enum ds4_status api_parse_chat(struct api_builder *b, const struct jv *body)
         return api_refuse(b, "messages", "messages is missing or empty");
     for (const struct jv *item = messages->first; item; item = item->next) TRY(read_message(b, item));
     TRY(read_tools(b, body));
-    TRY(read_logprobs(b, body));
+    TRY(api_top_logprobs(b, body));
+    b->request->logprobs = jv_is_true(jv_get(body, "logprobs"));
     b->request->return_progress = jv_is_true(jv_get(body, "return_progress"));
     for (const struct jv *m = jv_get(body, "modalities") ? jv_get(body, "modalities")->first : NULL; m; m = m->next)
         if (!jv_text_is(m, "text")) return api_refuse(b, "modalities", "this model answers in text only");
@@ -109,6 +99,21 @@ static enum ds4_status read_ids(struct api_builder *b, const struct jv *list)
             return api_refuse(b, "prompt", "a list as prompt must hold token ids only");
         ids->ids[ids->n++] = (int32_t)id;
     }
+    return DS4_OK;
+}
+
+/* Several texts, each with an answer of its own. */
+static enum ds4_status read_prompts(struct api_builder *b, const struct jv *list)
+{
+    if (list->n > API_PROMPTS_MAX) return api_refuse(b, "prompt", "prompt may have at most 64 texts");
+    struct ds4_span *prompts = arena_alloc(b->arena, list->n, sizeof *prompts);
+    if (!prompts) return api_no_memory(b);
+    for (const struct jv *item = list->first; item; item = item->next) {
+        if (!jv_is(item, JV_STRING)) return api_refuse(b, "prompt", "prompt must be texts, or a list of token ids");
+        prompts[b->request->n_prompts++] = item->text;
+    }
+    b->request->prompts = prompts;
+    b->request->prompt = prompts[0];
     return DS4_OK;
 }
 
@@ -132,10 +137,11 @@ enum ds4_status api_parse_completions(struct api_builder *b, const struct jv *bo
         r->prompt = prompt->text;
         return DS4_OK;
     }
+    if (jv_is(prompt, JV_ARRAY) && prompt->n && jv_is(prompt->first, JV_STRING)) return read_prompts(b, prompt);
     if (jv_is(prompt, JV_ARRAY) && prompt->n && jv_is(prompt->first, JV_NUMBER)) {
         if (r->echo) r->unsupported = "echo";
         if (r->suffix.ptr) r->unsupported = "suffix";
         return read_ids(b, prompt);
     }
-    return api_refuse(b, "prompt", "prompt must be one string or a list of token ids");
+    return api_refuse(b, "prompt", "prompt must be a string, a list of strings, or a list of token ids");
 }

@@ -194,8 +194,11 @@ enum ds4_status api_parse_responses(struct api_builder *b, const struct jv *body
     struct ds4_message *m;
     const struct jv *include = jv_get(body, "include");
     b->request->show_thinking = jv_is(summary, JV_STRING) && !jv_text_is(summary, "none");
-    for (const struct jv *item = jv_is(include, JV_ARRAY) ? include->first : NULL; item; item = item->next)
+    for (const struct jv *item = jv_is(include, JV_ARRAY) ? include->first : NULL; item; item = item->next) {
         b->request->encrypted_reasoning |= jv_text_is(item, "reasoning.encrypted_content");
+        b->request->logprobs |= jv_text_is(item, "message.output_text.logprobs");
+    }
+    TRY(api_top_logprobs(b, body));
     if (jv_get(body, "previous_response_id") || jv_get(body, "conversation"))
         return api_refuse(b, "previous_response_id",
                           "previous_response_id and conversation are not supported; replay full input instead");

@@ -143,6 +143,29 @@ enum ds4_status api_add_tool(struct api_builder *b, struct ds4_span function)
     return DS4_OK;
 }
 
+/* The prompt keeps all tools, and so its state; what may be called is a part of them. */
+static enum ds4_status read_allowed(struct api_builder *b, const struct jv *choice)
+{
+    struct api_request *r = b->request;
+    const struct jv *inner = jv_get(choice, "allowed_tools"), *list = jv_get(inner ? inner : choice, "tools");
+    const struct jv *mode = jv_get(inner ? inner : choice, "mode");
+    if (!jv_is(list, JV_ARRAY) || list->n == 0 || list->n > API_TOOLS_MAX)
+        return api_refuse(b, "tool_choice", "allowed_tools must have a list of tools");
+    if (mode && !jv_text_is(mode, "auto") && !jv_text_is(mode, "required"))
+        return api_refuse(b, "tool_choice", "the mode of allowed_tools must be auto or required");
+    struct ds4_span *names = arena_alloc(b->arena, list->n, sizeof *names);
+    if (!names) return api_no_memory(b);
+    for (const struct jv *tool = list->first; tool; tool = tool->next) {
+        const struct jv *name = jv_get(jv_get(tool, "function"), "name");
+        if (!name) name = jv_get(tool, "name");
+        if (!jv_is(name, JV_STRING)) return api_refuse(b, "tool_choice", "a tool of allowed_tools has no name");
+        names[r->n_allowed++] = name->text;
+    }
+    r->allowed = names;
+    r->tools_required = jv_text_is(mode, "required");
+    return DS4_OK;
+}
+
 enum ds4_status api_tool_choice(struct api_builder *b, const struct jv *choice)
 {
     struct api_request *r = b->request;
@@ -150,12 +173,23 @@ enum ds4_status api_tool_choice(struct api_builder *b, const struct jv *choice)
     const struct jv *name = jv_get(jv_get(choice, "function"), "name");
     if (!name) name = jv_get(choice, "name");
     if (!choice || jv_text_is(type, "auto")) return DS4_OK;
+    if (jv_text_is(type, "allowed_tools")) return read_allowed(b, choice);
     r->tools_required = true;
     if (jv_text_is(type, "required") || jv_text_is(type, "any")) return DS4_OK;
     bool named = !type || jv_text_is(type, "function") || jv_text_is(type, "tool") || jv_text_is(type, "custom");
     if (!named || !jv_is(name, JV_STRING) || name->text.len == 0)
         return api_refuse(b, "tool_choice", "tool_choice must be auto, none, required, or name a tool");
     r->tool_name = name->text;
+    return DS4_OK;
+}
+
+enum ds4_status api_top_logprobs(struct api_builder *b, const struct jv *body)
+{
+    double n = 0;
+    const struct jv *top = jv_get(body, "top_logprobs");
+    if (top && (!jv_number(top, &n) || n < 0 || n > API_TOP_LOGPROBS_MAX))
+        return api_refuse(b, "top_logprobs", "top_logprobs must be a number from 0 to 20");
+    b->request->top_logprobs = (uint32_t)n;
     return DS4_OK;
 }
 
@@ -348,7 +382,8 @@ enum ds4_status api_common(struct api_builder *b, const struct jv *body)
     return read_stops(b, jv_get(body, "stop_sequences"), "stop_sequences");
 }
 
-/* Sampled bytes for calls that this server made. */
+/* Sampled bytes for calls that this server made, and the thinking before them where the client brings none: some
+ * helpers of SDKs lose it. */
 static void attach_replays(struct api_builder *b)
 {
     if (!b->options->replay) return;
@@ -356,7 +391,9 @@ static void attach_replays(struct api_builder *b)
         struct ds4_message *m = &b->messages[i];
         if (m->n_calls == 0) continue;
         struct ds4_tool_call *first = (struct ds4_tool_call *)(uintptr_t)m->calls;
-        first->sampled = b->options->replay(b->options->replay_user, b->arena, m->calls, m->n_calls);
+        struct ds4_span reasoning = SPAN("");
+        first->sampled = b->options->replay(b->options->replay_user, b->arena, m->calls, m->n_calls, &reasoning);
+        if (first->sampled.len && reasoning.ptr && m->reasoning.len == 0) m->reasoning = reasoning;
     }
 }
 

@@ -13,6 +13,7 @@
 #define API_STOP_BYTES_MAX 1024
 #define API_BIAS_MAX 1024
 #define API_TOP_LOGPROBS_MAX 20
+#define API_PROMPTS_MAX 64 /* of one request for completions */
 #define API_TOKENS_DEFAULT 32768u /* most tokens of an answer when the client does not say */
 
 enum api_dialect { API_CHAT, API_COMPLETIONS, API_MESSAGES, API_RESPONSES };
@@ -25,6 +26,8 @@ struct api_request {
     struct ds4_span model;          /* as sent, to be echoed */
     bool raw;                       /* prompt instead of chat */
     struct ds4_span prompt;
+    const struct ds4_span *prompts; /* several, answered one after the other; prompt is the one at hand */
+    size_t n_prompts;               /* 0: only prompt */
     struct ds4_span suffix;         /* what follows the text to be filled in; ptr NULL: nothing is filled in */
     bool echo;                      /* the answer begins with the prompt */
     struct ds4_tokens prompt_ids;   /* ids instead of text; arena memory */
@@ -44,14 +47,17 @@ struct api_request {
     size_t n_stops;
     bool tools_required;            /* the answer is a call: tool_choice */
     struct ds4_span tool_name;      /* of this tool; empty = any */
+    const struct ds4_span *allowed; /* only these tools may be called; NULL = any */
+    size_t n_allowed;
     const char *unsupported;        /* a parameter that cannot be honoured (constant text), else NULL */
     const char *param;              /* which parameter an error is about (constant text) */
     const struct jv *tool_names;    /* Responses: the tools array, to give namespaced calls their names back */
 };
 
-/* Known calls of earlier answers: gives the sampled bytes for the calls of one message, or an empty span. */
+/* Known calls of earlier answers: gives the sampled bytes for the calls of one message and the reasoning before them,
+ * or an empty span and nothing. */
 typedef struct ds4_span (*api_replay_fn)(void *user, struct arena *arena, const struct ds4_tool_call *calls,
-                                         size_t n_calls);
+                                         size_t n_calls, struct ds4_span *reasoning);
 struct api_options {
     float min_p;                    /* when the client is silent */
     uint32_t think_budget;          /* the same; 0 = no bound */
@@ -95,8 +101,11 @@ enum ds4_status api_function_object(struct api_builder *b, struct ds4_span name,
                                     const struct jv *schema, bool strict, struct ds4_span *out) DS4_MUST_CHECK;
 enum ds4_status api_add_tool(struct api_builder *b, struct ds4_span function) DS4_MUST_CHECK;
 
-/* tool_choice in any dialect: "required", an object that names a tool, or of a type "any", "tool", "function". */
+/* tool_choice in any dialect: "required", an object that names a tool, or of a type "any", "tool", "function",
+ * "allowed_tools". */
 enum ds4_status api_tool_choice(struct api_builder *b, const struct jv *choice) DS4_MUST_CHECK;
+/* top_logprobs of a request. */
+enum ds4_status api_top_logprobs(struct api_builder *b, const struct jv *body) DS4_MUST_CHECK;
 /* The form of the answer: type "json_object" or "json_schema". param: the member of the request. */
 enum ds4_status api_format(struct api_builder *b, const struct jv *type, const struct jv *schema,
                            const char *param) DS4_MUST_CHECK;

@@ -95,19 +95,19 @@ static void put_finish(struct answer *a)
     answer_put_logprobs(a);
     buf_printf(&a->out, ",\"finish_reason\":\"%s\"", finish_of(a));
     if (a->finish == FINISH_LOOP) buf_put_text(&a->out, ",\"finish_details\":{\"type\":\"repetition\"}");
-    buf_put_text(&a->out, "}],");
+    buf_put_text(&a->out, "}");
 }
 
 static void put_usage(struct answer *a)
 {
     const struct answer_usage *u = &a->usage;
-    size_t computed = u->n_prompt - u->n_reused;
+    size_t n_prompt = u->n_prompt + a->before.n_prompt, n_reused = u->n_reused + a->before.n_reused;
+    size_t n_out = u->n_out + a->before.n_out, computed = n_prompt - n_reused;
     buf_printf(&a->out, "\"usage\":{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
                "\"prompt_tokens_details\":{\"cached_tokens\":%zu,\"cache_write_tokens\":%zu},"
                "\"completion_tokens_details\":{\"reasoning_tokens\":%zu},"
                "\"prompt_cache_hit_tokens\":%zu,\"prompt_cache_miss_tokens\":%zu}",
-               u->n_prompt, u->n_out, u->n_prompt + u->n_out, u->n_reused, computed, u->n_thinking, u->n_reused,
-               computed);
+               n_prompt, n_out, n_prompt + n_out, n_reused, computed, u->n_thinking, n_reused, computed);
 }
 
 static double ratio(double a, double b) { return b > 0 ? a / b : 0; }
@@ -126,12 +126,18 @@ static void put_timings(struct answer *a)
     answer_put_cache(&a->out, a);
 }
 
+static void put_last_choice(struct answer *a)
+{
+    buf_printf(&a->out, is_chat(a) ? "{\"index\":%zu,\"delta\":{}" : "{\"index\":%zu,\"text\":\"\"", a->choice_i);
+    put_finish(a);
+}
+
 /* The last two events: why it ended, and what it cost if that was asked for. */
 static void end_stream(struct answer *a)
 {
     begin_event(a);
-    buf_put_text(&a->out, is_chat(a) ? "{\"index\":0,\"delta\":{}" : "{\"index\":0,\"text\":\"\"");
-    put_finish(a);
+    put_last_choice(a);
+    buf_put_text(&a->out, "],");
     put_timings(a);
     buf_put_text(&a->out, "}\n\n");
     if (a->request->include_usage) {
@@ -177,6 +183,7 @@ static void chat_whole(struct answer *a)
     if (a->n_calls) put_calls(a);
     buf_put_text(&a->out, "}");
     put_finish(a);
+    buf_put_text(&a->out, "],");
     put_usage(a);
     buf_put_text(&a->out, ",");
     put_timings(a);
@@ -188,18 +195,42 @@ static void raw_begin(struct answer *a) { (void)a; }
 static void raw_text(struct answer *a, struct ds4_span text)
 {
     begin_event(a);
-    buf_put_text(&a->out, "{\"index\":0,\"text\":");
+    buf_printf(&a->out, "{\"index\":%zu,\"text\":", a->choice_i);
     buf_put_json_string(&a->out, text);
     answer_put_logprobs(a);
     buf_put_text(&a->out, ",\"finish_reason\":null}]}\n\n");
 }
 
+static void put_raw_choice(struct answer *a)
+{
+    buf_printf(&a->out, "{\"index\":%zu,\"text\":", a->choice_i);
+    buf_put_json_string(&a->out, buf_span(&a->text));
+    put_finish(a);
+}
+
+/* An event, or one more of the choices that the whole reply will begin with. */
+void answer_completions_end_choice(struct answer *a)
+{
+    if (a->request->stream) {
+        begin_event(a);
+        put_last_choice(a);
+        buf_put_text(&a->out, "]}\n\n");
+        return;
+    }
+    put_raw_choice(a);
+    buf_put_span(&a->items, buf_span(&a->out));
+    buf_put_text(&a->items, ",");
+    a->items.failed |= a->out.failed;
+    buf_clear(&a->out);
+}
+
 static void raw_whole(struct answer *a)
 {
     put_front(a, "text_completion");
-    buf_put_text(&a->out, ",\"choices\":[{\"index\":0,\"text\":");
-    buf_put_json_string(&a->out, buf_span(&a->text));
-    put_finish(a);
+    buf_put_text(&a->out, ",\"choices\":[");
+    buf_put_span(&a->out, buf_span(&a->items));
+    put_raw_choice(a);
+    buf_put_text(&a->out, "],");
     put_usage(a);
     buf_put_text(&a->out, ",");
     put_timings(a);

@@ -89,11 +89,25 @@ static void put_reasoning(struct buf *out, const struct answer *a, const char *s
     buf_put_text(out, "}");
 }
 
-static void put_part(struct buf *out, struct ds4_span text)
+static void put_part(struct buf *out, struct ds4_span text, struct ds4_span logprobs)
 {
     buf_put_text(out, "{\"type\":\"output_text\",\"text\":");
     buf_put_json_string(out, text);
-    buf_put_text(out, ",\"annotations\":[],\"logprobs\":[]}");
+    buf_put_text(out, ",\"annotations\":[],\"logprobs\":[");
+    buf_put_span(out, logprobs);
+    buf_put_text(out, "]}");
+}
+
+/* Those of the tokens since the last event; from now on the open item has them. */
+static void put_new_logprobs(struct answer *a)
+{
+    struct ds4_span fresh = buf_span(&a->logprobs[0]);
+    buf_put_text(&a->out, ",\"logprobs\":[");
+    buf_put_span(&a->out, fresh);
+    buf_put_text(&a->out, "]");
+    if (fresh.len && a->part_logprobs.text.len) buf_put_text(&a->part_logprobs, ",");
+    buf_put_span(&a->part_logprobs, fresh);
+    buf_clear(&a->logprobs[0]);
 }
 
 static void put_message(struct buf *out, const struct answer *a, const char *status, struct ds4_span text)
@@ -101,7 +115,7 @@ static void put_message(struct buf *out, const struct answer *a, const char *sta
     buf_put_text(out, "{\"id\":");
     put_id(out, a, "msg");
     buf_printf(out, ",\"type\":\"message\",\"status\":\"%s\",\"role\":\"assistant\",\"content\":[", status);
-    put_part(out, text);
+    put_part(out, text, buf_span(a->request->stream ? &a->part_logprobs : &a->logprobs[0]));
     buf_put_text(out, "]}");
 }
 
@@ -300,10 +314,14 @@ static void close_reasoning(struct answer *a)
 static void close_message(struct answer *a)
 {
     struct ds4_span text = span_skip(buf_span(&a->text), a->item_from);
-    text_event(a, "output_text.done", "msg", CONTENT ",\"logprobs\":[]", "text", text);
+    begin_item_event(a, "output_text.done", "msg", CONTENT);
+    buf_put_text(&a->out, ",\"text\":");
+    buf_put_json_string(&a->out, text);
+    put_new_logprobs(a);
+    end_event(a);
     begin_item_event(a, "content_part.done", "msg", CONTENT);
     buf_put_text(&a->out, ",\"part\":");
-    put_part(&a->out, text);
+    put_part(&a->out, text, buf_span(&a->part_logprobs));
     end_event(a);
     struct buf *items = new_item(a);
     size_t from = items->text.len;
@@ -347,10 +365,14 @@ static void text_delta(struct answer *a, struct ds4_span text)
         end_event(a);
         begin_item_event(a, "content_part.added", "msg", CONTENT);
         buf_put_text(&a->out, ",\"part\":");
-        put_part(&a->out, SPAN(""));
+        put_part(&a->out, SPAN(""), SPAN(""));
         end_event(a);
     }
-    text_event(a, "output_text.delta", "msg", CONTENT ",\"logprobs\":[]", "delta", text);
+    begin_item_event(a, "output_text.delta", "msg", CONTENT);
+    buf_put_text(&a->out, ",\"delta\":");
+    buf_put_json_string(&a->out, text);
+    put_new_logprobs(a);
+    end_event(a);
 }
 
 static void call_begin(struct answer *a, size_t call_i)
