@@ -14,7 +14,7 @@
 
 #define POLL_MAX 512
 #define CONNECT_MS 3000
-#define UNREAD_BYTES_MAX (128 << 10) /* that the system keeps for a peer that does not read; Linux doubles it, or takes 4 MB */
+#define UNREAD_BYTES_MAX (128 << 10) /* kept by the system for a peer that does not read; Linux doubles it, else 4 MB */
 
 #ifdef POLLRDHUP
 #define HUP_FLAGS (POLLRDHUP | POLLHUP | POLLERR)

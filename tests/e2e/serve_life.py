@@ -61,8 +61,10 @@ def say_hello(server):
 
 
 def slow_clients(server, n_heads, n_bodies, n_deaf, n_good):
-    """Clients that drip heads or bodies or never read, beside good ones. Latencies of the good ones, bytes grown."""
+    """Clients that drip heads or bodies or never read, beside good ones. Latencies of the good ones alone and beside
+    them, bytes grown, and until when the slow ones were all gone."""
     before = resources(server)
+    alone = [say_hello(server) for _ in range(n_good)]
     sockets = [connect(server) for _ in range(n_heads + n_bodies + n_deaf)]
     for s in sockets[:n_heads]:
         s.sendall(b"GET / HTTP/1.1\r\n")
@@ -79,21 +81,25 @@ def slow_clients(server, n_heads, n_bodies, n_deaf, n_good):
                     s.send(b"x")
                 except OSError:
                     pass
-            time.sleep(0.01)
+            time.sleep(0.1)
 
     thread = threading.Thread(target=drip)
+    began = time.monotonic()
     thread.start()
     try:
         latencies = [say_hello(server) for _ in range(n_good)]
         grown = resources(server)[2] - before[2]
         wait_for(lambda: is_back(server, before))
+        gone_s = time.monotonic() - began
     finally:
         stop.set()
         thread.join()
         for s in sockets:
             s.close()
     server.wait_idle()
-    return {"p99_ms": percentile(latencies, 0.99) * 1e3, "grown_bytes": grown}
+    return {"alone_p50_ms": percentile(alone, 0.5) * 1e3, "alone_p99_ms": percentile(alone, 0.99) * 1e3,
+            "p50_ms": percentile(latencies, 0.5) * 1e3, "p99_ms": percentile(latencies, 0.99) * 1e3,
+            "gone_after_s": gone_s, "grown_bytes": grown}
 
 
 def flood(server, n):
@@ -130,7 +136,8 @@ def disconnects(server, n, seed):
     before = resources(server)
     texts = ["endless", "slow", "x" * 2500 + " hello", "weather", "hello"]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        witness = pool.submit(lambda: [joined(server.events(CHAT, messages=user("slow"), thinking=False), "content")
+        body = {"messages": user("slow"), "thinking": False}
+        witness = pool.submit(lambda: [joined(server.events(CHAT, patient=True, **body), "content")
                                        for _ in range(1 + n // 50)])
         for _ in range(n):
             path = rng.choice(list(DIALECTS))
@@ -163,7 +170,7 @@ def queued_client_leaves(server, n):
 
 
 def overload(server, n, queue):
-    """n requests while the first is computed: exactly as many as the queue holds are admitted, and all those answered."""
+    """n requests while the first is computed: as many as the queue holds are admitted, and all those answered."""
     refused = server.metric("requests_refused_total")
     data = request_bytes(CHAT, {"messages": user("hello")})
     sockets = []

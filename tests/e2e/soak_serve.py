@@ -1,6 +1,6 @@
 """The long forms of what may never happen to `ds4 serve` (serve_life.py), on the scripted engine. `make soak` runs it,
 one line a measurement; tests/soak.md records the runs. Usage: soak_serve.py [SECONDS of mixed load [SHARE of
-the other repetitions]]"""
+the other repetitions [NAME...]]]"""
 
 import pathlib
 import sys
@@ -19,8 +19,9 @@ def report(name, got):
 def main():
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 900
     share = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
+    wanted = sys.argv[3:]
     folder, seed = pathlib.Path(tempfile.mkdtemp()), int(time.time())
-    print(f"seed {seed}")
+    print(f"seed {seed}", flush=True)
     for i, (name, options, act) in enumerate([
             ("slow clients", ["--time-scale", "3"], lambda s: life.slow_clients(s, 120, 60, 20, int(300 * share))),
             ("crowd", ["--parallel", "1", "--grace", "0"], lambda s: life.overload(s, 200, 64)),
@@ -30,10 +31,11 @@ def main():
              lambda s: life.privacy(s, 16, int(600 * share), seed)),
             ("mixed load", ["--kv-dir", str(folder / "kv2"), "--kv-bytes", "2m"],
              lambda s: life.mixed_load(s, seconds, 10 ** 9, seed))]):
+        if wanted and name not in wanted:
+            continue
         path = folder / str(i)
         path.mkdir()
-        server = Server(path, *options, *(["--quiet"] if "--quiet" not in options else []),
-                        **({"answers": []} if name == "privacy" else {}))
+        server = Server(path, "--quiet", *options, **({"answers": []} if name == "privacy" else {}))
         report(name, act(server))
         code, _ = server.stop()
         assert code == 0

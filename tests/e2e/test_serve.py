@@ -100,8 +100,12 @@ class Server:
         status, _, data = self.request("POST", path, body)
         return status, json.loads(data)
 
-    def events(self, path, **body):
+    def events(self, path, patient=False, **body):
+        """The events of a stream; patient: asks again while the queue is full."""
         status, headers, data = self.request("POST", path, dict(body, stream=True))
+        while patient and status == 503:
+            time.sleep(0.1)
+            status, headers, data = self.request("POST", path, dict(body, stream=True))
         assert status == 200 and headers["Content-Type"] == "text/event-stream", data
         lines = [line[6:] for line in data.decode().split("\n") if line.startswith("data: ")]
         return [line if line == "[DONE]" else json.loads(line) for line in lines]

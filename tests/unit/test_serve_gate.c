@@ -1,5 +1,7 @@
 /* test_serve_gate.c - what passes the gate of the server: heads, chunked bodies, hosts, keys and JSON. */
+#define PCRE2_CODE_UNIT_WIDTH 8
 #include <jansson.h>
+#include <pcre2.h>
 #include <stdio.h>
 
 #include "base/rng.h"
@@ -105,6 +107,59 @@ TEST(a_head_is_judged_the_same_however_it_is_cut)
             status = gate_head(span_make(whole.ptr, n), BODY_MAX, &scanned, &request, &head_bytes);
         assert_int_equal(status, heads[i].status);
     }
+}
+
+/* What an accepted head looks like, said by another reader: of these bytes and no others. Which headers may stand
+ * together is not its business. */
+static const char well_formed[] =
+    "\\A(?:GET|HEAD|POST|OPTIONS) /[!\"$-~]* HTTP/1\\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\\x80-\\xFF]*\r\n)+"
+    "\r\n\\z";
+
+/* A head of the list with one to three bytes changed, left out, doubled or put in. */
+static void put_mutant(struct rng *rng, struct buf *out)
+{
+    static const char odd[] = "\r\n\t :/\0\x01\x7F\xC3\xA9,;0a\\\"\x0B";
+    struct ds4_span from = span_from(heads[rng_below(rng, sizeof heads / sizeof heads[0])].text);
+    uint64_t n_left = 1 + rng_below(rng, 3);
+    for (size_t i = 0; i < from.len; i++) {
+        bool here = n_left && rng_below(rng, from.len) < 3;
+        uint64_t what = here ? rng_below(rng, 4) : 4;
+        n_left -= here;
+        if (what == 0) continue;
+        if (what == 1 || what == 2) buf_put_byte(out, (unsigned char)odd[rng_below(rng, sizeof odd)]);
+        if (what != 1) buf_put_byte(out, (unsigned char)from.ptr[i]);
+        if (what == 3) buf_put_byte(out, (unsigned char)from.ptr[i]);
+    }
+}
+
+TEST(heads_changed_at_random_are_judged_alike_however_cut_and_none_is_accepted_that_is_malformed)
+{
+    struct rng rng = {.state = test_seed()};
+    int code;
+    PCRE2_SIZE at;
+    size_t n_accepted = 0;
+    pcre2_code *pattern = pcre2_compile((PCRE2_SPTR)well_formed, PCRE2_ZERO_TERMINATED, 0, &code, &at, NULL);
+    pcre2_match_data *match = pcre2_match_data_create(1, NULL);
+    assert_non_null(pattern);
+    for (int i = 0; i < 10000; i++) {
+        struct buf head = {0};
+        put_mutant(&rng, &head);
+        struct ds4_span whole = buf_span(&head);
+        struct http_request request;
+        size_t scanned = 0, head_bytes = 0;
+        int status = status_of(whole), piecewise = GATE_MORE;
+        for (size_t n = 0; piecewise == GATE_MORE && n <= whole.len; n += 1 + rng_below(&rng, 30))
+            piecewise = gate_head(span_make(whole.ptr, n), BODY_MAX, &scanned, &request, &head_bytes);
+        if (piecewise == GATE_MORE) piecewise = gate_head(whole, BODY_MAX, &scanned, &request, &head_bytes);
+        if (piecewise != status) fail_msg("%d whole, %d in pieces: %.*s", status, piecewise, (int)whole.len, whole.ptr);
+        bool well = status == 200 && pcre2_match(pattern, (PCRE2_SPTR)whole.ptr, head_bytes, 0, 0, match, NULL) > 0;
+        if (status == 200 && !well) fail_msg("accepted: %.*s", (int)whole.len, whole.ptr);
+        n_accepted += well;
+        buf_deinit(&head);
+    }
+    assert_in_range(n_accepted, 100, 5000);
+    pcre2_match_data_free(match);
+    pcre2_code_free(pattern);
 }
 
 static int status_of_long(size_t target, size_t n_headers, size_t header)
@@ -294,6 +349,7 @@ TEST(json_keeps_numbers_as_written_and_stops_at_its_depth)
 int main(void)
 {
     return RUN_TESTS(T(each_malformed_head_is_refused_with_its_status), T(a_head_is_judged_the_same_however_it_is_cut),
+                     T(heads_changed_at_random_are_judged_alike_however_cut_and_none_is_accepted_that_is_malformed),
                      T(limits_of_a_head_hold_at_the_limit_and_not_above),
                      T(chunked_bodies_are_decoded_strictly_however_they_are_cut),
                      T(only_the_names_of_this_machine_are_known_hosts), T(keys_are_known_only_whole),

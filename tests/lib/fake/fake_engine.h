@@ -8,7 +8,8 @@
  *   {"name": "scripted", "ctx": 4096, "chunk": 64, "rewind": 64,   rewind: tokens that a session can go back, else 0
  *    "sessions": 4,                                                live sessions (default: as the options say)
  *    "load_ms": 0, "chunk_ms": 0, "token_ms": 0,                   delays: opening, a chunk of prefill, a token
- *    "hold": "path", "hold_answers": true,                         each pass waits while this file exists; of answers only
+ *    "hold": "path",                                               each pass waits while this file exists;
+ *    "hold_answers": true,                                         only those of answers
  *    "fail_open": "sentence",                                      ds4_engine_open fails with it (FORMAT)
  *    "fail_prefill": "substring",                                  prompts with it fail in prefill (DEVICE)
  *    "answers": [{"when": "substring of the last user turn",       first that matches; no "when" matches all
