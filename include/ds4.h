@@ -95,6 +95,7 @@ struct ds4_engine_options {
     uint32_t n_sessions_max;      /* live sessions that memory is planned for; 0 = 1 */
     uint32_t n_threads;           /* 0 = one a core */
     uint32_t chunk_tokens;        /* most rows in one forward pass; 0 = 512 */
+    uint64_t device_memory_bytes; /* most to use of the memory of a GPU; 0 = what is free there, if it has its own */
     uint64_t memory_budget_bytes; /* refuse to plan above this; 0 = memory of the machine (or of its cgroup) */
     bool vocab_only;              /* metadata and tokenizer, no tensors, no sessions */
     bool ideal;                   /* no FP8/FP4 rounding of state (for comparison with oracles; state kept in F32) */
@@ -139,12 +140,18 @@ struct ds4_plan_item {
     char name[48];       /* "weights: routed experts", "state: 1 session of 32768 tokens", ... */
     uint64_t bytes;
     bool resident;       /* false: mapped file pages that the system may drop and read again */
+    bool on_device;      /* in the memory of a GPU */
 };
 struct ds4_plan {
     struct ds4_plan_item items[24];
     uint32_t n_items;
     uint64_t resident_bytes, mapped_bytes, memory_bytes /* there */, budget_bytes;
     uint64_t weight_bytes_per_token;
+    /* A GPU with memory of its own; all 0 when there is none. */
+    uint64_t device_budget_bytes, device_bytes;
+    uint64_t device_room_bytes, host_room_bytes; /* what was left for weights on either side */
+    uint64_t bus_bytes_per_token;                /* weights that the device reads from the host */
+    uint64_t homeless_bytes;                     /* weights for which there is room on neither */
     /* Streamed experts; all 0 when experts are mapped. */
     uint64_t expert_cache_bytes;       /* of the pool: an item of the list */
     uint64_t expert_cache_least_bytes; /* for these batches */

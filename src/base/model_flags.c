@@ -87,7 +87,7 @@ enum ds4_status model_flags_options(struct model_flags *flags, struct term_progr
     *options = (struct ds4_engine_options){
         .model_path = flags->path, .backend = flags->backend, .ctx_tokens = flags->ctx_tokens,
         .n_threads = flags->n_threads, .expert_cache_bytes = cache_bytes, .paranoid = flags->paranoid,
-        .memory_budget_bytes = flags->memory_bytes,
+        .memory_budget_bytes = flags->memory_bytes, .device_memory_bytes = flags->device_memory_bytes,
         .progress = progress ? term_progress : NULL, .progress_user = progress,
     };
     return DS4_OK;

@@ -10,7 +10,7 @@
 struct model_flags {
     const char *model, *backend;
     uint32_t ctx_tokens, n_threads;
-    uint64_t memory_bytes;
+    uint64_t memory_bytes, device_memory_bytes;
     const char *expert_cache;
     bool paranoid;
     char path[MODEL_PATH_BYTES];
@@ -31,6 +31,9 @@ struct model_flags {
              "without it the best that works"}, \
     {.name = "memory", .value = "BYTES", .type = OPTION_BYTES, .offset = offsetof(values, field.memory_bytes), \
      .help = "refuse to use more memory than that (4096, 512m, 8g); 0 = what the machine has"}, \
+    {.name = "device-memory", .value = "BYTES", .type = OPTION_BYTES, \
+     .offset = offsetof(values, field.device_memory_bytes), \
+     .help = "most to use of a GPU's memory; weights that do not fit are read from the machine's; 0 = what is free"}, \
     {.name = "expert-cache", .value = "BYTES|auto|off", .type = OPTION_TEXT, \
      .offset = offsetof(values, field.expert_cache), \
      .help = "read experts from disk as needed and keep so many bytes of them (8GB); auto: what there is room for"}, \

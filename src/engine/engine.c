@@ -138,15 +138,29 @@ static enum ds4_status make_backend(struct ds4_engine *e, struct ds4_error *erro
                                                      : backend_cpu_create(e->pool, &limits, &e->backend, error);
 }
 
+/* To a device with memory of its own, as planned. */
+static enum ds4_status place_weights(struct ds4_engine *e, const struct ds4_plan *plan, struct ds4_error *error)
+{
+    struct placing *p = mem_alloc(1, sizeof *p);
+    if (!p) return err_set(error, DS4_ERR_NOMEM, "no memory to place weights");
+    enum ds4_status status = engine_place(e->file, e->settings.draft ? e->mtp_file : NULL, &e->h,
+                                          plan->device_room_bytes, plan->host_room_bytes, p, error);
+    if (status == DS4_OK) status = engine_hand_over(p, e->backend, error);
+    mem_free(p->pieces);
+    mem_free(p);
+    return status;
+}
+
 /* Tells the backend of the mapped files, whose matrices operations will name. */
-static enum ds4_status give_weights(struct ds4_engine *e, struct ds4_error *error)
+static enum ds4_status give_weights(struct ds4_engine *e, const struct ds4_plan *plan, struct ds4_error *error)
 {
     const struct gguf_file *files[2] = {e->file, e->settings.draft ? e->mtp_file : NULL};
+    if (plan->device_budget_bytes) return place_weights(e, plan, error);
     for (int f = 0; e->backend->ops->map && f < 2; f++) {
         for (uint32_t i = 0; files[f] && i < gguf_n_shards(files[f]); i++) {
             uint64_t size;
             const uint8_t *bytes = gguf_shard_bytes(files[f], i, &size);
-            TRY(e->backend->ops->map(e->backend, bytes, (size_t)size, error));
+            TRY(e->backend->ops->map(e->backend, bytes, (size_t)size, true, error));
         }
     }
     return DS4_OK;
@@ -166,7 +180,7 @@ static enum ds4_status load_model(struct ds4_engine *e, const struct ds4_engine_
     TRY(thread_pool_create(e->settings.n_threads, &e->pool, error));
     TRY(make_backend(e, error));
     TRY(weights_load(e->file, e->mtp_file, &e->h, e->backend, options->check_tensors, &e->weights, error));
-    TRY(give_weights(e, error));
+    TRY(give_weights(e, &plan, error));
     if (e->h.n_vocab != vocab_n_tokens(e->vocab))
         return err_set(error, DS4_ERR_FORMAT, "the vocabulary has %u tokens, the embedding %u rows",
                        vocab_n_tokens(e->vocab), e->h.n_vocab);

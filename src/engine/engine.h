@@ -3,6 +3,7 @@
 #define DS4_ENGINE_ENGINE_H
 
 #include "gpu/backend.h"
+#include "gpu/residency.h"
 #include "model/experts.h"
 #include "session/session.h"
 #include "stream/notes.h"
@@ -21,6 +22,7 @@ struct engine_settings {
     bool round, draft;
     uint32_t ctx_tokens, chunk_tokens, n_sessions, n_threads;
     uint64_t expert_cache_bytes; /* as in ds4_engine_options */
+    uint64_t device_bytes;       /* of a device with memory of its own that may be used; 0: there is none */
     bool paranoid;
     const char *notes_dir;       /* as in ds4_engine_options */
 };
@@ -53,6 +55,21 @@ enum ds4_status engine_settle(const struct ds4_engine_options *options, const st
 enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
                             const struct engine_settings *settings, const struct state_layout *layout,
                             uint64_t budget_bytes, struct ds4_plan *out, struct ds4_error *error) DS4_MUST_CHECK;
+/* Weights of the files in their places, shard by shard. */
+struct placing {
+    struct residency_piece *pieces; /* owns */
+    size_t n, ends[2 * GGUF_SHARDS_MAX];
+    uint32_t n_shards;
+    struct residency sums;
+};
+/* Places matrices for which so many bytes are left on the device and on the host. mtp_file may be NULL. */
+enum ds4_status engine_place(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
+                             uint64_t device_bytes, uint64_t host_bytes, struct placing *out,
+                             struct ds4_error *error) DS4_MUST_CHECK;
+/* Names them to the backend. */
+enum ds4_status engine_hand_over(const struct placing *p, struct backend *b, struct ds4_error *error) DS4_MUST_CHECK;
+/* True for tensors that are copied into memory when a model is loaded: vectors and tables. */
+bool engine_is_copied(const struct gguf_tensor *t);
 /* Memory that streaming leaves to the rest of the machine. */
 uint64_t engine_reserve_bytes(void);
 /* Notes about the experts of map from beside the model or from the settings' notes_dir. Afterwards notes->rates is the

@@ -13,10 +13,13 @@
 #define GIB 1073741824.0
 #define RESERVE_LEAST_BYTES ((uint64_t)512 << 20) /* what a desktop needs to stay responsive, whatever its size */
 
-static void add_item(struct ds4_plan *plan, uint64_t bytes, bool resident, const char *format, ...)
+/* Where an item lies: file pages that may be dropped, memory, or the memory of a device. */
+enum item_place { DROPPABLE, RESIDENT, ON_DEVICE };
+
+static void add_item(struct ds4_plan *plan, uint64_t bytes, enum item_place place, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-static void add_item(struct ds4_plan *plan, uint64_t bytes, bool resident, const char *format, ...)
+static void add_item(struct ds4_plan *plan, uint64_t bytes, enum item_place place, const char *format, ...)
 {
     ensure(plan->n_items < sizeof plan->items / sizeof plan->items[0]);
     struct ds4_plan_item *item = &plan->items[plan->n_items++];
@@ -25,9 +28,10 @@ static void add_item(struct ds4_plan *plan, uint64_t bytes, bool resident, const
     (void)vsnprintf(item->name, sizeof item->name, format, args);
     va_end(args);
     item->bytes = bytes;
-    item->resident = resident;
-    if (resident) plan->resident_bytes += bytes;
-    else plan->mapped_bytes += bytes;
+    item->resident = place != DROPPABLE;
+    item->on_device = place == ON_DEVICE;
+    *(place == ON_DEVICE ? &plan->device_bytes : place == RESIDENT ? &plan->resident_bytes : &plan->mapped_bytes) +=
+        bytes;
 }
 
 struct weight_sums {
@@ -41,9 +45,8 @@ static struct weight_sums sum_weights(const struct gguf_file *file, const struct
     for (size_t i = 0; file && i < gguf_n_tensors(file); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(file, i);
         const struct quant_format *format = quant_format(t->type);
-        bool table = span_find(t->name, SPAN("tid2eid"), 0) != SIZE_MAX;
         bool experts = t->dims[2] > 1, draft = span_find(t->name, SPAN("mtp."), 0) == 0;
-        if (t->dims[1] == 1 || table || span_find(t->name, SPAN("_ape"), 0) != SIZE_MAX) {
+        if (engine_is_copied(t)) {
             uint64_t elems = t->dims[0] * t->dims[1];
             sums.vector_bytes += elems * 4;
         } else if (experts) {
@@ -60,8 +63,36 @@ static struct weight_sums sum_weights(const struct gguf_file *file, const struct
     return sums;
 }
 
+/* With a device that has memory of its own. */
+static void judge_device(struct ds4_plan *plan)
+{
+    double used = (double)plan->device_bytes / GIB, there = (double)plan->device_budget_bytes / GIB;
+    double resident = (double)plan->resident_bytes / GIB, budget = (double)plan->budget_bytes / GIB;
+    bool state_fits = plan->device_bytes <= plan->device_budget_bytes;
+    plan->fits = state_fits && !plan->homeless_bytes && plan->resident_bytes <= plan->budget_bytes;
+    plan->all_in_memory = plan->fits;
+    if (!state_fits)
+        (void)snprintf(plan->verdict, sizeof plan->verdict,
+                       "does not fit: state and scratch take %.2f GiB and %.2f GiB of the device may be used; use a "
+                       "smaller --ctx, fewer sessions or a smaller chunk", used, there);
+    else if (!plan->fits)
+        (void)snprintf(plan->verdict, sizeof plan->verdict,
+                       "does not fit: %.2f GiB of weights find room neither on the device (%.2f GiB) nor in memory "
+                       "(%.2f GiB); --backend cpu --expert-cache auto reads experts from disk",
+                       (double)plan->homeless_bytes / GIB, there, budget);
+    else
+        (void)snprintf(plan->verdict, sizeof plan->verdict,
+                       "fits: %.2f of %.2f GiB of the device and %.2f of %.2f GiB of memory; a token reads %.3f GiB of "
+                       "weights over the bus", used, there, resident, budget,
+                       (double)plan->bus_bytes_per_token / GIB);
+}
+
 static void judge(struct ds4_plan *plan)
 {
+    if (plan->device_budget_bytes) {
+        judge_device(plan);
+        return;
+    }
     double resident = (double)plan->resident_bytes / GIB, mapped = (double)plan->mapped_bytes / GIB;
     double budget = (double)plan->budget_bytes / GIB, cache = (double)plan->expert_cache_bytes / GIB;
     bool streams = plan->n_experts != 0, enough = plan->n_expert_slots >= plan->n_expert_slots_least;
@@ -159,9 +190,9 @@ static void add_experts(const struct expert_map *map, const struct hparams *h, c
         config.budget_bytes = cache;
         stream_size(&config, &size);
     }
-    add_item(out, sums->dense_bytes, cache != 0, "weights: everything but routed experts");
+    add_item(out, sums->dense_bytes, cache ? RESIDENT : DROPPABLE, "weights: everything but routed experts");
     if (cache == 0) {
-        add_item(out, sums->expert_bytes, false, "weights: routed experts");
+        add_item(out, sums->expert_bytes, DROPPABLE, "weights: routed experts");
         return;
     }
     out->n_experts = size.n_experts;
@@ -170,7 +201,33 @@ static void add_experts(const struct expert_map *map, const struct hparams *h, c
     out->expert_cache_bytes = size.bytes;
     out->expert_cache_least_bytes = size.least_bytes;
     out->expert_bytes = size.n_experts ? sums->expert_bytes / size.n_experts : 0;
-    add_item(out, size.bytes, true, "weights: cache of %u routed experts", size.n_slots);
+    add_item(out, size.bytes, RESIDENT, "weights: cache of %u routed experts", size.n_slots);
+}
+
+static uint64_t rest(uint64_t of, uint64_t used) { return of > used ? of - used : 0; }
+
+/* Weights in their places on the device and beside it. */
+static enum ds4_status add_placed(const struct gguf_file *file, const struct gguf_file *mtp_file,
+                                  const struct hparams *h, struct ds4_plan *out, struct ds4_error *error)
+{
+    struct placing *p = mem_alloc(1, sizeof *p);
+    if (!p) return err_set(error, DS4_ERR_NOMEM, "no memory to plan");
+    out->device_room_bytes = rest(out->device_budget_bytes, out->device_bytes);
+    out->host_room_bytes = rest(out->budget_bytes, out->resident_bytes);
+    enum ds4_status status =
+        engine_place(file, mtp_file, h, out->device_room_bytes, out->host_room_bytes, p, error);
+    if (status == DS4_OK) {
+        const struct residency *sums = &p->sums;
+        add_item(out, sums->bytes[RESIDENCY_DEVICE], ON_DEVICE, "weights: on the device");
+        add_item(out, sums->bytes[RESIDENCY_HOST], RESIDENT, "weights: read over the bus");
+        if (sums->bytes[RESIDENCY_DISK])
+            add_item(out, sums->bytes[RESIDENCY_DISK], DROPPABLE, "weights: without a place");
+        out->homeless_bytes = sums->bytes[RESIDENCY_DISK];
+        out->bus_bytes_per_token = sums->per_token[RESIDENCY_HOST];
+    }
+    mem_free(p->pieces);
+    mem_free(p);
+    return status;
 }
 
 enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
@@ -192,20 +249,27 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
             return status;
         }
     }
-    add_item(out, sums.vector_bytes + draft.vector_bytes, true, "weights: vectors and tables in F32");
-    add_item(out, gguf_header_bytes(file) * 4, true, "vocabulary and directory of the file");
-    add_item(out, (uint64_t)h->n_vocab * 40, true, "index of tokens for answers in a form");
-    add_item(out, n * layout->tail_bytes, true, "state: rings of %u session(s)", settings->n_sessions);
-    add_item(out, n * spans * layout->span_bytes, true, "state: rows of %u tokens each", settings->ctx_tokens);
-    add_item(out, n * session_host_bytes(h, settings->ctx_tokens), true, "state: tokens and logits");
-    add_item(out, graph_scratch_bytes(h, settings->chunk_tokens, settings->draft), true, "scratch: %u rows a batch",
+    enum item_place there = settings->device_bytes ? ON_DEVICE : RESIDENT;
+    out->device_budget_bytes = settings->device_bytes;
+    add_item(out, sums.vector_bytes + draft.vector_bytes, there, "weights: vectors and tables in F32");
+    add_item(out, gguf_header_bytes(file) * 4, RESIDENT, "vocabulary and directory of the file");
+    add_item(out, (uint64_t)h->n_vocab * 40, RESIDENT, "index of tokens for answers in a form");
+    add_item(out, n * layout->tail_bytes, there, "state: rings of %u session(s)", settings->n_sessions);
+    add_item(out, n * spans * layout->span_bytes, there, "state: rows of %u tokens each", settings->ctx_tokens);
+    add_item(out, n * session_host_bytes(h, settings->ctx_tokens), RESIDENT, "state: tokens and logits");
+    add_item(out, graph_scratch_bytes(h, settings->chunk_tokens, settings->draft), there, "scratch: %u rows a batch",
              settings->chunk_tokens);
-    add_item(out, settings->backend_ops->scratch_bytes(&limits, settings->n_threads), true, "scratch: %s backend",
+    add_item(out, settings->backend_ops->scratch_bytes(&limits, settings->n_threads), there, "scratch: %s backend",
              settings->backend_ops->name);
     sums.expert_bytes += draft.expert_bytes;
     sums.dense_bytes += draft.dense_bytes;
-    add_experts(map, h, settings, &sums, out);
     out->weight_bytes_per_token = sums.per_token;
+    if (settings->device_bytes) {
+        TRY(add_placed(file, settings->draft ? mtp_file : NULL, h, out, error)); /* there is no map of experts then */
+        judge(out);
+        return DS4_OK;
+    }
+    add_experts(map, h, settings, &sums, out);
     judge(out);
     enum ds4_status status = out->n_experts ? expect_hits(file, map, h, settings, out, error) : DS4_OK;
     mem_free(map);
@@ -243,6 +307,25 @@ static enum ds4_status choose_backend(const char *name, struct engine_settings *
                    names);
 }
 
+/* How much of a device's own memory may be used: as asked for, or what is free less a thirty-second for what the driver
+ * and others need. */
+static enum ds4_status settle_device(uint64_t asked_bytes, struct engine_settings *out, struct ds4_error *error)
+{
+    char why[256];
+    struct gpu_info info = {0};
+    if (asked_bytes && !out->gpu_host)
+        return err_set(error, DS4_ERR_UNSUPPORTED, "--device-memory is for a GPU; the backend is %s",
+                       out->backend_ops->name);
+    out->device_bytes = asked_bytes;
+    if (asked_bytes || !out->gpu_host) return DS4_OK;
+    struct gpu *gpu = out->gpu_host->open(why, sizeof why);
+    if (!gpu) return DS4_OK; /* creating the backend says so */
+    out->gpu_host->info(gpu, &info);
+    out->gpu_host->close(gpu);
+    if (info.own_memory) out->device_bytes = rest(info.free_bytes, info.memory_bytes / 32);
+    return DS4_OK;
+}
+
 enum ds4_status engine_settle(const struct ds4_engine_options *options, const struct hparams *h, bool has_mtp,
                               struct engine_settings *out, struct ds4_error *error)
 {
@@ -254,6 +337,7 @@ enum ds4_status engine_settle(const struct ds4_engine_options *options, const st
     if (out->gpu_host && out->expert_cache_bytes)
         return err_set(error, DS4_ERR_UNSUPPORTED, "experts are streamed with --backend cpu and ref only, not with %s",
                        out->backend_ops->name);
+    TRY(settle_device(options->device_memory_bytes, out, error));
     bool exact = options->ideal || out->backend_ops == &backend_ref_ops;
     out->row_format = exact ? OP_ROW_F32 : OP_ROW_PACKED;
     uint32_t fallback = h->ctx_train < ENGINE_CTX_DEFAULT ? h->ctx_train : ENGINE_CTX_DEFAULT;

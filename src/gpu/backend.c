@@ -11,10 +11,28 @@
 static const struct {
     uint32_t type;
     const char *name;
+    bool blocks;
+    float input_most; /* 2^23 / (32 or 16 that share a scale) / largest weight */
 } formats[N_WEIGHT_FORMATS] = {
-    {QUANT_F32, "f32"},   {QUANT_F16, "f16"},   {QUANT_BF16, "bf16"}, {QUANT_Q8_0, "q8_0"},       {QUANT_Q2_K, "q2_k"},
-    {QUANT_Q4_K, "q4_k"}, {QUANT_Q6_K, "q6_k"}, {QUANT_IQ2_XXS, "iq2_xxs"}, {QUANT_MXFP4, "mxfp4"},
+    {QUANT_F32, "f32", false, 0},      {QUANT_F16, "f16", false, 0},      {QUANT_BF16, "bf16", false, 0},
+    {QUANT_Q8_0, "q8_0", true, 2047},  {QUANT_Q2_K, "q2_k", true, 16376}, {QUANT_Q4_K, "q4_k", true, 16376},
+    {QUANT_Q6_K, "q6_k", true, 16376}, {QUANT_IQ2_XXS, "iq2_xxs", true, 4094},
+    {QUANT_MXFP4, "mxfp4", true, 16376},
 };
+
+float gpu_input_most(uint32_t type)
+{
+    for (size_t i = 0; i < N_WEIGHT_FORMATS; i++)
+        if (formats[i].type == type && formats[i].blocks) return formats[i].input_most;
+    return 16376;
+}
+
+bool gpu_is_block_format(uint32_t type)
+{
+    for (size_t i = 0; i < N_WEIGHT_FORMATS; i++)
+        if (formats[i].type == type) return formats[i].blocks;
+    return false;
+}
 
 void gpu_fail(struct backend_gpu *b, const char *sentence)
 {
@@ -24,18 +42,24 @@ void gpu_fail(struct backend_gpu *b, const char *sentence)
 
 static void host_failed(struct backend_gpu *b) { gpu_fail(b, b->host->error(b->gpu)); }
 
-/* The region that holds [ptr, ptr + bytes); NULL when none does. */
+static bool holds(const struct region *r, const uint8_t *at, uint64_t bytes)
+{
+    return at >= r->first && (uint64_t)(at - r->first) <= r->bytes && bytes <= r->bytes - (uint64_t)(at - r->first);
+}
+
+/* The region that holds [ptr, ptr + bytes); NULL when none does. Regions are sorted by their first byte, and only pieces
+ * of one mapping overlap, each with the next. */
 static const struct region *find_region(struct backend_gpu *b, const void *ptr, uint64_t bytes)
 {
     const uint8_t *at = ptr;
-    for (uint32_t i = 0; i < b->n_regions; i++) {
-        uint32_t k = (b->last_region + i) % b->n_regions;
-        const struct region *r = &b->regions[k];
-        if (at < r->first || (uint64_t)(at - r->first) > r->bytes || bytes > r->bytes - (uint64_t)(at - r->first))
-            continue;
-        b->last_region = k;
-        return r;
+    uint32_t low = 0, high = b->n_regions; /* regions before low begin at or before ptr, those from high on after it */
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (b->regions[middle].first <= at) low = middle + 1;
+        else high = middle;
     }
+    for (uint32_t back = 1; back <= 2 && back <= low; back++)
+        if (holds(&b->regions[low - back], at, bytes)) return &b->regions[low - back];
     return NULL;
 }
 
@@ -92,6 +116,37 @@ const struct gpu_pipe *gpu_format_pipe(struct backend_gpu *b, enum format_family
     return NULL;
 }
 
+void *gpu_scratch(struct backend *backend, uint64_t bytes)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    uint64_t at = b->scratch_used;
+    b->scratch_used += (bytes + 255) / 256 * 256;
+    ensure(b->scratch_used <= b->scratch_bytes);
+    return b->scratch + at;
+}
+
+struct gpu_input gpu_quantise(struct backend *backend, const float *x, uint32_t n_rows, uint32_t n, float most)
+{
+    uint64_t n_values = (uint64_t)n_rows * n;
+    struct gpu_input input = {n_rows, n, gpu_scratch(backend, n_values * 2), gpu_scratch(backend, n_values / 8),
+                              gpu_scratch(backend, n_values / 4)};
+    struct quantise_record record = {n / 32, most};
+    struct gpu_call c = gpu_call_begin(backend);
+    ensure(n % 32 == 0);
+    gpu_bind_floats(&c, x, n_values);
+    gpu_bind_input(&c, &input);
+    gpu_run(&c, c.b->plain[PIPE_quantise], &record, sizeof record, gpu_groups(n / 32, 8), n_rows, 1, 256);
+    return input;
+}
+
+void gpu_bind_input(struct gpu_call *c, const struct gpu_input *input)
+{
+    uint64_t n_values = (uint64_t)input->n_rows * input->n;
+    gpu_bind(c, input->q, n_values * 2);
+    gpu_bind(c, input->scales, n_values / 8);
+    gpu_bind(c, input->sums, n_values / 4);
+}
+
 static bool add_region(struct backend_gpu *b, struct gpu_buffer *buffer, const void *first, uint64_t bytes, bool mapped)
 {
     if (!buffer) return false;
@@ -99,7 +154,9 @@ static bool add_region(struct backend_gpu *b, struct gpu_buffer *buffer, const v
         b->host->free(b->gpu, buffer);
         return false;
     }
-    b->regions[b->n_regions++] = (struct region){first, bytes, buffer, mapped};
+    uint32_t i = b->n_regions++;
+    for (; i > 0 && b->regions[i - 1].first > (const uint8_t *)first; i--) b->regions[i] = b->regions[i - 1];
+    b->regions[i] = (struct region){first, bytes, buffer, mapped};
     return true;
 }
 
@@ -120,22 +177,22 @@ static void gpu_release(struct backend *backend, void *ptr, size_t bytes)
         if (b->pending && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
         b->pending = false;
         b->host->free(b->gpu, b->regions[i].buffer);
-        b->regions[i] = b->regions[--b->n_regions];
-        b->last_region = 0;
+        for (b->n_regions--; i < b->n_regions; i++) b->regions[i] = b->regions[i + 1];
         return;
     }
 }
 
 /* Pieces of the largest buffer the device has, half of each shared with the next, so that any matrix up to half of that
  * lies in one. */
-static enum ds4_status gpu_map(struct backend *backend, const void *ptr, size_t bytes, struct ds4_error *error)
+static enum ds4_status gpu_map(struct backend *backend, const void *ptr, size_t bytes, bool near,
+                               struct ds4_error *error)
 {
     struct backend_gpu *b = gpu_of(backend);
     const uint64_t page = 16384;
     uint64_t most = b->info.buffer_bytes_max / (2 * page) * (2 * page), step = most / 2;
     for (uint64_t at = 0; at < bytes; at += step) {
         uint64_t n = bytes - at < most ? bytes - at : most;
-        struct gpu_buffer *buffer = b->host->wrap(b->gpu, (const uint8_t *)ptr + at, n);
+        struct gpu_buffer *buffer = b->host->wrap(b->gpu, (const uint8_t *)ptr + at, n, near);
         if (!add_region(b, buffer, (const uint8_t *)ptr + at, n, true))
             return err_set(error, DS4_ERR_DEVICE, "weights of %zu bytes cannot be given to the device: %s", bytes,
                            buffer ? "too many parts" : b->host->error(b->gpu));
@@ -190,24 +247,31 @@ static uint32_t slice(uint64_t row_bytes, uint32_t n_rows)
     return rows < n_rows ? (uint32_t)rows : n_rows;
 }
 
-/* Bytes of scratch; every operation begins at its start. */
+static uint64_t input_bytes(uint64_t n) { return n * 2 + n / 8 + n / 4; }
+
+/* Bytes of scratch for any one operation. */
 static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu *b)
 {
-    uint64_t key = (uint64_t)limits->n_index_rows * 4, up = (uint64_t)limits->n_used * limits->n_ff * 4;
+    uint64_t key = (uint64_t)limits->n_index_rows * 4, n_embd = limits->n_embd ? limits->n_embd : limits->n_in;
     uint32_t n_chunks = gpu_groups(limits->n_attn_rows, ATTENTION_CHUNK_ROWS);
     uint64_t part = (uint64_t)limits->n_heads * n_chunks * (limits->dim + 2ull) * 4;
     uint32_t split = limits->n_rows < SPLIT_ROWS_MAX ? limits->n_rows : SPLIT_ROWS_MAX;
-    uint64_t sizes[4] = {(uint64_t)limits->n_rows * HC_PRODUCTS_MAX * 4, slice(key, limits->n_rows) * key,
-                         slice(part, split) * part, slice(up, limits->n_rows) * up};
+    uint64_t input = input_bytes(limits->n_in);
+    uint64_t expert = input_bytes(n_embd) + limits->n_used * (input_bytes(limits->n_ff) + limits->n_ff * 4ull +
+                                                              n_embd * 4 + 4 + 12);
+    uint64_t sizes[5] = {(uint64_t)limits->n_rows * HC_PRODUCTS_MAX * 4, slice(key, limits->n_rows) * key,
+                         slice(part, split) * part, slice(input, limits->n_rows) * input,
+                         slice(expert, limits->n_rows) * expert + limits->n_experts * 12ull};
     uint64_t most = 0;
-    for (size_t i = 0; i < 4; i++) most = sizes[i] > most ? sizes[i] : most;
+    for (size_t i = 0; i < 5; i++) most = sizes[i] > most ? sizes[i] : most;
     if (b) {
         b->key_rows = slice(key, limits->n_rows);
         b->n_chunks = n_chunks;
         b->split_rows = slice(part, split);
-        b->up_rows = slice(up, limits->n_rows);
+        b->input_rows = slice(input, limits->n_rows);
+        b->expert_rows = slice(expert, limits->n_rows);
     }
-    return (most + 63) / 64 * 64 + 64;
+    return (most + 63) / 64 * 64 + 8 * 256 + 64; /* each of up to 8 parts is rounded up; the last bytes are nobody's */
 }
 
 static size_t gpu_scratch_bytes(const struct backend_limits *limits, uint32_t n_threads)
@@ -221,11 +285,15 @@ static bool build_pipes(struct backend_gpu *b)
 #define X(name) #name,
     static const char *const plain[] = {PLAIN_KERNELS(X)}, *const families[] = {FORMAT_KERNELS(X)};
 #undef X
+#define X(name) +1
+    const size_t n_row = 0 ROW_KERNELS(X), n_not_block = n_row FLOAT_KERNELS(X);
+#undef X
     for (size_t i = 0; i < N_PLAIN; i++)
         if (!(b->plain[i] = b->host->pipe(b->gpu, plain[i]))) return false;
     for (size_t f = 0; f < N_FAMILIES; f++) {
         for (size_t i = 0; i < N_WEIGHT_FORMATS; i++) {
             char name[48];
+            if (f >= n_row && formats[i].blocks != (f >= n_not_block)) continue;
             (void)snprintf(name, sizeof name, "%s_%s", families[f], formats[i].name);
             if (!(b->by_format[f][i] = b->host->pipe(b->gpu, name))) return false;
         }

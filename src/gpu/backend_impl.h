@@ -5,18 +5,25 @@
 #include "gpu/backend.h"
 #include "gpu/kernels/records.h"
 
-#define REGIONS_MAX 512
-#define SCRATCH_PART_BYTES (64u << 20) /* what one operation may take for a slice of its rows */
+#define REGIONS_MAX 1024
+#define SCRATCH_PART_BYTES (256u << 20) /* what one operation may take for a slice of its rows */
 #define HC_PRODUCTS_MAX (16u * 18u + 1u)
 #define ATTENTION_CHUNK_ROWS 64u       /* CHUNK_ROWS of attention.k */
 #define SPLIT_ROWS_MAX 8u              /* rows of a batch up to which attention is split over chunks */
+#define FEW_ROWS 8u                    /* that products_* takes at a time */
+#define TILE 64u                       /* of products.k */
+#define TILES_FROM 16u                 /* rows of a batch from which products are computed in tiles */
 
-/* Kernels that exist once for each weight format, and those that exist once. */
-#define FORMAT_KERNELS(X) X(embed) X(hc_dot) X(matvec) X(matmul) X(moe_gate_up) X(moe_expert) X(moe_down)
+/* Kernels that exist once for each weight format, for float formats, for block formats, and those that exist once. */
+#define ROW_KERNELS(X) X(embed) X(hc_dot)
+#define FLOAT_KERNELS(X) X(matvec) X(matmul) X(moe_gate_up) X(moe_expert) X(moe_down)
+#define BLOCK_KERNELS(X) \
+    X(product) X(products) X(tiles) X(expert_gate_up) X(expert_product) X(expert_down) X(expert_tiles)
+#define FORMAT_KERNELS(X) ROW_KERNELS(X) FLOAT_KERNELS(X) BLOCK_KERNELS(X)
 #define PLAIN_KERNELS(X) \
     X(hc_mix) X(hc_head) X(hc_reduce) X(hc_expand) X(rms_norm) X(rope) X(swiglu) X(add) X(add_streams) X(gather) \
     X(router) X(moe_activate) X(kv_store) X(index_query) X(compress_pool) X(compress_slots) X(index_score) \
-    X(index_top) X(attention) X(attention_part) X(attention_merge)
+    X(index_top) X(attention) X(attention_part) X(attention_merge) X(quantise) X(moe_sort) X(moe_sum)
 enum { N_WEIGHT_FORMATS = 9 };
 #define X(name) FAMILY_##name,
 enum format_family { FORMAT_KERNELS(X) N_FAMILIES };
@@ -41,10 +48,11 @@ struct backend_gpu {
     struct backend_limits limits;
     const struct gpu_pipe *plain[N_PLAIN], *by_format[N_FAMILIES][N_WEIGHT_FORMATS];
     struct region regions[REGIONS_MAX];
-    uint32_t n_regions, last_region;
+    uint32_t n_regions;
     uint8_t *scratch;
     uint64_t scratch_bytes;
-    uint32_t key_rows, split_rows, n_chunks, up_rows; /* rows of a slice of each user of scratch */
+    uint64_t scratch_used;
+    uint32_t key_rows, split_rows, n_chunks, input_rows, expert_rows; /* rows of a slice of each user of scratch */
     bool pending;                                     /* dispatches since the last wait */
     bool failed;
     char why[256];
@@ -67,7 +75,22 @@ void gpu_bind_weight(struct gpu_call *c, const struct op_weight *w);
 void gpu_run(struct gpu_call *c, const struct gpu_pipe *pipe, const void *record, size_t record_bytes, uint32_t x,
              uint32_t y, uint32_t z, uint32_t n_threads);
 const struct gpu_pipe *gpu_format_pipe(struct backend_gpu *b, enum format_family family, uint32_t type);
+bool gpu_is_block_format(uint32_t type);
+/* The largest integer that an input becomes beside weights of this block format; of several the least is taken. */
+float gpu_input_most(uint32_t type);
 void gpu_fail(struct backend_gpu *b, const char *sentence);
+
+/* Memory until the operation ends; every operation begins with gpu_scratch_begin. */
+static inline void gpu_scratch_begin(struct backend *b) { gpu_of(b)->scratch_used = 0; }
+void *gpu_scratch(struct backend *b, uint64_t bytes);
+/* Rows of n values rounded to integers (products.k), in scratch. */
+struct gpu_input {
+    uint32_t n_rows, n;
+    void *q;
+    float *scales, *sums;
+};
+struct gpu_input gpu_quantise(struct backend *b, const float *x, uint32_t n_rows, uint32_t n, float most);
+void gpu_bind_input(struct gpu_call *c, const struct gpu_input *input);
 static inline uint32_t gpu_groups(uint64_t n, uint32_t each) { return (uint32_t)((n + each - 1) / each); }
 
 #define OP(op_name) void gpu_##op_name(struct backend *b, const struct op_name##_args *args);

@@ -29,8 +29,9 @@ struct gpu_ref {
 
 struct gpu_info {
     char name[64];
-    uint64_t memory_bytes, buffer_bytes_max;
-    bool unified; /* addresses of buffers can be read by the host once a list was waited for */
+    uint64_t memory_bytes, free_bytes, buffer_bytes_max;
+    bool unified;    /* addresses of buffers can be read by the host once a list was waited for */
+    bool own_memory; /* apart from the host's, which is read over a bus */
 };
 
 struct gpu_host {
@@ -42,9 +43,9 @@ struct gpu_host {
     void (*info)(const struct gpu *g, struct gpu_info *out);
 
     struct gpu_buffer *(*alloc)(struct gpu *g, uint64_t bytes); /* zero-filled */
-    /* Read-only memory of the host, page-aligned, that outlives the buffer: used in place where the device can, else
-     * copied. */
-    struct gpu_buffer *(*wrap)(struct gpu *g, const void *memory, uint64_t bytes);
+    /* Read-only memory of the host that outlives the buffer, page-aligned unless it is copied. A device with memory of
+     * its own copies it there when near, else reads it over its bus; others use it in place. */
+    struct gpu_buffer *(*wrap)(struct gpu *g, const void *memory, uint64_t bytes, bool near);
     void (*free)(struct gpu *g, struct gpu_buffer *buffer);
     /* Stands for the first byte: the host's view where there is one, else the device's. Unique in the process. */
     void *(*address)(const struct gpu_buffer *buffer);

@@ -50,6 +50,7 @@ struct gpu_buffer {
     char *ptr;
     uint64_t bytes;
     bool owned, registered;
+    void *host; /* pinned: the pages, or a copy that is ours */
 };
 
 /* Everything that decides what a dispatch does, comparable byte by byte. */
@@ -133,7 +134,11 @@ static void cuda_info(const struct gpu *g, struct gpu_info *out)
 {
     memset(out, 0, sizeof *out);
     (void)snprintf(out->name, sizeof out->name, "%.60s", g->device_properties.name);
+    size_t free_bytes = 0, total_bytes = 0;
+    (void)cudaMemGetInfo(&free_bytes, &total_bytes);
     out->memory_bytes = g->device_properties.totalGlobalMem;
+    out->free_bytes = free_bytes;
+    out->own_memory = !(g->device_properties.pageableMemoryAccess && g->device_properties.integrated);
     out->buffer_bytes_max = UINT64_MAX;
     out->unified = true;
 }
@@ -188,23 +193,40 @@ static bool upload(struct gpu *g, void *to, const void *from, uint64_t bytes)
     return true;
 }
 
-static struct gpu_buffer *cuda_wrap(struct gpu *g, const void *memory, uint64_t bytes)
+/* Pinned memory of the host that the device reads over the bus: the file's pages, or where the system does not let
+ * those be pinned a copy of them. */
+static struct gpu_buffer *wrap_far(struct gpu *g, void *host, uint64_t bytes)
+{
+    void *ptr = NULL;
+    if (cudaHostRegister(host, bytes, cudaHostRegisterMapped | cudaHostRegisterReadOnly) == cudaSuccess) {
+        struct gpu_buffer *buffer = NULL;
+        if (cuda_ok(g, cudaHostGetDevicePointer(&ptr, host, 0), "weights"))
+            buffer = make_buffer(g, ptr, bytes, false, true);
+        if (buffer) buffer->host = host;
+        else (void)cudaHostUnregister(host);
+        return buffer;
+    }
+    (void)cudaGetLastError();
+    void *copy = NULL;
+    if (!cuda_ok(g, cudaHostAlloc(&copy, bytes, cudaHostAllocMapped), "weights")) return NULL;
+    memcpy(copy, host, bytes);
+    struct gpu_buffer *buffer = NULL;
+    if (cuda_ok(g, cudaHostGetDevicePointer(&ptr, copy, 0), "weights")) buffer = make_buffer(g, ptr, bytes, false, false);
+    if (buffer) buffer->host = copy;
+    else (void)cudaFreeHost(copy);
+    return buffer;
+}
+
+static struct gpu_buffer *cuda_wrap(struct gpu *g, const void *memory, uint64_t bytes, bool near)
 {
     void *ptr = NULL, *host = (void *)(uintptr_t)memory;
     if (g->device_properties.pageableMemoryAccess && g->device_properties.integrated)
         return make_buffer(g, host, bytes, false, false);
-    if (cudaMalloc(&ptr, bytes) == cudaSuccess) {
-        if (upload(g, ptr, memory, bytes)) return make_buffer(g, ptr, bytes, true, false);
-        (void)cudaFree(ptr);
-        return NULL;
-    }
-    (void)cudaGetLastError(); /* not enough memory there: read over the bus */
-    if (!cuda_ok(g, cudaHostRegister(host, bytes, cudaHostRegisterMapped | cudaHostRegisterReadOnly), "weights") ||
-        !cuda_ok(g, cudaHostGetDevicePointer(&ptr, host, 0), "weights"))
-        return NULL;
-    struct gpu_buffer *buffer = make_buffer(g, ptr, bytes, false, true);
-    if (!buffer) (void)cudaHostUnregister(host);
-    return buffer;
+    if (!near) return wrap_far(g, host, bytes);
+    if (!cuda_ok(g, cudaMalloc(&ptr, bytes), "weights")) return NULL;
+    if (upload(g, ptr, memory, bytes)) return make_buffer(g, ptr, bytes, true, false);
+    (void)cudaFree(ptr);
+    return NULL;
 }
 
 static void cuda_free(struct gpu *g, struct gpu_buffer *buffer)
@@ -212,7 +234,8 @@ static void cuda_free(struct gpu *g, struct gpu_buffer *buffer)
     (void)g;
     if (!buffer) return;
     if (buffer->owned) (void)cudaFree(buffer->ptr);
-    if (buffer->registered) (void)cudaHostUnregister(buffer->ptr);
+    if (buffer->registered) (void)cudaHostUnregister(buffer->host);
+    else if (buffer->host) (void)cudaFreeHost(buffer->host);
     mem_free(buffer);
 }
 

@@ -43,7 +43,7 @@ static void emu_info(const struct gpu *g, struct gpu_info *out)
 {
     (void)g;
     *out = (struct gpu_info){.name = "emulated GPU", .memory_bytes = mem_machine_bytes(),
-                             .buffer_bytes_max = UINT64_MAX, .unified = true};
+                             .free_bytes = mem_available_bytes(), .buffer_bytes_max = UINT64_MAX, .unified = true};
 }
 
 static struct gpu_buffer *make_buffer(struct gpu *g, void *ptr, uint64_t bytes, bool owned)
@@ -63,8 +63,9 @@ static struct gpu_buffer *emu_alloc(struct gpu *g, uint64_t bytes)
     return make_buffer(g, mem_map((size_t)bytes), bytes, true);
 }
 
-static struct gpu_buffer *emu_wrap(struct gpu *g, const void *memory, uint64_t bytes)
+static struct gpu_buffer *emu_wrap(struct gpu *g, const void *memory, uint64_t bytes, bool near)
 {
+    (void)near;
     return make_buffer(g, (void *)(uintptr_t)memory, bytes, false);
 }
 

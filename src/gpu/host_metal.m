@@ -136,8 +136,9 @@ static struct gpu_buffer *metal_alloc(struct gpu *g, uint64_t bytes)
     return make_buffer(g, made, NULL);
 }
 
-static struct gpu_buffer *metal_wrap(struct gpu *g, const void *memory, uint64_t bytes)
+static struct gpu_buffer *metal_wrap(struct gpu *g, const void *memory, uint64_t bytes, bool near)
 {
+    (void)near;
     const uint64_t page = 16384;
     MTLResourceOptions options = MTLResourceStorageModeShared | MTLResourceHazardTrackingModeUntracked;
     uint64_t whole = (bytes + page - 1) / page * page; /* the rest of the last page of a mapping belongs to it */

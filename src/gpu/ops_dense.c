@@ -1,10 +1,11 @@
-/* ops_dense.c - operations without session state on the GPU: embedding, hyper-connections, norms, products, experts.
+/* ops_dense.c - operations without session state on the GPU: embedding, hyper-connections, norms, products.
  * Each function picks the kernel, fills its record, binds buffers in the order of its parameters and sizes the grid. */
+#include <math.h>
+
 #include "gpu/backend_impl.h"
 #include "quant/quant.h"
 
-#define ROWS_PER_GROUP 8u    /* of matmul_rows */
-#define OUTPUTS_PER_GROUP 8u /* of the kernels in matvec.k: 4 simdgroups, 2 outputs each */
+#define OUTPUTS_PER_GROUP 8u /* of the kernels in matvec.k, and of those in products.k for few rows */
 
 void gpu_embed(struct backend *b, const struct embed_args *args)
 {
@@ -101,23 +102,47 @@ void gpu_rope(struct backend *b, const struct rope_args *args)
         gpu_run(&c, c.b->plain[PIPE_rope], &record, sizeof record, args->n_heads, args->n_rows, 1, 32);
 }
 
+/* One matrix of a product with rows from x on. input: they, rounded, when the matrix is of a block format. */
+static void multiply(struct backend *b, const struct matmul_args *args, uint32_t i, uint32_t first, uint32_t n_rows,
+                     const struct gpu_input *input)
+{
+    const struct op_weight *w = &args->out[i].w;
+    uint32_t n_groups = args->n_groups, group_out = w->n_out / n_groups;
+    struct gpu_call c = gpu_call_begin(b);
+    struct matvec_record record = {w->n_in, w->n_out, (uint32_t)w->row_bytes, n_groups, group_out, n_rows};
+    bool blocks = gpu_is_block_format(w->type);
+    enum format_family family = n_rows > 1 ? FAMILY_matmul : FAMILY_matvec;
+    uint32_t x = gpu_groups(w->n_out, OUTPUTS_PER_GROUP), y = gpu_groups(n_rows, FEW_ROWS);
+    if (blocks) family = n_rows >= TILES_FROM ? FAMILY_tiles : n_rows > 1 ? FAMILY_products : FAMILY_product;
+    if (blocks) gpu_bind_input(&c, input);
+    else gpu_bind_floats(&c, args->x + (size_t)first * n_groups * w->n_in, (uint64_t)n_rows * n_groups * w->n_in);
+    gpu_bind_weight(&c, w);
+    gpu_bind_floats(&c, args->out[i].y + (size_t)first * w->n_out, (uint64_t)n_rows * w->n_out);
+    const struct gpu_pipe *pipe = gpu_format_pipe(c.b, family, w->type);
+    if (family == FAMILY_tiles)
+        gpu_run(&c, pipe, &record, sizeof record, gpu_groups(group_out, TILE), gpu_groups(n_rows, TILE), n_groups, 128);
+    else gpu_run(&c, pipe, &record, sizeof record, x, y, 1, blocks ? 256 : 128);
+}
+
 void gpu_matmul(struct backend *b, const struct matmul_args *args)
 {
     struct backend_gpu *gpu = gpu_of(b);
-    if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, true);
+    uint32_t n_in = args->n_groups * args->out[0].w.n_in, n_blocks = 0;
+    float most = gpu_input_most(args->out[0].w.type);
     for (uint32_t i = 0; i < args->n_outputs; i++) {
-        const struct op_weight *w = &args->out[i].w;
-        struct gpu_call c = gpu_call_begin(b);
-        struct matvec_record record = {w->n_in, w->n_out, (uint32_t)w->row_bytes, args->n_groups,
-                                       w->n_out / args->n_groups, args->n_rows};
-        bool many = args->n_rows > 1; /* then a weight is decoded once for several rows */
-        gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_groups * w->n_in);
-        gpu_bind_weight(&c, w);
-        gpu_bind_floats(&c, args->out[i].y, (uint64_t)args->n_rows * w->n_out);
-        gpu_run(&c, gpu_format_pipe(gpu, many ? FAMILY_matmul : FAMILY_matvec, w->type), &record, sizeof record,
-                gpu_groups(w->n_out, OUTPUTS_PER_GROUP), many ? gpu_groups(args->n_rows, ROWS_PER_GROUP) : 1, 1, 128);
+        n_blocks += gpu_is_block_format(args->out[i].w.type);
+        most = fminf(most, gpu_input_most(args->out[i].w.type));
     }
-    if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, false);
+    uint32_t step = n_blocks ? gpu->input_rows : args->n_rows;
+    for (uint32_t first = 0; first < args->n_rows; first += step) {
+        uint32_t n = args->n_rows - first < step ? args->n_rows - first : step;
+        struct gpu_input input = {0};
+        gpu_scratch_begin(b);
+        if (n_blocks) input = gpu_quantise(b, args->x + (size_t)first * n_in, n, n_in, most);
+        if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, true);
+        for (uint32_t i = 0; i < args->n_outputs; i++) multiply(b, args, i, first, n, &input);
+        if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, false);
+    }
 }
 
 void gpu_router(struct backend *b, const struct router_args *args)
@@ -132,81 +157,6 @@ void gpu_router(struct backend *b, const struct router_args *args)
     gpu_bind(&c, args->ids, (uint64_t)args->n_rows * args->n_used * sizeof *args->ids);
     gpu_bind_floats(&c, args->weights, (uint64_t)args->n_rows * args->n_used);
     gpu_run(&c, c.b->plain[PIPE_router], &record, sizeof record, args->n_rows, 1, 1, 32);
-}
-
-static struct moe_record expert_record(const struct op_weight *w, uint32_t n_used, float limit)
-{
-    return (struct moe_record){.n_in = w->n_in, .n_out = w->n_out, .n_used = n_used,
-                               .row_bytes = (uint32_t)w->row_bytes, .stack_low = (uint32_t)w->stack_bytes,
-                               .stack_high = (uint32_t)(w->stack_bytes >> 32), .limit = limit};
-}
-
-/* The product of one of the two matrices with rows from row_first on. */
-static void expert_products(struct backend *b, const struct moe_gate_up_args *args, const struct op_weight *w,
-                            uint32_t row_first, uint32_t n_rows, float *y)
-{
-    struct gpu_call c = gpu_call_begin(b);
-    struct moe_record record = expert_record(w, args->n_used, args->limit);
-    uint64_t n_pairs = (uint64_t)n_rows * args->n_used;
-    gpu_bind_floats(&c, args->x + (size_t)row_first * w->n_in, (uint64_t)n_rows * w->n_in);
-    gpu_bind(&c, args->ids + (size_t)row_first * args->n_used, n_pairs * sizeof *args->ids);
-    gpu_bind_weight(&c, w);
-    gpu_bind_floats(&c, y, n_pairs * w->n_out);
-    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_moe_expert, w->type), &record, sizeof record,
-            gpu_groups(w->n_out, OUTPUTS_PER_GROUP), (uint32_t)n_pairs, 1, 128);
-}
-
-/* Gate and up in different formats: the gate's products in m, the up's in scratch, then both together. */
-static void gate_up_apart(struct backend *b, const struct moe_gate_up_args *args)
-{
-    uint32_t step = gpu_of(b)->up_rows, n_out = args->gate.n_out;
-    for (uint32_t first = 0; first < args->n_rows; first += step) {
-        uint32_t n = args->n_rows - first < step ? args->n_rows - first : step;
-        uint64_t n_pairs = (uint64_t)n * args->n_used;
-        float *m = args->m + (size_t)first * args->n_used * n_out, *up = (float *)(void *)gpu_of(b)->scratch;
-        expert_products(b, args, &args->gate, first, n, m);
-        expert_products(b, args, &args->up, first, n, up);
-        struct gpu_call c = gpu_call_begin(b);
-        struct moe_record record = expert_record(&args->up, args->n_used, args->limit);
-        gpu_bind_floats(&c, up, n_pairs * n_out);
-        gpu_bind_floats(&c, args->weights + (size_t)first * args->n_used, n_pairs);
-        gpu_bind_floats(&c, m, n_pairs * n_out);
-        gpu_run(&c, c.b->plain[PIPE_moe_activate], &record, sizeof record, gpu_groups(n_out, 256), (uint32_t)n_pairs, 1,
-                256);
-    }
-}
-
-void gpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
-{
-    const struct op_weight *gate = &args->gate;
-    if (gate->type != args->up.type || gate->stack_bytes != args->up.stack_bytes) {
-        gate_up_apart(b, args);
-        return;
-    }
-    struct gpu_call c = gpu_call_begin(b);
-    struct moe_record record = expert_record(gate, args->n_used, args->limit);
-    uint64_t n_pairs = (uint64_t)args->n_rows * args->n_used;
-    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * gate->n_in);
-    gpu_bind(&c, args->ids, n_pairs * sizeof *args->ids);
-    gpu_bind_floats(&c, args->weights, n_pairs);
-    gpu_bind_weight(&c, gate);
-    gpu_bind_weight(&c, &args->up);
-    gpu_bind_floats(&c, args->m, n_pairs * gate->n_out);
-    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_moe_gate_up, gate->type), &record, sizeof record,
-            gpu_groups(gate->n_out, OUTPUTS_PER_GROUP), (uint32_t)n_pairs, 1, 128);
-}
-
-void gpu_moe_down(struct backend *b, const struct moe_down_args *args)
-{
-    struct gpu_call c = gpu_call_begin(b);
-    struct moe_record record = expert_record(&args->down, args->n_used, 0);
-    uint64_t n_pairs = (uint64_t)args->n_rows * args->n_used;
-    gpu_bind_floats(&c, args->m, n_pairs * args->down.n_in);
-    gpu_bind(&c, args->ids, n_pairs * sizeof *args->ids);
-    gpu_bind_weight(&c, &args->down);
-    gpu_bind_floats(&c, args->y, (uint64_t)args->n_rows * args->down.n_out);
-    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_moe_down, args->down.type), &record, sizeof record,
-            gpu_groups(args->down.n_out, OUTPUTS_PER_GROUP), args->n_rows, 1, 128);
 }
 
 void gpu_swiglu(struct backend *b, const struct swiglu_args *args)

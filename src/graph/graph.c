@@ -91,6 +91,7 @@ struct backend_limits graph_backend_limits(const struct hparams *h, uint32_t n_r
         .n_experts = h->n_experts,
         .n_used = h->n_used,
         .n_ff = h->n_ff,
+        .n_embd = h->n_embd,
     };
 }
 

@@ -22,6 +22,7 @@ struct backend_limits {
     uint32_t n_attn_rows;       /* most rows one query attends to: window + compressed */
     uint32_t n_index_heads, index_dim, n_index_rows; /* index rows of the longest session */
     uint32_t n_experts, n_used, n_ff;
+    uint32_t n_embd;            /* outputs of experts; 0: up to n_in */
 };
 
 struct backend_ops {
@@ -29,8 +30,9 @@ struct backend_ops {
     /* Zero-filled memory of the backend, page-aligned; NULL when there is none. Release with the same size. */
     void *(*alloc)(struct backend *b, size_t bytes);
     void (*release)(struct backend *b, void *ptr, size_t bytes);
-    /* Read-only memory of the host that operations will name (weights in a mapped file). NULL: any can be named. */
-    enum ds4_status (*map)(struct backend *b, const void *ptr, size_t bytes, struct ds4_error *error);
+    /* Read-only memory of the host that operations will name (weights in a mapped file). NULL: any can be named.
+     * near: worth the backend's own memory when it has some. */
+    enum ds4_status (*map)(struct backend *b, const void *ptr, size_t bytes, bool near, struct ds4_error *error);
     /* In order; from: memory of the host or of the backend. */
     void (*write)(struct backend *b, void *to, const void *from, size_t bytes);
     void (*read)(struct backend *b, void *to, const void *from, size_t bytes);  /* backend -> host, waits */

@@ -130,6 +130,10 @@ static void put_json(const struct findings *f, const char *path, struct sink *ou
     sink_printf(out, ",\"weight_bytes_per_token\":%llu,\"fits\":%s,\"all_in_memory\":%s",
                 (unsigned long long)plan->weight_bytes_per_token, plan->fits ? "true" : "false",
                 plan->all_in_memory ? "true" : "false");
+    if (plan->device_budget_bytes)
+        sink_printf(out, ",\"device_bytes\":%llu,\"device_budget_bytes\":%llu,\"bus_bytes_per_token\":%llu",
+                    (unsigned long long)plan->device_bytes, (unsigned long long)plan->device_budget_bytes,
+                    (unsigned long long)plan->bus_bytes_per_token);
     if (bandwidth > 0) {
         sink_printf(out, ",\"memory_bytes_per_s\":%.0f", bandwidth);
         if (plan->weight_bytes_per_token && plan->all_in_memory)
@@ -176,13 +180,20 @@ static void put_text(const struct findings *f, struct sink *out)
     char a[16], b[16];
     for (uint32_t i = 0; i < plan->n_items; i++)
         sink_printf(out, "%10s  %-47s %s\n", term_bytes(plan->items[i].bytes, a), plan->items[i].name,
-                    plan->items[i].resident ? "memory" : "file pages, droppable");
+                    plan->items[i].on_device  ? "device"
+                    : plan->items[i].resident ? "memory"
+                                              : "file pages, droppable");
+    if (plan->device_budget_bytes)
+        sink_printf(out, "%10s  on the device, of which %s may be used\n", term_bytes(plan->device_bytes, a),
+                    term_bytes(plan->device_budget_bytes, b));
     sink_printf(out, "%10s  must stay in memory, of a budget of %s\n", term_bytes(plan->resident_bytes, a),
                 term_bytes(plan->budget_bytes, b));
     sink_printf(out, "%10s  mapped from the file; the machine has %s\n", term_bytes(plan->mapped_bytes, a),
                 term_bytes(plan->memory_bytes, b));
     sink_printf(out, "%10s  read to decode one token\n", term_bytes(plan->weight_bytes_per_token, a));
-    if (bandwidth > 0 && plan->weight_bytes_per_token) {
+    if (plan->device_budget_bytes)
+        sink_printf(out, "%10s  of them over the bus\n", term_bytes(plan->bus_bytes_per_token, a));
+    else if (bandwidth > 0 && plan->weight_bytes_per_token) {
         sink_printf(out, "%10s  read from memory a second (measured)", term_bytes((uint64_t)bandwidth, a));
         if (plan->all_in_memory)
             sink_printf(out, ": about %.3g tokens/s when memory is the limit",
@@ -213,8 +224,8 @@ int cmd_plan(int argc, char **argv)
     options.n_sessions_max = flags.n_sessions;
     f = (struct findings){0};
     if (ds4_plan_make(&options, &f.plan, &error) != DS4_OK) return options_failed(&table, &error);
-    if (!flags.no_probe) f.bandwidth = memory_bandwidth(flags.model.n_threads);
-    if (f.plan.n_experts || !f.plan.all_in_memory) {
+    if (!flags.no_probe && !f.plan.device_budget_bytes) f.bandwidth = memory_bandwidth(flags.model.n_threads);
+    if (!f.plan.device_budget_bytes && (f.plan.n_experts || !f.plan.all_in_memory)) {
         if (find_best(options, &f, &error) != DS4_OK) return options_failed(&table, &error);
         if (!flags.no_probe && ds4_speed_probe(&options, flags.probe_seconds, &f.speed, &error) != DS4_OK)
             return options_failed(&table, &error);

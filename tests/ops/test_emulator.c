@@ -15,6 +15,7 @@
 
 #define ROWS_MAX 5u       /* of a case; emulation is slow */
 #define ROWS_SPLIT 11u    /* more than attention is split for */
+#define ROWS_TILED 18u    /* enough for products in tiles, with a tail */
 
 static enum ds4_status create_emu(struct thread_pool *pool, const struct backend_limits *limits, struct backend **out,
                                   struct ds4_error *error)
@@ -27,7 +28,10 @@ static const struct op_backend_entry emulator = {"emu", create_emu};
 static struct op_shape smaller(struct op_shape s, const char *op)
 {
     bool compresses = strcmp(op, "compress") == 0;
-    uint32_t most = compresses ? s.n_rows : strcmp(op, "attention") == 0 && s.n_rows > 9 ? ROWS_SPLIT : ROWS_MAX;
+    bool products = strcmp(op, "matmul") == 0 || strncmp(op, "moe_", 4) == 0;
+    uint32_t most = compresses ? s.n_rows : ROWS_MAX;
+    if (strcmp(op, "attention") == 0 && s.n_rows > 9) most = ROWS_SPLIT;
+    if (products && s.n_rows >= 34) most = ROWS_TILED;
     if (s.n_rows > most) s.n_rows = most;
     if (s.n_seqs > s.n_rows) s.n_seqs = s.n_rows;
     return s;

@@ -29,11 +29,17 @@ struct rope_record {
 struct matvec_record {
     uint32_t n_in, n_out, row_bytes, n_groups, group_out, n_rows; /* group_out: outputs of a group */
 };
+struct quantise_record {
+    uint32_t n_blocks; /* of 32, of a row */
+    float most;        /* the largest integer */
+};
+struct sort_record {
+    uint32_t n_pairs, n_experts, n_tiles, n_threads; /* n_tiles: room in the list */
+};
 struct moe_record {
     uint32_t n_in, n_out, n_used, row_bytes;
     uint32_t stack_low, stack_high; /* bytes from one expert to the next, 64 bits */
     float limit;
-    uint32_t per_choice;            /* the input has a row for each choice, not for each token */
 };
 struct elements_record {
     uint32_t n, n_hc, n_embd;

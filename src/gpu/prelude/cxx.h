@@ -45,5 +45,6 @@ K_DEVFN uint max(uint a, uint b) { return a > b ? a : b; }
 K_DEVFN float clamp(float x, float lo, float hi) { return fminf(fmaxf(x, lo), hi); }
 K_DEVFN float fabs(float x) { return fabsf(x); }
 K_DEVFN float rint(float x) { return rintf(x); }
+K_DEVFN float fma(float a, float b, float c) { return fmaf(a, b, c); }
 
 #endif

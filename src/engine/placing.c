@@ -1,0 +1,56 @@
+/* placing.c - which tensors of a file lie on a device with memory of its own, and handing them over. The decision is
+ * gpu/residency.h's; here are the pieces and what share of each a token reads. */
+#include "base/mem.h"
+#include "engine/engine.h"
+#include "quant/quant.h"
+
+bool engine_is_copied(const struct gguf_tensor *t)
+{
+    return t->dims[1] == 1 || span_find(t->name, SPAN("tid2eid"), 0) != SIZE_MAX ||
+           span_find(t->name, SPAN("_ape"), 0) != SIZE_MAX;
+}
+
+static double share_of(const struct gguf_tensor *t, const struct hparams *h)
+{
+    if (t->dims[2] > 1) return (double)h->n_used / (double)t->dims[2];
+    return span_find(t->name, SPAN("token_embd"), 0) == 0 ? 1 / (double)t->dims[1] : 1;
+}
+
+/* The matrices of a shard in the order of their addresses. */
+static void add_shard(struct placing *p, const struct gguf_file *file, uint32_t shard_i, const struct hparams *h)
+{
+    size_t first = p->n;
+    for (size_t i = 0; i < gguf_n_tensors(file); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(file, i);
+        if (t->shard_i != shard_i || !t->data || engine_is_copied(t)) continue;
+        size_t at = p->n++;
+        for (; at > first && p->pieces[at - 1].first > t->data; at--) p->pieces[at] = p->pieces[at - 1];
+        p->pieces[at] = (struct residency_piece){t->data, t->size_bytes, share_of(t, h), RESIDENCY_DISK};
+    }
+    p->ends[p->n_shards++] = p->n;
+}
+
+enum ds4_status engine_place(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
+                             uint64_t device_bytes, uint64_t host_bytes, struct placing *out, struct ds4_error *error)
+{
+    const struct gguf_file *files[2] = {file, mtp_file};
+    *out = (struct placing){0};
+    size_t n = (file ? gguf_n_tensors(file) : 0) + (mtp_file ? gguf_n_tensors(mtp_file) : 0);
+    out->pieces = mem_zalloc(n, sizeof *out->pieces);
+    if (!out->pieces) return err_set(error, DS4_ERR_NOMEM, "no memory to place weights");
+    for (int f = 0; f < 2; f++)
+        for (uint32_t i = 0; files[f] && i < gguf_n_shards(files[f]); i++) add_shard(out, files[f], i, h);
+    residency_decide(out->pieces, out->n, device_bytes, host_bytes, &out->sums);
+    return DS4_OK;
+}
+
+enum ds4_status engine_hand_over(const struct placing *p, struct backend *b, struct ds4_error *error)
+{
+    for (uint32_t i = 0; i < p->n_shards; i++) {
+        size_t first = i ? p->ends[i - 1] : 0, next = 0;
+        struct residency_run run;
+        while (residency_next_run(p->pieces + first, p->ends[i] - first, &next, &run))
+            TRY(b->ops->map(b, run.first, (size_t)run.bytes, run.place == RESIDENCY_DEVICE, error));
+    }
+    return DS4_OK;
+}

@@ -1,0 +1,179 @@
+/* ops_experts.c - routed experts on the GPU. A few tokens: each choice reads its expert. Many: choices are sorted by expert
+ * on the device, and a tile of an expert's weights is unpacked once for up to 64 of them. Both give the same bits. */
+#include <math.h>
+
+#include "gpu/backend_impl.h"
+
+#define OUTPUTS_PER_GROUP 8u /* of the kernels for few rows */
+
+static struct moe_record expert_record(const struct op_weight *w, uint32_t n_used, float limit)
+{
+    return (struct moe_record){.n_in = w->n_in, .n_out = w->n_out, .n_used = n_used,
+                               .row_bytes = (uint32_t)w->row_bytes, .stack_low = (uint32_t)w->stack_bytes,
+                               .stack_high = (uint32_t)(w->stack_bytes >> 32), .limit = limit};
+}
+
+/* Choices sorted by expert, in scratch. */
+struct sorted {
+    uint32_t n_pairs, n_tiles;
+    uint32_t *order, *tiles; /* NULL: not sorted */
+};
+
+static struct sorted sort_choices(struct backend *b, const int32_t *ids, uint32_t n_pairs, uint32_t n_experts)
+{
+    uint32_t most = n_pairs / TILE + n_experts, n_threads = gpu_groups(n_experts, 32) * 32;
+    struct sorted s = {n_pairs, most < n_pairs ? most : n_pairs, NULL, NULL};
+    struct gpu_call c = gpu_call_begin(b);
+    struct sort_record record = {n_pairs, n_experts, s.n_tiles, n_threads};
+    ensure(n_experts <= 1024);
+    s.order = gpu_scratch(b, n_pairs * sizeof *s.order);
+    s.tiles = gpu_scratch(b, s.n_tiles * 3 * sizeof *s.tiles);
+    gpu_bind(&c, ids, n_pairs * sizeof *ids);
+    gpu_bind(&c, s.order, n_pairs * sizeof *s.order);
+    gpu_bind(&c, s.tiles, s.n_tiles * 3 * sizeof *s.tiles);
+    gpu_run(&c, c.b->plain[PIPE_moe_sort], &record, sizeof record, 1, 1, 1, n_threads);
+    return s;
+}
+
+/* y[pair] = the product of a pair's expert with row pair / per_row of the input. */
+static void tiles_of_experts(struct backend *b, const struct sorted *s, const struct gpu_input *input,
+                             const struct op_weight *w, uint32_t per_row, float *y)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct moe_record record = expert_record(w, per_row, 0);
+    gpu_bind_input(&c, input);
+    gpu_bind(&c, s->order, s->n_pairs * sizeof *s->order);
+    gpu_bind(&c, s->tiles, s->n_tiles * 3 * sizeof *s->tiles);
+    gpu_bind_weight(&c, w);
+    gpu_bind_floats(&c, y, (uint64_t)s->n_pairs * w->n_out);
+    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_expert_tiles, w->type), &record, sizeof record, gpu_groups(w->n_out, TILE),
+            s->n_tiles, 1, 128);
+}
+
+/* A slice of the rows of gate_up. */
+struct gate_up_slice {
+    const struct moe_gate_up_args *args;
+    const float *x, *weights;
+    const int32_t *ids;
+    float *m;
+    uint32_t n_rows;
+    uint64_t n_pairs;
+    struct gpu_input input; /* when a matrix is of a block format */
+    struct sorted sorted;   /* when there are many rows */
+};
+
+/* The product of one of the two matrices, before the activation. */
+static void products_apart(struct backend *b, const struct gate_up_slice *s, const struct op_weight *w, float *y)
+{
+    bool blocks = gpu_is_block_format(w->type);
+    if (blocks && s->sorted.order) {
+        tiles_of_experts(b, &s->sorted, &s->input, w, s->args->n_used, y);
+        return;
+    }
+    struct gpu_call c = gpu_call_begin(b);
+    struct moe_record record = expert_record(w, s->args->n_used, s->args->limit);
+    if (blocks) gpu_bind_input(&c, &s->input);
+    else gpu_bind_floats(&c, s->x, (uint64_t)s->n_rows * w->n_in);
+    gpu_bind(&c, s->ids, s->n_pairs * sizeof *s->ids);
+    gpu_bind_weight(&c, w);
+    gpu_bind_floats(&c, y, s->n_pairs * w->n_out);
+    gpu_run(&c, gpu_format_pipe(c.b, blocks ? FAMILY_expert_product : FAMILY_moe_expert, w->type), &record,
+            sizeof record, gpu_groups(w->n_out, OUTPUTS_PER_GROUP), (uint32_t)s->n_pairs, 1, blocks ? 256 : 128);
+}
+
+/* The gate's products in m, the up's in scratch, then both together. */
+static void gate_up_apart(struct backend *b, const struct gate_up_slice *s)
+{
+    uint32_t n_out = s->args->gate.n_out;
+    float *up = gpu_scratch(b, s->n_pairs * n_out * sizeof *up);
+    products_apart(b, s, &s->args->gate, s->m);
+    products_apart(b, s, &s->args->up, up);
+    struct gpu_call c = gpu_call_begin(b);
+    struct moe_record record = expert_record(&s->args->up, s->args->n_used, s->args->limit);
+    gpu_bind_floats(&c, up, s->n_pairs * n_out);
+    gpu_bind_floats(&c, s->weights, s->n_pairs);
+    gpu_bind_floats(&c, s->m, s->n_pairs * n_out);
+    gpu_run(&c, c.b->plain[PIPE_moe_activate], &record, sizeof record, gpu_groups(n_out, 256), (uint32_t)s->n_pairs, 1,
+            256);
+}
+
+/* Both matrices in one kernel: few rows, one format. */
+static void gate_up_together(struct backend *b, const struct gate_up_slice *s)
+{
+    const struct op_weight *gate = &s->args->gate, *up = &s->args->up;
+    bool blocks = gpu_is_block_format(gate->type);
+    struct gpu_call c = gpu_call_begin(b);
+    struct moe_record record = expert_record(gate, s->args->n_used, s->args->limit);
+    if (blocks) gpu_bind_input(&c, &s->input);
+    else gpu_bind_floats(&c, s->x, (uint64_t)s->n_rows * gate->n_in);
+    gpu_bind(&c, s->ids, s->n_pairs * sizeof *s->ids);
+    gpu_bind_floats(&c, s->weights, s->n_pairs);
+    gpu_bind_weight(&c, gate);
+    gpu_bind_weight(&c, up);
+    gpu_bind_floats(&c, s->m, s->n_pairs * gate->n_out);
+    gpu_run(&c, gpu_format_pipe(c.b, blocks ? FAMILY_expert_gate_up : FAMILY_moe_gate_up, gate->type), &record,
+            sizeof record, gpu_groups(gate->n_out, OUTPUTS_PER_GROUP), (uint32_t)s->n_pairs, 1, blocks ? 256 : 128);
+}
+
+void gpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
+{
+    const struct op_weight *gate = &args->gate, *up = &args->up;
+    uint32_t step = gpu_of(b)->expert_rows, n_used = args->n_used;
+    bool blocks = gpu_is_block_format(gate->type) || gpu_is_block_format(up->type);
+    float most = fminf(gpu_input_most(gate->type), gpu_input_most(up->type));
+    for (uint32_t first = 0; first < args->n_rows; first += step) {
+        struct gate_up_slice s = {.args = args, .x = args->x + (size_t)first * gate->n_in,
+                                  .weights = args->weights + (size_t)first * n_used,
+                                  .ids = args->ids + (size_t)first * n_used,
+                                  .m = args->m + (size_t)first * n_used * gate->n_out};
+        s.n_rows = args->n_rows - first < step ? args->n_rows - first : step;
+        s.n_pairs = (uint64_t)s.n_rows * n_used;
+        gpu_scratch_begin(b);
+        if (blocks) s.input = gpu_quantise(b, s.x, s.n_rows, gate->n_in, most);
+        if (blocks && s.n_rows >= TILES_FROM) s.sorted = sort_choices(b, s.ids, (uint32_t)s.n_pairs, gate->n_stack);
+        if (s.sorted.order || gate->type != up->type || gate->stack_bytes != up->stack_bytes) gate_up_apart(b, &s);
+        else gate_up_together(b, &s);
+    }
+}
+
+/* Rows of down from the choices' activations m. */
+static void down_slice(struct backend *b, const struct op_weight *w, const float *m, const int32_t *ids,
+                       uint32_t n_rows, uint32_t n_used, float *y)
+{
+    uint32_t n_pairs = n_rows * n_used;
+    bool blocks = gpu_is_block_format(w->type);
+    struct moe_record record = expert_record(w, n_used, 0);
+    struct gpu_input input = {0};
+    gpu_scratch_begin(b);
+    if (blocks) input = gpu_quantise(b, m, n_pairs, w->n_in, gpu_input_most(w->type));
+    if (blocks && n_rows >= TILES_FROM) {
+        struct sorted sorted = sort_choices(b, ids, n_pairs, w->n_stack);
+        float *products = gpu_scratch(b, (uint64_t)n_pairs * w->n_out * sizeof *products);
+        tiles_of_experts(b, &sorted, &input, w, 1, products);
+        struct gpu_call sum = gpu_call_begin(b);
+        gpu_bind_floats(&sum, products, (uint64_t)n_pairs * w->n_out);
+        gpu_bind_floats(&sum, y, (uint64_t)n_rows * w->n_out);
+        gpu_run(&sum, sum.b->plain[PIPE_moe_sum], &record, sizeof record, gpu_groups(w->n_out, 256), n_rows, 1, 256);
+        return;
+    }
+    struct gpu_call c = gpu_call_begin(b);
+    if (blocks) gpu_bind_input(&c, &input);
+    else gpu_bind_floats(&c, m, (uint64_t)n_pairs * w->n_in);
+    gpu_bind(&c, ids, n_pairs * sizeof *ids);
+    gpu_bind_weight(&c, w);
+    gpu_bind_floats(&c, y, (uint64_t)n_rows * w->n_out);
+    gpu_run(&c, gpu_format_pipe(c.b, blocks ? FAMILY_expert_down : FAMILY_moe_down, w->type), &record, sizeof record,
+            gpu_groups(w->n_out, OUTPUTS_PER_GROUP), n_rows, 1, blocks ? 256 : 128);
+}
+
+void gpu_moe_down(struct backend *b, const struct moe_down_args *args)
+{
+    const struct op_weight *w = &args->down;
+    uint32_t step = gpu_of(b)->expert_rows;
+    ensure(args->n_used <= 32);
+    for (uint32_t first = 0; first < args->n_rows; first += step) {
+        uint32_t n = args->n_rows - first < step ? args->n_rows - first : step;
+        down_slice(b, w, args->m + (size_t)first * args->n_used * w->n_in, args->ids + (size_t)first * args->n_used, n,
+                   args->n_used, args->y + (size_t)first * w->n_out);
+    }
+}
