@@ -1,7 +1,7 @@
 # Flags, by compiler and variant. See design notes in ARCHITECTURE.md.
 comma := ,
 VARIANT := $(notdir $(firstword $(CC)))$(if $(SAN),-$(subst $(comma),-,$(SAN)))
-VARIANT := $(VARIANT)$(if $(SMALL),-small)$(if $(FUZZ),-fuzz)$(if $(COV),-cov)
+VARIANT := $(VARIANT)$(if $(SMALL),-small)$(if $(FUZZ),-fuzz)$(if $(COV),-cov)$(if $(CUDA),-cuda)
 BUILD := $(BUILD_ROOT)/$(VARIANT)
 OS := $(shell uname -s)
 ARCH := $(shell uname -m)

@@ -1,6 +1,7 @@
 # The GPU backend. The emulator is part of every program on Linux where a C++ compiler is at hand (not under the thread
 # sanitizer, whose entry points it takes for itself); without one the program is the same less `--backend emu`.
-# CUDA=1 adds the CUDA backend (needs nvcc); on macOS the Metal backend is always there.
+# CUDA=1 adds the CUDA backend (NVCC=..., CUDA_ARCH=sm_90; without the latter the GPUs of this machine are meant); on
+# macOS the Metal backend is always there.
 EMU_CXX ?= $(shell command -v $(if $(filter 0,$(IS_CLANG)),g++ clang++,clang++ g++) 2>/dev/null | head -1)
 EMU := $(if $(filter Linux,$(OS)),$(if $(EMU_CXX),$(if $(filter thread,$(SAN)),,1)))
 GPU_OBJS :=
@@ -45,7 +46,7 @@ ifneq ($(CUDA),)
 NVCC ?= nvcc
 CUDA_ARCH ?= native
 CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(shell command -v $(NVCC))))
-CPPFLAGS += -DDS4_GPU_CUDA
+$(BUILD)/src/gpu/backend.o: CPPFLAGS += -DDS4_GPU_CUDA
 GPU_OBJS += $(BUILD)/src/gpu/host_cuda.o
 LDLIBS += $(addprefix -L,$(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib)) -lcudart_static -ldl -lrt -lstdc++
 $(BUILD)/src/gpu/host_cuda.o: src/gpu/host_cuda.cu $(KERNEL_TEXT) src/gpu/prelude/cuda.h src/gpu/prelude/cxx.h \

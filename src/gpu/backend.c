@@ -47,8 +47,8 @@ static bool holds(const struct region *r, const uint8_t *at, uint64_t bytes)
     return at >= r->first && (uint64_t)(at - r->first) <= r->bytes && bytes <= r->bytes - (uint64_t)(at - r->first);
 }
 
-/* The region that holds [ptr, ptr + bytes); NULL when none does. Regions are sorted by their first byte, and only pieces
- * of one mapping overlap, each with the next. */
+/* The region that holds [ptr, ptr + bytes); NULL when none does. Regions are sorted by their first byte, and only
+ * pieces of one mapping overlap, each with the next. */
 static const struct region *find_region(struct backend_gpu *b, const void *ptr, uint64_t bytes)
 {
     const uint8_t *at = ptr;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/hash.h"
 #include "base/mem.h"
 #include "gpu/emu/emu.h"
 #include "gpu/gpu.h"
@@ -111,6 +112,17 @@ static const struct gpu_pipe *emu_pipe(struct gpu *g, const char *name)
     return (const struct gpu_pipe *)(const void *)kernel;
 }
 
+static uint64_t dispatch_digest;
+
+static void digest_bytes(const void *bytes, size_t n) { dispatch_digest = dispatch_digest * 31 + hash_u64(bytes, n); }
+
+uint64_t emu_dispatch_digest(void)
+{
+    uint64_t digest = dispatch_digest;
+    dispatch_digest = 0;
+    return digest;
+}
+
 static bool emu_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const void *record, size_t record_bytes,
                          const struct gpu_ref *refs, int n_refs, const unsigned grid[3], unsigned n_threads)
 {
@@ -120,6 +132,10 @@ static bool emu_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const void 
     if (g->failed) return false;
     for (int i = 0; i < n_refs; i++)
         bindings[i + 1] = (struct emu_binding){(uint8_t *)refs[i].buffer->ptr + refs[i].offset, (size_t)refs[i].bytes};
+    digest_bytes(kernel->name, strlen(kernel->name));
+    digest_bytes(record, record_bytes);
+    digest_bytes(bindings + 1, (size_t)n_refs * sizeof *bindings);
+    digest_bytes(grid, 3 * sizeof *grid);
     if (!emu_launch(kernel, grid, n_threads, bindings, n_refs + 1, &report)) emu_fail(g, report.first);
     return !g->failed;
 }

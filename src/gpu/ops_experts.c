@@ -1,5 +1,6 @@
-/* ops_experts.c - routed experts on the GPU. A few tokens: each choice reads its expert. Many: choices are sorted by expert
- * on the device, and a tile of an expert's weights is unpacked once for up to 64 of them. Both give the same bits. */
+/* ops_experts.c - routed experts on the GPU. A few tokens: each choice reads its expert. Many: choices are sorted by
+ * expert on the device, and a tile of an expert's weights is unpacked once for up to 64 of them. Both give the same
+ * bits. */
 #include <math.h>
 
 #include "gpu/backend_impl.h"

@@ -163,10 +163,11 @@ void gpu_attention(struct backend *b, const struct attention_args *args)
     const struct op_batch *batch = &args->batch;
     struct attention_record record = {.n_heads = args->n_heads, .dim = args->dim, .n_rope = args->n_rope,
                                       .window = args->window, .ratio = args->ratio, .top_k = args->top_k,
-                                      .has_sel = args->sel != NULL, .n_chunks = gpu->n_chunks, .scale = args->scale,
+                                      .has_sel = args->sel != NULL, .n_chunks = gpu->n_chunks,
+                                      .n_sg = args->n_heads > 8 ? 16 : 8, .scale = args->scale,
                                       .ring = ring_place(batch, &args->ring)};
     uint64_t n_q = (uint64_t)batch->n_rows * args->n_heads * args->dim;
-    ensure(args->dim <= 512);
+    ensure(args->dim <= 512 && args->dim % 4 == 0 && args->n_rope % 4 == 0);
     if (args->ratio) record.rows = rows_place(batch, &args->rows);
     if (batch->n_rows <= gpu->split_rows) {
         attention_split(b, args, &record);
@@ -178,6 +179,6 @@ void gpu_attention(struct backend *b, const struct attention_args *args)
     bind_batch(&c, batch);
     bind_rows(&c, args);
     gpu_bind_floats(&c, args->o, n_q);
-    gpu_run(&c, gpu->plain[PIPE_attention], &record, sizeof record, gpu_groups(args->n_heads, 8), batch->n_rows, 1,
-            256);
+    gpu_run(&c, gpu->plain[PIPE_attention], &record, sizeof record, gpu_groups(args->n_heads, record.n_sg),
+            batch->n_rows, 1, 32 * record.n_sg);
 }

@@ -299,8 +299,11 @@ void op_case_moe_gate_up(struct op_run *run, const struct op_shape *s)
         const float *row = x_here + i / s->n_used * s->n_in;
         double square = 0;
         for (uint32_t d = 0; d < s->n_in; d++) square += (double)row[d] * (double)row[d];
+        double large = sqrt(square) * fmax(rms_gate, rms_up), n_out = (double)s->n_out;
         double a = fmin(sqrt(square) * rms_gate, 10), b = fmin(sqrt(square) * rms_up, 10);
-        floors[i] = 0.1 * a * b * 0.3 * sqrt((double)s->n_out);
+        floors[i] = 0.1 * a * b * 0.3 * sqrt(n_out);
+        /* Of large products about 8 / large stay below the limit, and have errors of the size of the others. */
+        if (large > 10 && n_out * 8 / large > 0.02) floors[i] = fmax(floors[i], sqrt(8 * large * n_out));
     }
     output->floors = floors;
 }

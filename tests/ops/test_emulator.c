@@ -78,7 +78,39 @@ TEST(every_kernel_agrees_with_the_reference_in_every_order_of_threads)
     }
 }
 
-int main(void) { return RUN_TESTS(T(every_kernel_agrees_with_the_reference_in_every_order_of_threads)); }
+/* Rows by tiles, then the last one alone, or the first two by the kernels for few rows. */
+TEST(products_in_tiles_have_the_bits_of_those_of_few_rows)
+{
+    static const uint32_t batches[2][2] = {{ROWS_TILED - 1, 1}, {2, ROWS_TILED - 2}};
+    size_t n_compared = 0;
+    for (size_t case_i = 0; case_i < n_op_table; case_i++) {
+        const struct op_case_row *row = &op_table[case_i];
+        struct op_shape shape;
+        char name[64];
+        if (row->shape.type != OP_ALL_TYPES || row->shape.n_rows < 34 || row->shape.n_rows > 40) continue;
+        if (strcmp(row->op, "matmul") != 0 && strncmp(row->op, "moe_", 4) != 0) continue;
+        for (size_t i = 0; op_variant(case_i, i, &shape, name, sizeof name); i++) {
+            struct op_run tiles, few;
+            if (shape.type == QUANT_F32 || shape.type == QUANT_F16 || shape.type == QUANT_BF16) continue;
+            if ((i + case_i) % 2) continue; /* every format with some operation */
+            shape.n_rows = ROWS_TILED;
+            shape.n_in = 256;
+            op_run_case(&tiles, &emulator, 0, name, row->fn, &shape, NULL, 0);
+            op_run_case(&few, &emulator, 0, name, row->fn, &shape, batches[n_compared % 2], 2);
+            op_compare_bits(&few, &tiles, name);
+            op_run_free(&few);
+            op_run_free(&tiles);
+            n_compared++;
+        }
+    }
+    assert_true(n_compared >= 9);
+}
+
+int main(void)
+{
+    return RUN_TESTS(T(every_kernel_agrees_with_the_reference_in_every_order_of_threads),
+                     T(products_in_tiles_have_the_bits_of_those_of_few_rows));
+}
 
 #else
 

@@ -39,6 +39,9 @@ bool emu_launch(const struct emu_kernel *kernel, const unsigned grid[3], unsigne
 /* Between on and off, launches count as one: what one writes another must not touch, until a barrier. */
 void emu_overlap(bool on);
 void emu_device_barrier(void);
+/* Of the kernels, records, buffers and grids that the host file (host_emu.c) was given since the last call: equal for
+ * lists that a device could replay. */
+uint64_t emu_dispatch_digest(void);
 /* Gives back stacks and records. */
 void emu_release(void);
 

@@ -83,6 +83,7 @@ struct index_record {
 };
 struct attention_record {
     uint32_t n_heads, dim, n_rope, window, ratio, top_k, has_sel, n_chunks;
+    uint32_t n_sg; /* heads that share rows: 8 or 16 */
     float scale;
     struct ring_place ring;
     struct rows_place rows;
