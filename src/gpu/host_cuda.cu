@@ -211,7 +211,8 @@ static struct gpu_buffer *wrap_far(struct gpu *g, void *host, uint64_t bytes)
     if (!cuda_ok(g, cudaHostAlloc(&copy, bytes, cudaHostAllocMapped), "weights")) return NULL;
     memcpy(copy, host, bytes);
     struct gpu_buffer *buffer = NULL;
-    if (cuda_ok(g, cudaHostGetDevicePointer(&ptr, copy, 0), "weights")) buffer = make_buffer(g, ptr, bytes, false, false);
+    if (cuda_ok(g, cudaHostGetDevicePointer(&ptr, copy, 0), "weights"))
+        buffer = make_buffer(g, ptr, bytes, false, false);
     if (buffer) buffer->host = copy;
     else (void)cudaFreeHost(copy);
     return buffer;

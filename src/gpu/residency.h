@@ -28,8 +28,8 @@ void residency_decide(struct residency_piece *pieces, size_t n, uint64_t device_
                       struct residency *out);
 
 /* Neighbours in one place, to be given to the device together. Runs on the host are whole pages and have none in
- * common, so that each can be pinned: a piece of less than a page between two of them is in the run of both. Pieces are in
- * ascending order of addresses, of one mapping; *next begins with 0; false when there are no more. */
+ * common, so that each can be pinned: a piece of less than a page between two of them is in the run of both. Pieces are
+ * in ascending order of addresses, of one mapping; *next begins with 0; false when there are no more. */
 struct residency_run {
     const uint8_t *first;
     uint64_t bytes;

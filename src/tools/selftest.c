@@ -253,8 +253,8 @@ static bool check_choice(struct selftest *t)
     t->choice->host->close(device);
     printf("%s: %s, %.1f GiB\n", t->choice->ops->name, info.name, (double)info.memory_bytes / 1073741824.0);
     struct backend_limits limits = {.n_rows = MANY_ROWS, .n_in = t->flags->n_in, .n_heads = 64, .dim = 512,
-                                    .n_attn_rows = 640, .n_index_heads = 64, .index_dim = 128, .n_index_rows = 8192, .n_experts = 256,
-                                    .n_used = 6, .n_ff = 2048};
+                                    .n_attn_rows = 640, .n_index_heads = 64, .index_dim = 128, .n_index_rows = 8192,
+                                    .n_experts = 256, .n_used = 6, .n_ff = 2048};
     bool good = backend_gpu_create(t->choice->host, NULL, &limits, &t->gpu, &error) == DS4_OK &&
                 backend_ref_create(NULL, &limits, &t->ref, &error) == DS4_OK;
     verdict(t, good, "kernels build", good ? "" : error.message);

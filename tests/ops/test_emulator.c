@@ -31,7 +31,10 @@ static struct op_shape smaller(struct op_shape s, const char *op)
     bool products = strcmp(op, "matmul") == 0 || strncmp(op, "moe_", 4) == 0;
     uint32_t most = compresses ? s.n_rows : ROWS_MAX;
     if (strcmp(op, "attention") == 0 && s.n_rows > 9) most = ROWS_SPLIT;
-    if (products && s.n_rows >= 34) most = ROWS_TILED;
+    if (products && s.n_rows >= 34) {
+        most = ROWS_TILED;
+        if (s.n_in > 256) s.n_in = 256;
+    }
     if (s.n_rows > most) s.n_rows = most;
     if (s.n_seqs > s.n_rows) s.n_seqs = s.n_rows;
     return s;
