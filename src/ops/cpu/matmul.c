@@ -2,7 +2,8 @@
  * quantised once for each form that the matrices need. */
 #include "ops/cpu/cpu.h"
 
-#define DOT_TASK_BYTES 32768u /* weight bytes of a task that takes dots */
+#define DOT_TASK_BYTES 262144u /* weight bytes of a task that takes dots: eight streams of 32 KiB */
+#define TASKS_A_THREAD 4u      /* at least, so that threads end together */
 
 /* One pass over some of the rows, and how the tasks are numbered. */
 struct pass {
@@ -13,11 +14,14 @@ struct pass {
     uint32_t group_tasks[OPS_MATMUL_OUTPUTS_MAX]; /* tasks a group */
 };
 
-static uint32_t rows_of_a_task(const struct format_kernels *format, const struct op_weight *w, uint32_t n_cols)
+static uint32_t rows_of_a_task(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t n_cols)
 {
+    const struct format_kernels *format = format_of(cpu, w);
     if (!format || n_cols > format->dot_cols) return TILE_ROWS;
-    uint64_t n = DOT_TASK_BYTES / (w->row_bytes ? w->row_bytes : 1) / 4 * 4;
-    return n < 4 ? 4 : n > 64 ? 64 : (uint32_t)n;
+    uint64_t n = DOT_TASK_BYTES / (w->row_bytes ? w->row_bytes : 1);
+    uint64_t share = w->n_out / (TASKS_A_THREAD * cpu->n_threads);
+    n = (n < share ? n : share) / 8 * 8;
+    return n < 8 ? 8 : (uint32_t)n;
 }
 
 static void multiply_task(void *arg, uint32_t task_i, uint32_t worker_i)
@@ -53,7 +57,7 @@ static void run_pass(struct backend_cpu *cpu, const struct matmul_args *args, ui
     input_set_make(cpu, &pass.inputs, x, n_rows * args->n_groups, n_in, forms);
     for (uint32_t i = 0; i < args->n_outputs; i++) {
         const struct op_weight *w = &args->out[i].w;
-        pass.task_rows[i] = rows_of_a_task(format_of(cpu, w), w, n_rows);
+        pass.task_rows[i] = rows_of_a_task(cpu, w, n_rows);
         pass.group_tasks[i] = (w->n_out / args->n_groups + pass.task_rows[i] - 1) / pass.task_rows[i];
         n_tasks += pass.group_tasks[i] * args->n_groups;
     }

@@ -27,38 +27,37 @@ INLINE __m256 block_scales(bool mx, const uint8_t *block)
     return _mm256_cvtph_ps(_mm_set1_epi16((int16_t)load_u16(block)));
 }
 
-INLINE void dot_rows(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
-                     const struct input *x, float *y)
+/* n_rows rows that lie `stride` bytes apart; their results lie y_step apart. */
+INLINE void dot_rows(bool mx, const uint8_t *w, size_t stride, uint32_t n_rows, uint32_t n_in, const struct input *x,
+                     float *y, uint32_t y_step)
 {
-    __m256 sum[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
-    const size_t ahead = ahead_of(row_bytes);
+    __m256 sum[STREAMS];
+    UNROLL for (uint32_t r = 0; r < n_rows; r++) sum[r] = _mm256_setzero_ps();
     const uint32_t block_bytes = mx ? MX_BYTES : Q8_BYTES;
     for (uint32_t b = 0; b < n_in / 32; b++) {
         __m256i even = load256(x->q16 + 32 * b), odd = load256(x->q16 + 32 * b + 16);
         UNROLL for (uint32_t r = 0; r < n_rows; r++) {
-            const uint8_t *block = w + r * row_bytes + (size_t)b * block_bytes;
-            if (b % 2) fetch(block + ahead); /* a cache line is about two blocks */
+            const uint8_t *block = w + r * stride + (size_t)b * block_bytes;
             __m256i v = block_values(mx, block);
             __m256i products = _mm256_add_epi32(_mm256_madd_epi16(even_i8(v), even), _mm256_madd_epi16(odd_i8(v), odd));
             sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), block_scales(mx, block), sum[r]);
         }
     }
-    for (uint32_t r = 0; r < n_rows; r++) y[r] = sum_lanes(sum[r]) * x->d;
+    for (uint32_t r = 0; r < n_rows; r++) y[r * y_step] = sum_lanes(sum[r]) * x->d;
 }
 
-/* Four rows by two inputs: each block is widened and its scale converted once for both. */
-INLINE void dot_rows_2(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_in, const struct gemm_col *cols,
-                       uint32_t at)
+/* Four rows by two inputs: each block is widened and its scale converted once for both. Results go to row `at` and
+ * those y_step apart. */
+INLINE void dot_rows_2(bool mx, const uint8_t *w, size_t stride, uint32_t n_in, const struct gemm_col *cols,
+                       uint32_t at, uint32_t y_step)
 {
     __m256 sum[4][2];
     UNROLL for (uint32_t r = 0; r < 4; r++) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
-    const size_t ahead = ahead_of(row_bytes);
     const uint32_t block_bytes = mx ? MX_BYTES : Q8_BYTES;
     const int16_t *x0 = cols[0].x.q16, *x1 = cols[1].x.q16;
     for (uint32_t b = 0; b < n_in / 32; b++, x0 += 32, x1 += 32) {
         UNROLL for (uint32_t r = 0; r < 4; r++) {
-            const uint8_t *block = w + r * row_bytes + (size_t)b * block_bytes;
-            if (b % 2) fetch(block + ahead);
+            const uint8_t *block = w + r * stride + (size_t)b * block_bytes;
             __m256i v = block_values(mx, block), even = even_i8(v), odd = odd_i8(v);
             __m256 scale = block_scales(mx, block);
             __m256i first = _mm256_madd_epi16(even, load256(x0)), second = _mm256_madd_epi16(even, load256(x1));
@@ -69,15 +68,16 @@ INLINE void dot_rows_2(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_i
         }
     }
     for (uint32_t r = 0; r < 4; r++)
-        for (uint32_t c = 0; c < 2; c++) cols[c].y[at + r] = sum_lanes(sum[r][c]) * cols[c].x.d;
+        for (uint32_t c = 0; c < 2; c++) cols[c].y[at + r * y_step] = sum_lanes(sum[r][c]) * cols[c].x.d;
 }
 
 INLINE void dot_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
                     const struct input *x, float *y)
 {
-    uint32_t r = 0;
-    for (; r + 4 <= n_rows; r += 4) dot_rows(mx, w + r * row_bytes, row_bytes, 4, n_in, x, y + r);
-    for (; r < n_rows; r++) dot_rows(mx, w + r * row_bytes, row_bytes, 1, n_in, x, y + r);
+    uint32_t n = n_rows / STREAMS, r = n * STREAMS;
+    for (uint32_t i = 0; i < n; i++) dot_rows(mx, w + i * row_bytes, n * row_bytes, STREAMS, n_in, x, y + i, n);
+    if (r + 4 <= n_rows) dot_rows(mx, w + r * row_bytes, row_bytes, 4, n_in, x, y + r, 1), r += 4;
+    for (; r < n_rows; r++) dot_rows(mx, w + r * row_bytes, row_bytes, 1, n_in, x, y + r, 1);
 }
 
 INLINE void unpack_row(bool mx, const uint8_t *w, const struct tile *tile, uint32_t row_i)
@@ -95,12 +95,16 @@ INLINE void unpack_row(bool mx, const uint8_t *w, const struct tile *tile, uint3
 INLINE void dots_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
                      const struct gemm_col *cols, uint32_t n_cols)
 {
-    for (uint32_t r = 0; r < n_rows; r += 4) {
-        const uint8_t *rows = w + r * row_bytes;
-        uint32_t c = 0, n = n_rows - r < 4 ? n_rows - r : 4;
-        for (; n == 4 && c + 2 <= n_cols; c += 2) dot_rows_2(mx, rows, row_bytes, n_in, cols + c, r);
-        for (; c < n_cols; c++) dot_all(mx, rows, row_bytes, n, n_in, &cols[c].x, cols[c].y + r);
+    uint32_t n = n_rows / 4, paired = n_cols & ~1u;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint8_t *rows = w + i * row_bytes;
+        for (uint32_t c = 0; c < paired; c += 2) dot_rows_2(mx, rows, n * row_bytes, n_in, cols + c, i, n);
+        if (paired < n_cols)
+            dot_rows(mx, rows, n * row_bytes, 4, n_in, &cols[paired].x, cols[paired].y + i, n);
     }
+    for (uint32_t r = 4 * n; r < n_rows; r++)
+        for (uint32_t c = 0; c < n_cols; c++)
+            dot_rows(mx, w + r * row_bytes, row_bytes, 1, n_in, &cols[c].x, cols[c].y + r, 1);
 }
 
 static void dots_q8_0(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct gemm_col *cols,
