@@ -62,7 +62,7 @@ def need(name):
 
 def sections(port):
     """What the doctor prints: {client: (heading line, text without its indentation)}."""
-    out = subprocess.run([FAKE, "serve", "--doctor", "--port", str(port)], capture_output=True, text=True, timeout=30)
+    out = subprocess.run([FAKE, "serve", "--doctor", "--port", str(port)], capture_output=True, text=True, timeout=300)
     found = {}
     for part in out.stdout.split("\n\n"):
         first, *lines = part.split("\n")

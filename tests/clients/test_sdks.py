@@ -130,7 +130,7 @@ def test_the_sdks_for_node_do_the_same(start, name):
         pytest.skip("no node here")
     port = start().port
     result = subprocess.run(["node", os.path.join(os.path.dirname(__file__), f"sdk_{name}.mjs"), folder, str(port)],
-                            capture_output=True, text=True, timeout=120)
+                            capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     seen = json.loads(result.stdout)
     assert seen["models"] == ["deepseek-v4-flash"] and seen["text"] == HELLO and seen["streamed"] == HELLO

@@ -25,7 +25,7 @@ def ds4(*args, **more):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    subprocess.run([DS4, "fixture", "tiny", "--type", "Q8_0", "-o", path], check=True, timeout=120)
+    subprocess.run([DS4, "fixture", "tiny", "--type", "Q8_0", "-o", path], check=True, timeout=300)
     return str(path)
 
 
@@ -33,7 +33,7 @@ def model(tmp_path_factory):
 def vocab(tmp_path_factory):
     path = tmp_path_factory.mktemp("vocab") / "vocab.gguf"
     with lzma.open(os.path.join(GOLDEN, "text", "ds4_merges.bin.xz")) as file:
-        subprocess.run([DS4, "fixture", "vocab", "-o", path], input=file.read(), check=True, timeout=120)
+        subprocess.run([DS4, "fixture", "vocab", "-o", path], input=file.read(), check=True, timeout=300)
     return str(path)
 
 
@@ -393,7 +393,7 @@ def test_an_answer_stops_when_its_reader_leaves(tmp_path):
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.read(5) == b"abcde"
     process.stdout.close()
-    assert process.wait(timeout=120) == 1
+    assert process.wait(timeout=300) == 1
     assert b"Broken pipe" in process.stderr.read()
     process.stderr.close()
 

@@ -29,7 +29,7 @@ def fixture_place(tmp_path):
 def bench(place, *args, fail=""):
     env = {"PATH": f"{place}/bin:{os.environ['PATH']}", "CALLS": str(place / "calls"), "FAIL": fail}
     done = subprocess.run(["bash", place / "scripts/gpu-bench", *args], env=env, capture_output=True, text=True,
-                          timeout=60, check=False)
+                          timeout=300, check=False)
     return done.returncode, (place / "calls").read_text().splitlines()
 
 

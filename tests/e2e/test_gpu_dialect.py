@@ -18,7 +18,7 @@ CLANG = ["clang++", "-target", "aarch64-linux-gnu", "-x", "c++", "-std=c++14", "
 
 
 def run(command, **more):
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **more)
 
 
 def conformance(sample=None):

@@ -23,7 +23,7 @@ def models(tmp_path_factory):
     for form in ("F16", "Q8_0"):
         paths.append(str(folder / f"{form}.gguf"))
         subprocess.run([DS4, "fixture", "tiny", "--layers", "3", "--type", form, "-o", paths[-1]], check=True,
-                       timeout=120)
+                       timeout=300)
     return paths
 
 
@@ -85,7 +85,7 @@ def test_a_model_against_itself_has_no_divergence(models):
 def test_perplexity_says_what_is_wrong(models, tmp_path):
     assert b"no text to measure" in ds4("perplexity", "-m", models[0], stdin=b"").stderr
     other = str(tmp_path / "other.gguf")
-    subprocess.run([DS4, "fixture", "tiny", "--layers", "1", "--vocab", "400", "-o", other], check=True, timeout=60)
+    subprocess.run([DS4, "fixture", "tiny", "--layers", "1", "--vocab", "400", "-o", other], check=True, timeout=300)
     result = ds4("perplexity", "-m", models[0], "--against", other, stdin=b"text of several tokens")
     assert result.returncode == 1 and b"the vocabularies have 512 and 400 tokens" in result.stderr
     assert ds4("perplexity", "-m", models[0], "--chunk", "1").returncode == 2

@@ -38,7 +38,7 @@ def quantise(*args):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    subprocess.run([DS4, "fixture", "checkpoint", *SIZES, "-o", folder], check=True, timeout=120)
+    subprocess.run([DS4, "fixture", "checkpoint", *SIZES, "-o", folder], check=True, timeout=300)
     return folder
 
 
@@ -82,7 +82,7 @@ def test_the_lossless_recipe_changes_no_value(checkpoint, tmp_path):
 def test_metadata_and_tokenizer_are_those_of_the_same_model_as_gguf(two_bit, tmp_path):
     path = tmp_path / "m.gguf"
     subprocess.run([DS4, "fixture", "tiny", *SIZES, "--head-dim", "256", "--q-rank", "128", "-o", path], check=True,
-                   timeout=60)
+                   timeout=300)
     got, want = gguf_np.open_gguf(str(two_bit)).kv, gguf_np.open_gguf(str(path)).kv
     differing = {"general.name", "general.file_type", "general.license", "general.sampling.top_p",
                  "general.sampling.temp"}
@@ -134,7 +134,7 @@ def test_killed_runs_continue_to_the_same_bytes(checkpoint, two_bit, tmp_path):
         if kills < 5:
             time.sleep(draw.uniform(0.05, 0.6))
             process.kill()
-        _, stderr = process.communicate(timeout=100)
+        _, stderr = process.communicate(timeout=300)
         if process.returncode == 0:
             break
         assert process.returncode == -9, stderr

@@ -32,7 +32,7 @@ ANSWERS = [
 ]
 
 
-def wait_for(what, seconds=60):
+def wait_for(what, seconds=240):
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline
@@ -79,7 +79,7 @@ class Server:
         finally:
             self.hold.unlink()
 
-    def raw(self, data, timeout=90):
+    def raw(self, data, timeout=300):
         with socket.create_connection(("127.0.0.1", self.port), timeout) as s:
             s.sendall(data)
             got = b""
@@ -88,7 +88,7 @@ class Server:
             return got
 
     def request(self, method, path, body=None, headers=None):
-        connection = OneSend("127.0.0.1", self.port, timeout=90)
+        connection = OneSend("127.0.0.1", self.port, timeout=300)
         headers = dict({"Content-Type": "application/json"} if method == "POST" else {}, **(headers or {}))
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         reply = connection.getresponse()
@@ -123,7 +123,7 @@ class Server:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
+        code = self.process.wait(240)
         return code, self.log()
 
     def log(self):
@@ -365,7 +365,7 @@ def test_sigterm_lets_an_answer_finish_and_exits_with_0(start):
             wait_for(lambda: server.metric("requests_processing"))
             server.process.send_signal(signal.SIGTERM)
         assert job.result()[0] == 200
-    assert server.process.wait(60) == 0
+    assert server.process.wait(240) == 0
     assert re.search(r"POST /v1/chat/completions 200 .* stop$", server.log(), re.M)
 
 

@@ -74,7 +74,7 @@ def test_the_list_is_shown_while_every_session_is_busy(keep):
     server = keep("--show-stored", "--parallel", "1")
     server.post("/v1/chat/completions", messages=user("first"))
     listed(server, 1)
-    busy = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    busy = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
     busy.request("POST", "/v1/completions", json.dumps({"prompt": "x", "stream": True, "max_tokens": 4000}),
                  {"Content-Type": "application/json"})
     assert json.loads(server.request("GET", LIST)[2])["data"]

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 
-PATIENCE_S = 60  # for anything that a loaded machine may be slow at; a test polls for a state, it never times one
+PATIENCE_S = 240  # for anything that a loaded machine may be slow at; a test polls for a state, it never times one
 KEYS = {"Enter": 13, "Tab": 9, "Escape": 27, " ": 32, "ArrowDown": 40, "ArrowUp": 38}
 
 
