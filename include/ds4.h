@@ -405,6 +405,7 @@ struct ds4_store_options {
     uint64_t write_free_bytes;     /* and so much more since opening: lets short conversations have their tips */
     bool read_only;                /* never write, whoever holds the directory */
     bool no_sync;                  /* skip fdatasync: integrity stays, the last saves may be lost with the power */
+    bool never_wait;               /* others are being served: EVICT leaves out what a full queue has no room for */
     ds4_log_fn log;
     void *log_user;
 };
@@ -429,13 +430,14 @@ enum ds4_status ds4_store_sync(struct ds4_store *store, struct ds4_session *sess
                                struct ds4_error *error) DS4_MUST_CHECK;
 
 enum ds4_save_reason {
-    DS4_SAVE_PREFIX, DS4_SAVE_TURN, DS4_SAVE_EVICT, DS4_SAVE_SHUTDOWN, DS4_SAVE_USER, DS4_SAVE_PERIODIC
+    DS4_SAVE_PREFIX, DS4_SAVE_TURN, DS4_SAVE_EVICT, DS4_SAVE_SHUTDOWN, DS4_SAVE_USER, DS4_SAVE_PERIODIC, DS4_SAVE_ROWS
 };
 /* Queues the session's new spans and a tip at its last token: as far as the bound on written bytes allows (PREFIX,
  * TURN, PERIODIC) or always (the others). PERIODIC may be called after every token: it does nothing but at the end of
  * a span, and makes a tip every few thousand tokens. Only EVICT, SHUTDOWN and USER wait for the disk, when the queue
- * is full. Not to be called inside a tool call (ds4_parser_in_call). Failures are logged, counted and forgotten:
- * generation goes on. *saved (optional): a tip was queued. */
+ * is full; nothing else of a save touches the disk in the caller's thread. Inside a tool call (ds4_parser_in_call) only
+ * ROWS may be asked for: the spans without a tip, since nobody goes on from there. Failures are logged, counted and
+ * forgotten: generation goes on. *saved (optional): a tip was queued. */
 void ds4_store_save(struct ds4_store *store, const struct ds4_session *session, enum ds4_save_reason reason,
                     bool *saved);
 /* Waits until everything queued is on disk (or failed). */

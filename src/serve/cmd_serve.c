@@ -132,7 +132,7 @@ static enum ds4_status open_engine(struct serve *flags, struct parts *parts, str
     TRY(status);
     if (!flags->kv_dir) return DS4_OK;
     struct ds4_store_options store = {.dir = flags->kv_dir, .budget_bytes = flags->kv_bytes,
-                                      .write_free_bytes = KV_FREE_BYTES};
+                                      .write_free_bytes = KV_FREE_BYTES, .never_wait = true};
     return ds4_store_open(parts->engine, &store, &parts->store, error);
 }
 

@@ -1,6 +1,8 @@
 /* compute.c - see compute.h. */
 #include "serve/compute.h"
 
+#include <stdio.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "serve/constrain.h"
@@ -20,11 +22,16 @@ static void note(const struct compute *c, struct slot *s, const char *finish)
 {
     trace_put(c->o.trace, c->o.engine, s, finish);
     const struct answer_usage *u = &s->job->answer.usage;
-    exchange_note(s->job->exchange, "prompt %zu+%zu out %zu%s%s %.1f t/s %.1f t/s %s", u->n_reused,
+    struct ds4_expert_figures experts;
+    char predicted[48] = ""; /* when experts are streamed and the disk was measured */
+    ds4_engine_expert_figures(c->o.engine, &experts);
+    if (experts.predicted_tps > 0)
+        (void)snprintf(predicted, sizeof predicted, " (%.2g predicted)", experts.predicted_tps);
+    exchange_note(s->job->exchange, "prompt %zu+%zu out %zu%s%s %.1f t/s %.3g t/s%s %s", u->n_reused,
                   u->n_prompt - u->n_reused, u->n_out, s->job->request.chat.n_tools ? " tools" : "",
                   s->job->request.chat.think != DS4_THINK_NONE && !s->job->request.raw ? " thinking" : "",
                   u->prefill_s > 0 ? (double)(u->n_prompt - u->n_reused) / u->prefill_s : 0,
-                  u->decode_s > 0 ? (double)u->n_out / u->decode_s : 0, finish);
+                  u->decode_s > 0 ? (double)u->n_out / u->decode_s : 0, predicted, finish);
 }
 
 static void release(struct compute *c, struct slot *s)
@@ -55,8 +62,20 @@ static void count(struct compute *c, struct slot *s)
     metrics_add(&c->o.metrics->tokens_us, (long long)(u->decode_s * 1e6));
 }
 
+static void save(const struct compute *c, const struct slot *s, enum ds4_save_reason reason)
+{
+    ds4_store_save(c->o.store, s->session, s->in_call ? DS4_SAVE_ROWS : reason, NULL);
+}
+
+/* Notes where the answer stopped. */
+static void stop(struct slot *s)
+{
+    if (s->parser && s->decoding) s->in_call = ds4_parser_in_call(s->parser);
+}
+
 static void fail(struct compute *c, struct slot *s, const char *sentence)
 {
+    stop(s);
     count(c, s);
     note(c, s, "failed");
     metrics_add(&c->o.metrics->failed, 1);
@@ -75,13 +94,13 @@ static void fail_engine(struct compute *c, struct slot *s, const char *sentence)
 static void cancel(struct compute *c, struct slot *s)
 {
     size_t n_reused = s->job->answer.usage.n_reused, held = slot_held(s);
+    stop(s);
     if (s->began && !s->decoding && held > n_reused)
         metrics_add(&c->o.metrics->prompt_tokens, (long long)(held - n_reused));
     count(c, s);
     note(c, s, "cancelled");
     metrics_add(&c->o.metrics->cancelled, 1);
-    if (c->o.store && !(s->parser && ds4_parser_in_call(s->parser)))
-        ds4_store_save(c->o.store, s->session, DS4_SAVE_TURN, NULL);
+    save(c, s, DS4_SAVE_TURN);
     release(c, s);
 }
 
@@ -125,6 +144,7 @@ static void end(struct compute *c, struct slot *s, enum answer_finish finish)
 {
     static const char *const words[] = {"stop", "length", "tool_calls", "stop_sequence", "repetition"};
     struct answer *a = &s->job->answer;
+    stop(s);
     if (!a->ended && ds4_parser_finish(s->parser, answer_event, a) != DS4_OK) {
         fail(c, s, "no memory for the answer");
         return;
@@ -136,7 +156,7 @@ static void end(struct compute *c, struct slot *s, enum answer_finish finish)
         return;
     }
     answer_end(a, finish);
-    if (c->o.store) ds4_store_save(c->o.store, s->session, DS4_SAVE_TURN, NULL);
+    save(c, s, DS4_SAVE_TURN);
     release(c, s);
 }
 
@@ -181,8 +201,7 @@ static void start(struct compute *c, struct slot *s, struct job *job)
     struct ds4_error error = {0};
     size_t mismatch = slots_mismatch(&c->slots, &job->prompt);
     if (s->job) cancel(c, s);
-    if (c->o.store && slot_held(s) && slot_usable(s, &job->prompt) == 0)
-        ds4_store_save(c->o.store, s->session, DS4_SAVE_EVICT, NULL);
+    if (slot_held(s) && slot_usable(s, &job->prompt) == 0) save(c, s, DS4_SAVE_EVICT);
     job_waits_no_more(job);
     metrics_add(&c->o.metrics->processing, 1);
     metrics_add(&c->o.metrics->requests, 1);
@@ -284,6 +303,7 @@ static void prefill_chunk(struct compute *c, struct slot *s)
         u->source = sources[report.source];
         answer_tell_cache(&job->answer);
         s->began = true;
+        s->in_call = false;
     }
     u->prefill_s = clock_seconds_since(s->phase_ns);
     if (status == DS4_OK || status == DS4_ERR_CANCELLED)
@@ -296,8 +316,7 @@ static void prefill_chunk(struct compute *c, struct slot *s)
         fail_engine(c, s, "the engine failed on the prompt");
         return;
     }
-    if (c->o.store && job->prompt.n - u->n_reused > SLOT_SIDE_TOKENS)
-        ds4_store_save(c->o.store, s->session, DS4_SAVE_PREFIX, NULL);
+    if (job->prompt.n - u->n_reused > SLOT_SIDE_TOKENS) save(c, s, DS4_SAVE_PREFIX);
     if (s->left_ns) { /* the state is there for whoever asks again */
         cancel(c, s);
         return;
@@ -540,8 +559,7 @@ void compute_destroy(struct compute *c)
     while (compute_is_busy(c)) compute_step(c);
     for (size_t i = 0; i < c->slots.n; i++) {
         struct ds4_session *session = c->slots.items[i].session;
-        if (c->o.store && session && slot_held(&c->slots.items[i]))
-            ds4_store_save(c->o.store, session, DS4_SAVE_SHUTDOWN, NULL);
+        if (session && slot_held(&c->slots.items[i])) save(c, &c->slots.items[i], DS4_SAVE_SHUTDOWN);
         ds4_session_destroy(session);
     }
     mem_free(c);

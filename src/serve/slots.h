@@ -24,6 +24,7 @@ struct slot {
     enum answer_finish closing_for;
     bool thinking;               /* the next token is one of the reasoning */
     bool began;                  /* the first chunk is done: n_reused is known */
+    bool in_call;                /* the session was left inside a tool call: nobody goes on from there */
     uint64_t phase_ns;           /* when prefill or decode began */
     uint64_t used_ns;
     uint64_t left_ns;            /* when the job's client left; 0: it is there */

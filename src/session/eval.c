@@ -101,18 +101,20 @@ static enum ds4_status read_logits(struct session_host *host, const struct ds4_j
 }
 
 /* Feeds the draft block of one session: pair (streams of position i, token i+1) for every position whose follower is
- * known. The pair of the last earlier token comes first, from the streams kept on the host. */
+ * known. The pair of the last earlier token comes first, from the streams kept on the host; where they are not known
+ * (after going back further than they reach) the block's row stays as it is, and drafts are worse for a window. */
 static enum ds4_status feed_draft(struct session_host *host, const struct ds4_job *job, uint32_t row_first,
                                   struct ds4_error *error)
 {
     struct ds4_session *s = job->session;
+    const float *last = s->tokens.n > 0 ? session_streams(s, s->tokens.n - 1) : NULL;
     struct op_seq seq = {.tail_i = s->tail_i, .n_rows = 1};
     struct graph_rows rows = {.tokens = job->tokens, .pos = host->pos, .seq_i = host->seq_i, .seqs = &seq,
                               .span_ids = host->span_ids, .n_rows = 1, .n_seqs = 1};
     for (size_t t = 0; t < job->n; t++) host->seq_i[t] = 0;
-    if (s->tokens.n > 0) {
+    if (last) {
         host->pos[0] = (int32_t)(s->tokens.n - 1);
-        TRY(graph_mtp(host->graph, &rows, s->streams, NULL, error));
+        TRY(graph_mtp(host->graph, &rows, last, NULL, error));
     }
     if (job->n > 1) {
         rows.n_rows = seq.n_rows = (uint32_t)job->n - 1;
@@ -123,8 +125,18 @@ static enum ds4_status feed_draft(struct session_host *host, const struct ds4_jo
         }
         TRY(graph_mtp(host->graph, &rows, NULL, host->row_i, error));
     }
-    graph_read_streams(host->graph, false, row_first + (uint32_t)job->n - 1, s->streams);
     return DS4_OK;
+}
+
+/* Keeps the streams of the job's last rows; its tokens are in the session. */
+static void keep_streams(struct session_host *host, const struct ds4_job *job, uint32_t row_first)
+{
+    struct ds4_session *s = job->session;
+    size_t end = s->tokens.n, n = job->n < SESSION_STREAMS ? job->n : SESSION_STREAMS;
+    if (!s->streams) return;
+    if (s->streams_from + SESSION_STREAMS < end) s->streams_from = end - SESSION_STREAMS;
+    for (size_t pos = end - n; pos < end; pos++)
+        graph_read_streams(host->graph, false, row_first + (uint32_t)(pos + job->n - end), session_streams(s, pos));
 }
 
 enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
@@ -151,10 +163,13 @@ enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jo
         if (s->streams) TRY(feed_draft(host, &jobs[i], row_first, error));
         row_first += (uint32_t)jobs[i].n;
     }
+    row_first = 0;
     for (size_t i = 0; i < n_jobs; i++) {
         struct ds4_session *s = jobs[i].session;
         memmove(s->tokens.ids + s->tokens.n, jobs[i].tokens, jobs[i].n * sizeof *s->tokens.ids);
         s->tokens.n += jobs[i].n;
+        keep_streams(host, &jobs[i], row_first);
+        row_first += (uint32_t)jobs[i].n;
         if (s->rows_to) s->restored = s->tokens.n; /* no way back into what was made from an unknown tail */
         if (s->rows_to == s->tokens.n) s->rows_to = 0;
         s->has_logits = s->rows_to == 0;
@@ -175,13 +190,15 @@ enum ds4_status ds4_session_draft(struct ds4_session *s, int32_t next, size_t ma
                                   struct ds4_error *error)
 {
     struct session_host *host = s->host;
+    const float *last = s->tokens.n > 0 && !s->rows_to ? session_streams(s, s->tokens.n - 1) : NULL;
     *n = 0;
-    if (!s->streams || s->tokens.n == 0 || s->rows_to || max == 0) return DS4_OK;
+    if (!last || max == 0) return DS4_OK;
     if (next < 0 || (uint32_t)next >= host->h->n_vocab)
         return err_set(error, DS4_ERR_LIMIT, "token id %d; the vocabulary has %u", next, host->h->n_vocab);
     uint32_t room = host->layout->rewind_max > 1 ? host->layout->rewind_max - 1 : 0;
     if (max > room) max = room; /* draft rows must not push committed ones out of the ring */
-    memcpy(host->draft_streams, s->streams, (size_t)host->h->n_hc * host->h->n_embd * sizeof(float));
+    if (max > SESSION_STREAMS - 1) max = SESSION_STREAMS - 1; /* so that all may be refused */
+    memcpy(host->draft_streams, last, (size_t)host->h->n_hc * host->h->n_embd * sizeof(float));
     struct op_seq seq = {.tail_i = s->tail_i, .n_rows = 1};
     int32_t token = next, pos = (int32_t)s->tokens.n - 1;
     uint32_t zero = 0;

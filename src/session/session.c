@@ -8,10 +8,21 @@ uint32_t session_spans_for(size_t n_tokens)
     return (uint32_t)((n_tokens + STATE_SPAN_TOKENS - 1) / STATE_SPAN_TOKENS);
 }
 
-uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens)
+static size_t n_streams(const struct hparams *h, bool draft)
+{
+    return draft ? (size_t)SESSION_STREAMS * h->n_hc * h->n_embd : 0;
+}
+
+float *session_streams(const struct ds4_session *s, size_t pos)
+{
+    if (!s->streams || pos < s->streams_from || pos >= s->tokens.n) return NULL;
+    return s->streams + pos % SESSION_STREAMS * s->host->h->n_hc * s->host->h->n_embd;
+}
+
+uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool draft)
 {
     return (uint64_t)ctx_tokens * sizeof(int32_t) + session_spans_for(ctx_tokens) * sizeof(uint32_t) +
-           (uint64_t)h->n_vocab * sizeof(float) + sizeof(struct ds4_session);
+           (n_streams(h, draft) + (uint64_t)h->n_vocab) * sizeof(float) + sizeof(struct ds4_session);
 }
 
 enum ds4_status session_host_init(struct session_host *host, struct ds4_error *error)
@@ -64,8 +75,7 @@ enum ds4_status session_create(struct session_host *host, struct ds4_session **o
     s->tokens.cap = host->ctx_tokens;
     s->spans = mem_alloc(session_spans_for(host->ctx_tokens), sizeof *s->spans);
     s->logits = mem_alloc(host->h->n_vocab, sizeof *s->logits);
-    size_t n_streams = (size_t)host->h->n_hc * host->h->n_embd;
-    s->streams = host->draft ? mem_alloc(n_streams, sizeof *s->streams) : NULL;
+    s->streams = host->draft ? mem_alloc(n_streams(host->h, true), sizeof *s->streams) : NULL;
     if (!s->tokens.ids || !s->spans || !s->logits || (host->draft && !s->streams)) {
         ds4_session_destroy(s);
         return err_set(error, DS4_ERR_NOMEM, "no memory for a session of %u tokens", host->ctx_tokens);
@@ -111,7 +121,8 @@ enum ds4_status ds4_session_fork(struct ds4_session *from, struct ds4_session **
     s->restored = from->restored;
     s->has_logits = from->has_logits;
     if (s->has_logits) memcpy(s->logits, from->logits, host->h->n_vocab * sizeof *s->logits);
-    if (s->streams) memcpy(s->streams, from->streams, (size_t)host->h->n_hc * host->h->n_embd * sizeof *s->streams);
+    if (s->streams) memcpy(s->streams, from->streams, n_streams(host->h, true) * sizeof *s->streams);
+    s->streams_from = from->streams_from;
     *out = s;
     return DS4_OK;
 }
@@ -144,8 +155,7 @@ void session_remake_tail(struct ds4_session *s, size_t n)
     size_t from = n - s->host->layout->reach_tokens;
     ensure(n > s->host->layout->reach_tokens);
     session_truncate(s, n);
-    if (s->streams) memset(s->streams, 0, (size_t)s->host->h->n_hc * s->host->h->n_embd * sizeof *s->streams);
-    s->tokens.n = s->n_high = s->restored = from;
+    s->tokens.n = s->n_high = s->restored = s->streams_from = from;
     s->rows_to = n;
     s->has_logits = false;
 }
@@ -157,6 +167,7 @@ void session_truncate(struct ds4_session *s, size_t n)
     while (s->n_spans > keep) pool_drop_span(&s->host->pool, s->spans[--s->n_spans]);
     if (n < s->tokens.n) s->has_logits = false;
     s->tokens.n = n;
+    if (s->streams_from > n) s->streams_from = n;
     if (n == 0) s->n_high = s->restored = 0;
 }
 

@@ -15,6 +15,8 @@
 #include "graph/graph.h"
 #include "session/pool.h"
 
+#define SESSION_STREAMS 8u /* last tokens whose streams are kept: a pass may check one token and seven drafts */
+
 /* What all sessions of an engine share. Owned by the engine. */
 struct session_host {
     const struct hparams *h;
@@ -47,13 +49,18 @@ struct ds4_session {
     size_t rows_to;              /* 0; or, while the tail is being made again: tokens whose compressed rows are there */
     float *logits;               /* [n_vocab] */
     bool has_logits;
-    float *streams;              /* [n_hc][n_embd] of the last token, for drafting; NULL when off */
+    float *streams;              /* [SESSION_STREAMS][n_hc][n_embd], of position p in p % SESSION_STREAMS, for
+                                    drafting; NULL when off */
+    size_t streams_from;         /* first position whose streams are there: when drafts were refused, those of the
+                                    last token that stays are */
 };
 
 enum ds4_status session_host_init(struct session_host *host, struct ds4_error *error) DS4_MUST_CHECK;
 void session_host_deinit(struct session_host *host);
 /* Bytes on the host side of one session (token list, logits, tables), for the plan. */
-uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens);
+uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool draft);
+/* Place of the streams of a position; NULL when they are not known. */
+float *session_streams(const struct ds4_session *s, size_t pos);
 uint32_t session_spans_for(size_t n_tokens);
 
 enum ds4_status session_create(struct session_host *host, struct ds4_session **out,

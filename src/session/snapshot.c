@@ -12,7 +12,8 @@
  *                 each compressor (attention, then index) the k and then the g rows of the positions a next window
  *                 still needs: ratio 4: from 4 (n/4) - 4, ratio 128: from 128 (n/128), up to n - 1
  *   ...     4 n_vocab        logits, if flagged
- *   ...     4 n_hc n_embd    streams, if flagged
+ *   ...     4 n_hc n_embd    streams of the last token, if flagged
+ * The draft block's row of position n - 1 is made when the token after it is known: zeros stand for it.
  * The caller keeps the bytes whole (checksums are the store's business); every length and field is checked here all
  * the same, before the session is touched: restore is all or nothing. */
 #include "session/session.h"
@@ -65,6 +66,8 @@ static void move_layers(struct travel *t, const struct session_host *host, size_
         for (size_t pos = from; pos < n; pos++)
             move_row(t, state->ring.offset + (uint64_t)(pos % state->ring.n_slots) * state->ring.row_bytes,
                      state->ring.row_bytes);
+        if (l == host->h->n_layers && t->bytes && t->save && n > 0)
+            memset(t->bytes + t->at - state->ring.row_bytes, 0, state->ring.row_bytes);
         if (state->ratio == 0) continue;
         size_t slot = first_slot(state->ratio, n);
         move_slots(t, state->slots_offset, state->n_slots, state->width, slot, n);
@@ -107,7 +110,8 @@ enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, 
     const struct session_host *host = s->host;
     if (host->check_model) TRY(host->check_model(host->check_user, error));
     if (s->rows_to) return err_set(error, DS4_ERR_STATE, "the session's state is being computed again");
-    uint32_t flags = (s->has_logits ? TIP_LOGITS : 0u) | (s->streams && s->tokens.n ? TIP_STREAMS : 0u);
+    const float *last = s->tokens.n ? session_streams(s, s->tokens.n - 1) : NULL;
+    uint32_t flags = (s->has_logits ? TIP_LOGITS : 0u) | (last ? TIP_STREAMS : 0u);
     size_t need = tip_bytes(host, s->tokens.n, flags);
     if (cap < need) return err_set(error, DS4_ERR_LIMIT, "a tip takes %zu bytes; there are %zu", need, cap);
     memcpy(buf, TIP_MAGIC, 4);
@@ -119,7 +123,7 @@ enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, 
     struct travel t = {.tail = pool_tail(&host->pool, s->tail_i), .bytes = buf, .at = TIP_HEADER_BYTES, .save = true};
     move_layers(&t, host, s->tokens.n);
     if (flags & TIP_LOGITS) memcpy(buf + t.at, s->logits, logits_bytes(host)), t.at += logits_bytes(host);
-    if (flags & TIP_STREAMS) memcpy(buf + t.at, s->streams, streams_bytes(host)), t.at += streams_bytes(host);
+    if (flags & TIP_STREAMS) memcpy(buf + t.at, last, streams_bytes(host)), t.at += streams_bytes(host);
     *len = t.at;
     return DS4_OK;
 }
@@ -172,10 +176,12 @@ static void take_tip(struct ds4_session *s, const int32_t *tokens, size_t n_toke
     move_layers(&t, host, n_tokens);
     uint32_t flags = load_u32(tip + 32);
     if (flags & TIP_LOGITS) memcpy(s->logits, tip + t.at, logits_bytes(host)), t.at += logits_bytes(host);
-    if ((flags & TIP_STREAMS) && s->streams) memcpy(s->streams, tip + t.at, streams_bytes(host));
     s->has_logits = flags & TIP_LOGITS;
     memmove(s->tokens.ids, tokens, n_tokens * sizeof *tokens);
-    s->tokens.n = s->n_high = s->restored = n_tokens;
+    s->tokens.n = s->n_high = s->restored = s->streams_from = n_tokens;
+    if (!(flags & TIP_STREAMS) || !s->streams || n_tokens == 0) return;
+    s->streams_from = n_tokens - 1;
+    memcpy(session_streams(s, n_tokens - 1), tip + t.at, streams_bytes(host));
 }
 
 /* Full spans at the front that the session holds already for these tokens. */

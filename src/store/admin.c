@@ -163,6 +163,7 @@ enum ds4_status ds4_store_prune(struct ds4_store *s, const struct ds4_store_prun
     if (how->older_than_s) freed += drop_older(s, now > how->older_than_s ? now - how->older_than_s : 0);
     while (s->index.bytes > how->keep_bytes && index_choose_victim(&s->index, now, 0, NULL))
         freed += store_remove_doomed(s);
+    ds4_store_flush(s);
     *freed_bytes = freed;
     return DS4_OK;
 }

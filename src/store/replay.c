@@ -22,6 +22,8 @@ struct replay {
     char path[WRITER_PATH_BYTES];
     int fd;                /* -1: nothing is written */
     struct buf log;        /* the file's bytes */
+    size_t handed;         /* of them, that the writer has */
+    bool cut;              /* what the file has behind them goes */
 };
 
 static size_t record_len(const char *at) { return RECORD_BYTES + load_u32(at + 4) + load_u32(at + 8); }
@@ -70,7 +72,8 @@ enum ds4_status replay_open(const char *dir, bool read_only, struct replay **out
     size_t good = 0;
     while (good < r->log.text.len && record_ok(r->log.text.ptr + good, r->log.text.len - good))
         good += record_len(r->log.text.ptr + good);
-    r->log.text.len = good;
+    r->cut = good < r->log.text.len;
+    r->log.text.len = r->handed = good;
     *out = r;
     return DS4_OK;
 }
@@ -84,15 +87,32 @@ void replay_close(struct replay *r)
 }
 
 /* Keeps the younger half. */
-static enum ds4_status shrink(struct replay *r, struct ds4_error *error)
+static void shrink(struct replay *r)
 {
     size_t from = 0;
     while (from < r->log.text.len / 2) from += record_len(r->log.text.ptr + from);
     memmove(r->log.text.ptr, r->log.text.ptr + from, r->log.text.len - from);
     r->log.text.len -= from;
-    if (r->fd < 0) return DS4_OK;
-    TRY(file_resize(r->fd, r->path, 0, error));
-    return file_write_at(r->fd, r->path, 0, r->log.text.ptr, r->log.text.len, error);
+    replay_write_all(r);
+}
+
+void replay_write_all(struct replay *r)
+{
+    r->handed = 0;
+    r->cut = true;
+}
+
+enum ds4_status replay_take(struct replay *r, struct writer_job *job, struct ds4_error *error)
+{
+    struct buf copy = {0};
+    if (r->fd < 0 || r->handed == r->log.text.len) return DS4_OK;
+    buf_put(&copy, r->log.text.ptr + r->handed, r->log.text.len - r->handed);
+    TRY(buf_status(&copy, error));
+    *job = (struct writer_job){.kind = WRITER_PATCH, .bytes = copy.text, .fd = r->fd, .at = r->handed, .cut = r->cut};
+    memcpy(job->path, r->path, sizeof job->path);
+    r->handed = r->log.text.len;
+    r->cut = false;
+    return DS4_OK;
 }
 
 enum ds4_status replay_put(struct replay *r, struct ds4_span id, struct ds4_span sampled, struct ds4_error *error)
@@ -100,7 +120,7 @@ enum ds4_status replay_put(struct replay *r, struct ds4_span id, struct ds4_span
     char head[RECORD_BYTES] = "DS4R";
     if (id.len == 0 || id.len > RECORD_PART_MAX || sampled.len > RECORD_PART_MAX)
         return err_set(error, DS4_ERR_LIMIT, "a tool call of %zu bytes with an id of %zu", sampled.len, id.len);
-    if (r->log.text.len + RECORD_BYTES + id.len + sampled.len > STORE_REPLAY_BYTES_MAX) TRY(shrink(r, error));
+    if (r->log.text.len + RECORD_BYTES + id.len + sampled.len > STORE_REPLAY_BYTES_MAX) shrink(r);
     size_t start = r->log.text.len;
     store_u32(head + 4, (uint32_t)id.len);
     store_u32(head + 8, (uint32_t)sampled.len);
@@ -114,8 +134,7 @@ enum ds4_status replay_put(struct replay *r, struct ds4_span id, struct ds4_span
         return status;
     }
     record_digest(r->log.text.ptr + start, (uint8_t *)r->log.text.ptr + start + 12);
-    if (r->fd < 0) return DS4_OK;
-    return file_write_at(r->fd, r->path, start, r->log.text.ptr + start, r->log.text.len - start, error);
+    return DS4_OK;
 }
 
 struct ds4_span replay_get(const struct replay *r, struct ds4_span id)

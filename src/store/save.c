@@ -28,6 +28,7 @@ bool store_queue_file(struct ds4_store *s, struct ds4_text *bytes, const struct 
         return false;
     }
     job->bytes = *bytes;
+    job->n_bytes = bytes->len;
     *bytes = (struct ds4_text){0};
     job->key = record.key;
     store_path(s, record.kind, &record.key, "", job->path);
@@ -55,14 +56,21 @@ static bool queue_entry(struct ds4_store *s, struct entry *e, const int32_t *ids
     return store_queue_file(s, &bytes.text, &record, keep);
 }
 
-static bool queue_is_full(const struct ds4_store *s)
+bool store_queue_is_full(const struct ds4_store *s)
 {
     return writer_queued_bytes(s->writer) > s->options.queue_bytes;
 }
 
+/* Whether a full queue is waited for. A server has others to serve meanwhile. */
+static bool may_wait(const struct ds4_store *s, enum ds4_save_reason reason)
+{
+    if (reason == DS4_SAVE_EVICT) return !s->options.never_wait;
+    return reason == DS4_SAVE_SHUTDOWN || reason == DS4_SAVE_USER;
+}
+
 /* Queues the full spans that are not stored yet. Sets *parent to the key of the last full span; false when one could
  * not be queued. */
-static bool save_spans(struct ds4_store *s, const struct ds4_session *session, bool may_wait, struct entry_key *parent)
+static bool save_spans(struct ds4_store *s, const struct ds4_session *session, bool wait, struct entry_key *parent)
 {
     size_t n, span = s->layout->span_tokens;
     const int32_t *ids = ds4_session_tokens(session, &n);
@@ -76,8 +84,8 @@ static bool save_spans(struct ds4_store *s, const struct ds4_session *session, b
         if (known) {
             known->last_use = e.created;
         } else {
-            if (queue_is_full(s)) {
-                if (!may_wait) return false;
+            if (store_queue_is_full(s)) {
+                if (!wait) return false;
                 writer_flush(s->writer);
             }
             struct index_item item = {.key = e.key, .parent = *parent, .kind = ENTRY_SEGMENT, .n_tokens = e.n_tokens};
@@ -172,7 +180,7 @@ out:
 static bool save_all(struct ds4_store *s, const struct ds4_session *session, enum ds4_save_reason reason)
 {
     struct entry_key parent;
-    if (!save_spans(s, session, !is_bounded(reason), &parent)) return false;
+    if (!save_spans(s, session, may_wait(s, reason), &parent) || reason == DS4_SAVE_ROWS) return false;
     if (reason == DS4_SAVE_PERIODIC && s->n_segments_since_tip < STORE_PERIOD_SEGMENTS) return false;
     return ds4_session_logits(session) && save_tip(s, session, reason, &parent);
 }
@@ -186,7 +194,7 @@ void ds4_store_save(struct ds4_store *s, const struct ds4_session *session, enum
     store_collect(s);
     if (reason == DS4_SAVE_PERIODIC && n % s->layout->span_tokens != 0) return;
     bool done = save_all(s, session, reason);
-    if (!done && !is_bounded(reason)) { /* what is being written cannot make room */
+    if (!done && may_wait(s, reason)) { /* what is being written cannot make room */
         ds4_store_flush(s);
         done = save_all(s, session, reason);
     }

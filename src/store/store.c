@@ -14,6 +14,8 @@
 #define SUFFIX_LEN 4u
 #define WARN_EVERY_S 60u
 #define BAD "bad-" /* before the name of a damaged file */
+#define CANNOT_REMOVE "an entry cannot be removed"
+#define CALL_NOT_KEPT "a tool call is not kept"
 
 static const char *const suffixes[] = {[ENTRY_SEGMENT] = ".seg", [ENTRY_TIP] = ".tip"};
 
@@ -220,9 +222,21 @@ enum ds4_status ds4_store_open(const struct ds4_engine *engine, const struct ds4
     return DS4_OK;
 }
 
+/* What the file of tool calls lacks goes to the writer. */
+static enum ds4_status write_replay(struct ds4_store *s, struct ds4_error *error)
+{
+    struct writer_job *job = mem_zalloc(1, sizeof *job);
+    if (!job) return err_set(error, DS4_ERR_NOMEM, "no memory to keep a tool call");
+    enum ds4_status status = replay_take(s->replay, job, error);
+    if (status == DS4_OK && job->bytes.len) writer_push(s->writer, job);
+    else writer_job_free(job);
+    return status;
+}
+
 void ds4_store_close(struct ds4_store *s)
 {
     if (!s) return;
+    if (s->writer && s->replay) (void)!write_replay(s, NULL);
     if (s->writer) writer_flush(s->writer);
     store_collect(s);
     writer_destroy(s->writer);
@@ -239,6 +253,12 @@ void ds4_store_close(struct ds4_store *s)
 void store_collect(struct ds4_store *s)
 {
     for (struct writer_job *job; s->writer && (job = writer_collect(s->writer)); writer_job_free(job)) {
+        if (job->kind != WRITER_FILE) {
+            if (job->failed && job->kind == WRITER_REMOVE) s->other_bytes += job->n_bytes; /* it still takes its place */
+            if (job->failed && job->kind == WRITER_PATCH) replay_write_all(s->replay);
+            if (job->failed) store_warn(s, job->kind == WRITER_REMOVE ? CANNOT_REMOVE : CALL_NOT_KEPT, &job->error);
+            continue;
+        }
         struct index_item *item = index_find(&s->index, &job->key);
         if (item) item->pending = false;
         if (!job->failed) {
@@ -254,9 +274,17 @@ void store_collect(struct ds4_store *s)
 static void remove_file(struct ds4_store *s, const char *path, uint64_t bytes)
 {
     struct ds4_error error = {0};
+    struct writer_job *job = s->writer ? mem_zalloc(1, sizeof *job) : NULL;
+    if (job) {
+        job->kind = WRITER_REMOVE;
+        job->n_bytes = bytes;
+        (void)snprintf(job->path, sizeof job->path, "%s", path);
+        writer_push(s->writer, job);
+        return;
+    }
     if (file_unlink(path, &error) == DS4_OK || errno == ENOENT) return;
     s->other_bytes += bytes; /* it still takes its place */
-    store_warn(s, "an entry cannot be removed", &error);
+    store_warn(s, CANNOT_REMOVE, &error);
 }
 
 uint64_t store_remove_doomed(struct ds4_store *s)
@@ -326,8 +354,10 @@ bool store_make_room(struct ds4_store *s, uint64_t extra, const struct entry_key
 void ds4_store_replay_put(struct ds4_store *s, struct ds4_span call_id, struct ds4_span sampled)
 {
     struct ds4_error error = {0};
-    if (s && replay_put(s->replay, call_id, sampled, &error) != DS4_OK)
-        store_warn(s, "a tool call is not kept", &error);
+    if (!s) return;
+    enum ds4_status status = replay_put(s->replay, call_id, sampled, &error);
+    if (status == DS4_OK && s->writer && !store_queue_is_full(s)) status = write_replay(s, &error);
+    if (status != DS4_OK) store_warn(s, CALL_NOT_KEPT, &error);
 }
 
 struct ds4_span ds4_store_replay_get(const struct ds4_store *s, struct ds4_span call_id)

@@ -70,6 +70,8 @@ bool store_is_whole(const struct ds4_store *s, const struct index_item *tip);
 /* A finished file goes to the writer. bytes is taken. */
 bool store_queue_file(struct ds4_store *s, struct ds4_text *bytes, const struct index_item *item,
                       const struct entry_key *keep);
+/* The writer has as much as it may: what comes now is left out or waits. */
+bool store_queue_is_full(const struct ds4_store *s);
 void store_key_text(const struct entry_key *key, char out[DS4_STORE_KEY_TEXT]);
 /* The tip whose key begins with these digits. STATE when there is none or more than one. */
 enum ds4_status store_find_key(struct ds4_store *s, const char *digits, struct index_item **out,
@@ -98,6 +100,10 @@ enum ds4_status replay_open(const char *dir, bool read_only, struct replay **out
 void replay_close(struct replay *r);
 enum ds4_status replay_put(struct replay *r, struct ds4_span id, struct ds4_span sampled,
                            struct ds4_error *error) DS4_MUST_CHECK;
+/* What the file lacks, to be written; job->bytes stays empty when it lacks nothing. */
+enum ds4_status replay_take(struct replay *r, struct writer_job *job, struct ds4_error *error) DS4_MUST_CHECK;
+/* The file is not what was meant: the next replay_take has all of it. */
+void replay_write_all(struct replay *r);
 struct ds4_span replay_get(const struct replay *r, struct ds4_span id);
 
 #endif

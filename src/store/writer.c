@@ -1,6 +1,7 @@
-/* writer.c - files of the store, written in the background. See writer.h. */
+/* writer.c - files of the store, written and removed in the background. See writer.h. */
 #include "store/writer.h"
 
+#include <errno.h>
 #include <pthread.h>
 
 #include "base/file.h"
@@ -27,13 +28,30 @@ void writer_job_free(struct writer_job *job)
     mem_free(job);
 }
 
-/* Writes the file under its temporary name and leaves it open. */
-static enum ds4_status write_temporary(struct writer_job *job, int *fd)
+/* Writes a file under its temporary name and leaves it open; all of any other job. */
+static enum ds4_status begin(struct writer_job *job, int *fd)
 {
     struct ds4_error *error = &job->error;
     *fd = -1;
-    TRY(file_open(job->temporary, FILE_CREATE_NEW, fd, error));
-    return file_write_at(*fd, job->temporary, 0, job->bytes.ptr, job->bytes.len, error);
+    switch (job->kind) {
+    case WRITER_FILE:
+        TRY(file_open(job->temporary, FILE_CREATE_NEW, fd, error));
+        return file_write_at(*fd, job->temporary, 0, job->bytes.ptr, job->bytes.len, error);
+    case WRITER_REMOVE:
+        return file_unlink(job->path, error) == DS4_OK || errno == ENOENT ? DS4_OK : DS4_ERR_IO;
+    case WRITER_PATCH:
+        if (job->cut) TRY(file_resize(job->fd, job->path, job->at, error));
+        return file_write_at(job->fd, job->path, job->at, job->bytes.ptr, job->bytes.len, error);
+    }
+    return DS4_OK;
+}
+
+static void finish(const struct writer *w, struct writer_job *job, int fd)
+{
+    ds4_text_free(&job->bytes); /* whoever collects the job may be long in coming */
+    if (job->kind != WRITER_FILE) return;
+    if (!job->failed && w->sync) job->failed = file_sync(fd, job->temporary, &job->error) != DS4_OK;
+    file_close(fd);
 }
 
 /* All are written before the first is synced, so that the system can write them out together, and the directory is
@@ -43,14 +61,11 @@ static void write_batch(const struct writer *w, struct writer_job *jobs)
     int fds[BATCH_FILES];
     bool any = false;
     size_t i = 0;
-    for (struct writer_job *job = jobs; job; job = job->next) job->failed = write_temporary(job, &fds[i++]) != DS4_OK;
+    for (struct writer_job *job = jobs; job; job = job->next) job->failed = begin(job, &fds[i++]) != DS4_OK;
     i = 0;
-    for (struct writer_job *job = jobs; job; job = job->next, i++) {
-        ds4_text_free(&job->bytes); /* whoever collects the job may be long in coming */
-        if (!job->failed && w->sync) job->failed = file_sync(fds[i], job->temporary, &job->error) != DS4_OK;
-        file_close(fds[i]);
-    }
+    for (struct writer_job *job = jobs; job; job = job->next) finish(w, job, fds[i++]);
     for (struct writer_job *job = jobs; job; job = job->next) {
+        if (job->kind != WRITER_FILE) continue;
         if (!job->failed) job->failed = file_rename(job->temporary, job->path, &job->error) != DS4_OK;
         if (job->failed) (void)!file_unlink(job->temporary, NULL);
         else any = true;
@@ -58,6 +73,7 @@ static void write_batch(const struct writer *w, struct writer_job *jobs)
     struct ds4_error error = {0};
     if (!any || !w->sync || file_sync_dir(w->dir, &error) == DS4_OK) return;
     for (struct writer_job *job = jobs; job; job = job->next) {
+        if (job->kind != WRITER_FILE) continue;
         if (!job->failed) job->error = error;
         job->failed = true;
     }
@@ -88,7 +104,7 @@ static void *writer_main(void *arg)
         (void)pthread_mutex_lock(&w->lock);
         w->busy = false;
         for (;; last = last->next) {
-            w->queued_bytes -= last->n_bytes;
+            w->queued_bytes -= last->n_queued;
             if (!last->next) break;
         }
         if (w->done_last) w->done_last->next = jobs;
@@ -141,8 +157,8 @@ void writer_push(struct writer *w, struct writer_job *job)
     if (w->last) w->last->next = job;
     else w->first = job;
     w->last = job;
-    job->n_bytes = job->bytes.len;
-    w->queued_bytes += job->n_bytes;
+    job->n_queued = job->bytes.len;
+    w->queued_bytes += job->n_queued;
     (void)pthread_cond_signal(&w->wake);
     (void)pthread_mutex_unlock(&w->lock);
 }

@@ -1,6 +1,7 @@
-/* writer.h - the thread that writes the store's files. Files are handed over whole; each is written under a temporary
- * name, synced, and renamed into place, in the order it was handed over: a tip never appears before its segments.
- * What waits is written in batches, for fewer waits on the disk.
+/* writer.h - the thread that changes the store's directory, so that a disk that is slow or hangs keeps nobody waiting
+ * who computes. Files are handed over whole; each is written under a temporary name, synced, and renamed into place, in
+ * the order it was handed over: a tip never appears before its segments. What is removed makes room before what was
+ * handed over later is written. What waits is written in batches, for fewer waits on the disk.
  * A failure removes the temporary file and is counted; it never reaches the caller, who goes on. */
 #ifndef DS4_STORE_WRITER_H
 #define DS4_STORE_WRITER_H
@@ -9,13 +10,24 @@
 
 #define WRITER_PATH_BYTES 640
 
-/* One file. front is owned; payload pieces were copied behind it by the caller into the same buffer. */
+enum writer_kind {
+    WRITER_FILE,   /* bytes become the file at path, through temporary */
+    WRITER_REMOVE, /* the file at path goes; one that is not there is gone already */
+    WRITER_PATCH   /* bytes go into the open file fd at `at`; what is behind them goes when `cut` */
+};
+
+/* One change. All zero but what its kind needs. */
 struct writer_job {
     struct writer_job *next;
+    enum writer_kind kind;
     struct ds4_text bytes;      /* owns; freed once written */
-    uint64_t n_bytes;           /* of the file */
+    uint64_t n_queued;          /* its length, once handed over */
+    uint64_t n_bytes;           /* of the file that is written or removed */
     struct entry_key key;
     char path[WRITER_PATH_BYTES], temporary[WRITER_PATH_BYTES];
+    int fd;
+    uint64_t at;
+    bool cut;
     bool failed;
     struct ds4_error error;
 };
@@ -23,7 +35,7 @@ struct writer_job {
 struct writer;
 /* dir: to be synced after a rename. sync false: no fdatasync at all. */
 enum ds4_status writer_create(const char *dir, bool sync, struct writer **out, struct ds4_error *error) DS4_MUST_CHECK;
-/* Writes what is queued, then ends the thread. Jobs not yet collected are freed. */
+/* Does what is queued, then ends the thread. Jobs not yet collected are freed. */
 void writer_destroy(struct writer *w);
 /* Takes the job. */
 void writer_push(struct writer *w, struct writer_job *job);

@@ -4,6 +4,7 @@ the server tells about itself."""
 import json
 import math
 import os
+import re
 import stat
 
 import pytest
@@ -200,3 +201,11 @@ def test_errors_have_the_shape_of_their_dialect(start, path, body, status):  # n
     assert got == status and isinstance(reply["error"]["message"], str)
     assert reply["error"]["type"] == "invalid_request_error"
     assert (reply.get("type") == "error" and reply["request_id"].startswith("req_")) == ("messages" in path)
+
+
+def test_the_log_shows_the_measured_speed_beside_the_predicted_one(start):  # noqa: F811
+    for members, shown in (({"predicted_tps": 7}, r" \(7 predicted\)"), ({}, "")):
+        server = start(answers=LETTERS, **members)
+        letters(server)
+        code, log = server.stop()
+        assert code == 0 and re.search(rf"out 6 .*[0-9.]+ t/s [0-9.e+]+ t/s{shown} stop", log), log

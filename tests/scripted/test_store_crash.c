@@ -2,7 +2,7 @@
  * the scripted engine, whose state of a token depends on all tokens before it, so that any mix-up is seen.
  *
  *   test_store_crash          the short form
- *   test_store_crash long     the long form: minutes
+ *   test_store_crash long     the long form: minutes; "long PATTERN": of the tests whose names match
  * Numbers of kills, states and flips are printed. */
 #include <fcntl.h>
 #include <signal.h>
@@ -660,6 +660,7 @@ TEST(two_processes_on_one_directory_serve_nothing_wrong_and_do_not_wait_for_each
 int main(int argc, char **argv)
 {
     is_long = argc > 1 && strcmp(argv[1], "long") == 0;
+    if (argc > 2) cmocka_set_test_filter(argv[2]);
     const struct CMUnitTest tests[] = {
         T(a_kill_at_any_file_operation_leaves_a_store_that_serves_nothing_wrong),
         T(a_power_cut_that_drops_reorders_and_tears_writes_leaves_nothing_wrong_to_serve),

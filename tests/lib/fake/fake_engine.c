@@ -130,8 +130,7 @@ double ds4_plan_tps(const struct ds4_plan *plan, const struct ds4_speed *speed)
 
 void ds4_engine_expert_figures(const struct ds4_engine *engine, struct ds4_expert_figures *out)
 {
-    (void)engine;
-    *out = (struct ds4_expert_figures){0};
+    *out = (struct ds4_expert_figures){.predicted_tps = engine->predicted_tps};
 }
 
 void ds4_engine_set_probe(struct ds4_engine *engine, ds4_probe_fn fn, void *user)

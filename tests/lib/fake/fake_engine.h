@@ -7,6 +7,7 @@
  * The script is JSON; every member may be missing:
  *   {"name": "scripted", "ctx": 4096, "chunk": 64, "rewind": 64,   rewind: tokens that a session can go back, else 0
  *    "sessions": 4,                                                live sessions (default: as the options say)
+ *    "predicted_tps": 7,                                           as if experts were streamed; default: they are not
  *    "load_ms": 0, "chunk_ms": 0, "token_ms": 0,                   delays: opening, a chunk of prefill, a token
  *    "hold": "path",                                               each pass waits while this file exists;
  *    "hold_answers": true,                                         only those of answers

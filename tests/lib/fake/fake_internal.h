@@ -24,6 +24,7 @@ struct ds4_engine {
     struct fake_answer answers[FAKE_ANSWERS_MAX];
     size_t n_answers;
     uint32_t rewind_tokens, load_ms, chunk_ms, token_ms, n_sessions;
+    double predicted_tps;
     struct ds4_span fail_open, fail_prefill;
     char path[512], name[64], hold[512];
     bool hold_answers;

@@ -82,6 +82,7 @@ static void load_numbers(const json_t *root, struct ds4_engine *engine)
     engine->info.chunk_tokens = (uint32_t)member_number(root, "chunk", 64);
     engine->info.n_sessions_max = (uint32_t)member_number(root, "sessions", 0);
     engine->rewind_tokens = (uint32_t)member_number(root, "rewind", 64);
+    engine->predicted_tps = (double)member_number(root, "predicted_tps", 0);
     engine->load_ms = (uint32_t)member_number(root, "load_ms", 0);
     engine->chunk_ms = (uint32_t)member_number(root, "chunk_ms", 0);
     engine->token_ms = (uint32_t)member_number(root, "token_ms", 0);
