@@ -18,7 +18,7 @@ ANSWERS = [{"when": "weather", "say": "Checking.", "calls": [{"name": "get_weath
 @pytest.fixture
 def keep(start, tmp_path):  # noqa: F811
     (tmp_path / "kv").mkdir(mode=0o700)
-    return lambda **members: start("--kv-dir", str(tmp_path / "kv"), answers=ANSWERS, sessions=2, **members)
+    return lambda: start("--kv-dir", str(tmp_path / "kv"), "--parallel", "1", answers=ANSWERS)
 
 
 def stored_texts(server, tmp_path):

@@ -3,6 +3,7 @@
  * evicting and keeping tool calls leave the disk to the writer: tokens come as fast as without a store. */
 #include <pthread.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -14,7 +15,7 @@
 #define N_TOKENS 700u
 
 static struct ds4_engine *engine;
-static char dir[300];
+static char base[200], dir[300];
 
 static struct {
     pthread_mutex_t lock;
@@ -99,7 +100,9 @@ static void wait_until_stuck(void)
 static int set_up(void **state)
 {
     (void)state;
-    (void)snprintf(dir, sizeof dir, "%s/kv", test_dir());
+    (void)snprintf(base, sizeof base, "/dev/shm/ds4-hang-%d", (int)getpid());
+    if (mkdir(base, 0700) != 0) (void)snprintf(base, sizeof base, "%s", test_dir());
+    (void)snprintf(dir, sizeof dir, "%s/kv", base);
     engine = fake_store_engine(FAKE_STORE_SCRIPT);
     return 0;
 }
@@ -110,6 +113,7 @@ static int tear_down(void **state)
     ds4_engine_close(engine);
     fake_store_clear(dir);
     (void)rmdir(dir);
+    (void)rmdir(base);
     test_dir_remove();
     return 0;
 }
