@@ -256,7 +256,8 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
     add_item(out, (uint64_t)h->n_vocab * 40, RESIDENT, "index of tokens for answers in a form");
     add_item(out, n * layout->tail_bytes, there, "state: rings of %u session(s)", settings->n_sessions);
     add_item(out, n * spans * layout->span_bytes, there, "state: rows of %u tokens each", settings->ctx_tokens);
-    add_item(out, n * session_host_bytes(h, settings->ctx_tokens, settings->draft), RESIDENT, "state: tokens and logits");
+    add_item(out, n * session_host_bytes(h, settings->ctx_tokens, settings->draft), RESIDENT,
+             "state: tokens and logits");
     add_item(out, graph_scratch_bytes(h, settings->chunk_tokens, settings->draft), there, "scratch: %u rows a batch",
              settings->chunk_tokens);
     add_item(out, settings->backend_ops->scratch_bytes(&limits, settings->n_threads), there, "scratch: %s backend",

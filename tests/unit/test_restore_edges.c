@@ -152,6 +152,8 @@ static void check_damage(struct world *w, struct files *f, size_t file_i, size_t
     struct ds4_error error = {0};
     struct ds4_store_report report;
     struct ds4_store_stats stats;
+    static unsigned turn;
+    if (turn++ % (MODEL_STRIDE / 2 + 1) != 0) return; /* all of them where the build is quick */
     struct ds4_session *s = new_session(w);
     f->items[file_i].bytes.ptr[at] ^= 0x20;
     put_back(f);
