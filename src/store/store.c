@@ -254,7 +254,7 @@ void store_collect(struct ds4_store *s)
 {
     for (struct writer_job *job; s->writer && (job = writer_collect(s->writer)); writer_job_free(job)) {
         if (job->kind != WRITER_FILE) {
-            if (job->failed && job->kind == WRITER_REMOVE) s->other_bytes += job->n_bytes; /* it still takes its place */
+            if (job->failed && job->kind == WRITER_REMOVE) s->other_bytes += job->n_bytes; /* still there */
             if (job->failed && job->kind == WRITER_PATCH) replay_write_all(s->replay);
             if (job->failed) store_warn(s, job->kind == WRITER_REMOVE ? CANNOT_REMOVE : CALL_NOT_KEPT, &job->error);
             continue;

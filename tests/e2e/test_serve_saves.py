@@ -1,5 +1,5 @@
-"""What `ds4 serve` stores of answers that end, or are left, inside a tool call: no conversation can be gone on with from
-there, so there is no tip; what was computed is kept all the same."""
+"""What `ds4 serve` stores of answers that end, or are left, inside a tool call: no conversation can be gone on with
+from there, so there is no tip; what was computed is kept all the same."""
 
 import http.client
 import json
