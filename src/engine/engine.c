@@ -143,8 +143,8 @@ static enum ds4_status place_weights(struct ds4_engine *e, const struct ds4_plan
 {
     struct placing *p = mem_alloc(1, sizeof *p);
     if (!p) return err_set(error, DS4_ERR_NOMEM, "no memory to place weights");
-    enum ds4_status status = engine_place(e->file, e->settings.draft ? e->mtp_file : NULL, &e->h,
-                                          plan->device_room_bytes, plan->host_room_bytes, p, error);
+    enum ds4_status status = engine_place(e->file, e->mtp_file, &e->h, e->settings.draft, plan->device_room_bytes,
+                                          plan->host_room_bytes, p, error);
     if (status == DS4_OK) status = engine_hand_over(p, e->backend, error);
     mem_free(p->pieces);
     mem_free(p);

@@ -62,9 +62,10 @@ struct placing {
     uint32_t n_shards;
     struct residency sums;
 };
-/* Places matrices for which so many bytes are left on the device and on the host. mtp_file may be NULL. */
+/* Places matrices for which so many bytes are left on the device and on the host. mtp_file may be NULL; draft: its
+ * block, wherever it is, will be used. */
 enum ds4_status engine_place(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
-                             uint64_t device_bytes, uint64_t host_bytes, struct placing *out,
+                             bool draft, uint64_t device_bytes, uint64_t host_bytes, struct placing *out,
                              struct ds4_error *error) DS4_MUST_CHECK;
 /* Names them to the backend. */
 enum ds4_status engine_hand_over(const struct placing *p, struct backend *b, struct ds4_error *error) DS4_MUST_CHECK;

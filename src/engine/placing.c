@@ -10,14 +10,16 @@ bool engine_is_copied(const struct gguf_tensor *t)
            span_find(t->name, SPAN("_ape"), 0) != SIZE_MAX;
 }
 
-static double share_of(const struct gguf_tensor *t, const struct hparams *h)
+static double share_of(const struct gguf_tensor *t, const struct hparams *h, bool draft)
 {
+    if (!draft && span_find(t->name, SPAN("mtp."), 0) == 0) return 0; /* nothing reads it */
     if (t->dims[2] > 1) return (double)h->n_used / (double)t->dims[2];
     return span_find(t->name, SPAN("token_embd"), 0) == 0 ? 1 / (double)t->dims[1] : 1;
 }
 
 /* The matrices of a shard in the order of their addresses. */
-static void add_shard(struct placing *p, const struct gguf_file *file, uint32_t shard_i, const struct hparams *h)
+static void add_shard(struct placing *p, const struct gguf_file *file, uint32_t shard_i, const struct hparams *h,
+                      bool draft)
 {
     size_t first = p->n;
     for (size_t i = 0; i < gguf_n_tensors(file); i++) {
@@ -25,21 +27,22 @@ static void add_shard(struct placing *p, const struct gguf_file *file, uint32_t 
         if (t->shard_i != shard_i || !t->data || engine_is_copied(t)) continue;
         size_t at = p->n++;
         for (; at > first && p->pieces[at - 1].first > t->data; at--) p->pieces[at] = p->pieces[at - 1];
-        p->pieces[at] = (struct residency_piece){t->data, t->size_bytes, share_of(t, h), RESIDENCY_DISK};
+        p->pieces[at] = (struct residency_piece){t->data, t->size_bytes, share_of(t, h, draft), RESIDENCY_DISK};
     }
     p->ends[p->n_shards++] = p->n;
 }
 
 enum ds4_status engine_place(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
-                             uint64_t device_bytes, uint64_t host_bytes, struct placing *out, struct ds4_error *error)
+                             bool draft, uint64_t device_bytes, uint64_t host_bytes, struct placing *out,
+                             struct ds4_error *error)
 {
-    const struct gguf_file *files[2] = {file, mtp_file};
+    const struct gguf_file *files[2] = {file, draft ? mtp_file : NULL};
     *out = (struct placing){0};
-    size_t n = (file ? gguf_n_tensors(file) : 0) + (mtp_file ? gguf_n_tensors(mtp_file) : 0);
+    size_t n = (file ? gguf_n_tensors(file) : 0) + (files[1] ? gguf_n_tensors(files[1]) : 0);
     out->pieces = mem_zalloc(n, sizeof *out->pieces);
     if (!out->pieces) return err_set(error, DS4_ERR_NOMEM, "no memory to place weights");
     for (int f = 0; f < 2; f++)
-        for (uint32_t i = 0; files[f] && i < gguf_n_shards(files[f]); i++) add_shard(out, files[f], i, h);
+        for (uint32_t i = 0; files[f] && i < gguf_n_shards(files[f]); i++) add_shard(out, files[f], i, h, draft);
     residency_decide(out->pieces, out->n, device_bytes, host_bytes, &out->sums);
     return DS4_OK;
 }

@@ -208,14 +208,14 @@ static uint64_t rest(uint64_t of, uint64_t used) { return of > used ? of - used 
 
 /* Weights in their places on the device and beside it. */
 static enum ds4_status add_placed(const struct gguf_file *file, const struct gguf_file *mtp_file,
-                                  const struct hparams *h, struct ds4_plan *out, struct ds4_error *error)
+                                  const struct hparams *h, bool draft, struct ds4_plan *out, struct ds4_error *error)
 {
     struct placing *p = mem_alloc(1, sizeof *p);
     if (!p) return err_set(error, DS4_ERR_NOMEM, "no memory to plan");
     out->device_room_bytes = rest(out->device_budget_bytes, out->device_bytes);
     out->host_room_bytes = rest(out->budget_bytes, out->resident_bytes);
     enum ds4_status status =
-        engine_place(file, mtp_file, h, out->device_room_bytes, out->host_room_bytes, p, error);
+        engine_place(file, mtp_file, h, draft, out->device_room_bytes, out->host_room_bytes, p, error);
     if (status == DS4_OK) {
         const struct residency *sums = &p->sums;
         add_item(out, sums->bytes[RESIDENCY_DEVICE], ON_DEVICE, "weights: on the device");
@@ -266,7 +266,7 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
     sums.dense_bytes += draft.dense_bytes;
     out->weight_bytes_per_token = sums.per_token;
     if (settings->device_bytes) {
-        TRY(add_placed(file, settings->draft ? mtp_file : NULL, h, out, error)); /* there is no map of experts then */
+        TRY(add_placed(file, mtp_file, h, settings->draft, out, error)); /* there is no map of experts then */
         judge(out);
         return DS4_OK;
     }

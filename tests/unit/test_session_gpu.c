@@ -26,12 +26,13 @@
     "--inner 32 --hash-layers 1 --vocab 300 --hc 2 --context 1024"
 #define BLOCK_FORMATS " --type q8_0 --experts-type mxfp4 --small f16"
 
-static bool in_blocks; /* which of the two models */
+static bool in_blocks;         /* which of the two models */
+static uint64_t device_bytes; /* of an emulated memory of its own; 0: it has none */
 
 static struct ds4_engine *open_on(const char *backend, bool draft)
 {
     struct ds4_engine_options options = {.ctx_tokens = 256, .chunk_tokens = 32, .n_threads = 1, .n_sessions_max = 2,
-                                         .backend = backend, .draft = draft};
+                                         .backend = backend, .draft = draft, .device_memory_bytes = device_bytes};
     const char *path = in_blocks ? model_file("gpu_blocks", MODEL BLOCK_FORMATS) : model_file("gpu", MODEL);
     return model_open(path, options);
 }
@@ -78,16 +79,16 @@ static float *floats(size_t n) { return calloc(n, sizeof(float)); }
 TEST(logits_are_those_of_the_cpu_and_the_same_bits_in_any_chunk)
 {
     in_blocks = true;
-    static const size_t ones[] = {1}, mixed[] = {5, 17, 1, 9};
+    static const size_t few[] = {1, 3, 1, 2}, mixed[] = {5, 17};
     struct ds4_engine *cpu = open_on("cpu", false), *emu = open_on("emu", false);
     n_vocab = ds4_engine_info(cpu)->n_vocab;
     assert_string_equal(ds4_engine_info(emu)->backend, "emu");
     for (size_t t = 0; t <= N_TOKENS; t++) tokens[t] = model_token(t, n_vocab);
     float *want = floats(N_TOKENS * n_vocab), *got = floats(N_TOKENS * n_vocab), *other = floats(N_TOKENS * n_vocab);
     struct ds4_session *a = new_session(cpu), *b = new_session(emu), *c = new_session(emu);
-    eval_all(cpu, a, mixed, 4, want);
-    eval_all(emu, b, mixed, 4, got);
-    eval_all(emu, c, ones, 1, other);
+    eval_all(cpu, a, mixed, 2, want);
+    eval_all(emu, b, mixed, 2, got);
+    eval_all(emu, c, few, 4, other);
     for (size_t t = 0; t < N_TOKENS; t++) assert_near(got + t * n_vocab, want + t * n_vocab, "emulator");
     assert_memory_equal(got, other, N_TOKENS * n_vocab * sizeof *got);
     print_message("largest difference from the CPU, block formats: %.2g of the spread of the logits\n", worst);
@@ -104,6 +105,7 @@ TEST(logits_are_those_of_the_cpu_and_the_same_bits_in_any_chunk)
 
 TEST(two_sessions_in_a_batch_and_a_fork_give_the_bits_of_one_alone)
 {
+    in_blocks = false;
     struct ds4_engine *emu = open_on("emu", false);
     struct ds4_error error = {0};
     struct ds4_session *a = new_session(emu), *b = new_session(emu), *fork = NULL;
@@ -125,20 +127,68 @@ TEST(two_sessions_in_a_batch_and_a_fork_give_the_bits_of_one_alone)
     ds4_engine_close(emu);
 }
 
-/* What changes from token to token is in buffers, so that a device can replay one list. */
-TEST(a_decode_step_is_the_same_list_of_dispatches_for_every_token)
+/* The logits after 6 tokens. */
+static void logits_of_six(float *logits)
 {
     struct ds4_engine *emu = open_on("emu", false);
     struct ds4_error error = {0};
     struct ds4_session *s = new_session(emu);
-    struct ds4_job job = {.session = s, .tokens = tokens, .n = 14};
+    struct ds4_job job = {.session = s, .tokens = tokens, .n = 6};
+    assert_ok(ds4_eval(emu, &job, 1, &error), error);
+    memcpy(logits, ds4_session_logits(s), n_vocab * sizeof *logits);
+    ds4_session_destroy(s);
+    ds4_engine_close(emu);
+}
+
+/* A plan for an emulated device with so much memory. */
+static struct ds4_plan plan_for(uint64_t bytes)
+{
+    struct ds4_plan plan;
+    struct ds4_error error = {0};
+    struct ds4_engine_options options = {.model_path = model_file("gpu_blocks", MODEL BLOCK_FORMATS), .backend = "emu",
+                                         .ctx_tokens = 256, .chunk_tokens = 32, .n_threads = 1, .n_sessions_max = 2,
+                                         .device_memory_bytes = bytes};
+    assert_ok(ds4_plan_make(&options, &plan, &error), error);
+    return plan;
+}
+
+TEST(weights_split_between_a_device_and_the_machine_give_the_same_bits)
+{
+    float *want = floats(n_vocab), *got = floats(n_vocab);
+    in_blocks = true;
+    logits_of_six(want);
+    struct ds4_plan all = plan_for(1u << 30);
+    assert_true(all.fits && all.bus_bytes_per_token == 0);
+    uint64_t least = all.device_budget_bytes - all.device_room_bytes; /* state and scratch */
+    for (uint64_t share = 0; share < 4; share++) {
+        device_bytes = least + (all.device_bytes - least) * share / 4;
+        struct ds4_plan plan = plan_for(device_bytes);
+        assert_true(plan.fits && plan.device_bytes <= device_bytes && plan.bus_bytes_per_token > 0);
+        if (share != 2) continue;
+        logits_of_six(got);
+        assert_memory_equal(got, want, n_vocab * sizeof *got);
+    }
+    assert_false(plan_for(least - 1).fits);
+    device_bytes = 0;
+    free(want);
+    free(got);
+}
+
+/* What changes from token to token is in buffers, so that a device can replay one list. */
+TEST(a_decode_step_is_the_same_list_of_dispatches_for_every_token)
+{
+    in_blocks = true;
+    struct ds4_engine *emu = open_on("emu", false);
+    struct ds4_error error = {0};
+    struct ds4_session *s = new_session(emu);
+    struct ds4_job job = {.session = s, .tokens = tokens, .n = 6};
     assert_ok(ds4_eval(emu, &job, 1, &error), error);
     uint64_t first = 0, prefill = emu_dispatch_digest();
-    for (size_t t = 14; t < 17; t++) { /* a window of 4 ends in between, and the ring wraps */
+    for (size_t t = 6; t < 9; t++) { /* a window of 4 ends in between */
         struct ds4_job next = {.session = s, .tokens = tokens + t, .n = 1};
         assert_ok(ds4_eval(emu, &next, 1, &error), error);
         uint64_t digest = emu_dispatch_digest();
-        if (t == 14) first = digest;
+        if (t == 6) first = digest;
         assert_int_equal(digest, first);
     }
     assert_int_not_equal(first, prefill);
@@ -206,6 +256,7 @@ int main(void)
 {
     return RUN_TESTS(T(logits_are_those_of_the_cpu_and_the_same_bits_in_any_chunk),
                      T(two_sessions_in_a_batch_and_a_fork_give_the_bits_of_one_alone),
+                     T(weights_split_between_a_device_and_the_machine_give_the_same_bits),
                      T(a_decode_step_is_the_same_list_of_dispatches_for_every_token),
                      T(a_session_saved_on_one_backend_goes_on_on_another), T(drafts_are_those_of_the_cpu));
 }
