@@ -1,7 +1,7 @@
 /* test_serve_simulation.c - the server's jobs on a simulated world: what clients ask and when they leave, when the
  * engine takes a step, what fails (passes of the engine, memory, files), and the time, are drawn from a seed. Whatever
  * happens, every job ends exactly once, nobody gets another's words, and nothing is left behind. A seed replays bit for
- * bit; one in four has a store, whose writing thread keeps its own time.
+ * bit; one in eight has a store, whose writing thread keeps its own time.
  *
  *   test_serve_simulation            the short form
  *   test_serve_simulation long [N]   N seeds (100,000), from 1 on */
@@ -61,6 +61,7 @@ static uint64_t memory_from, memory_fails;
 static _Atomic uint32_t disk_share; /* of 1,000 calls fail */
 static _Atomic uint64_t disk_calls;
 static pthread_t main_thread;
+static bool memory_may_end; /* the main thread's own, as the burst is */
 
 static uint64_t virtual_ns(void) { return now_ns; }
 static uint64_t virtual_s(void) { return 1700000000u + now_ns / 1000000000u; }
@@ -69,7 +70,7 @@ static uint64_t virtual_s(void) { return 1700000000u + now_ns / 1000000000u; }
 static bool memory_ends(void *user, uint64_t number)
 {
     (void)user, (void)number;
-    if (!pthread_equal(pthread_self(), main_thread)) return false;
+    if (!pthread_equal(pthread_self(), main_thread) || !memory_may_end) return false;
     if (memory_from > 0) {
         memory_from--;
         return false;
@@ -153,19 +154,11 @@ static enum ds4_status prepare(struct world *w, struct job *job, struct ds4_erro
     return constrain_job(w->engine, w->index, job, error);
 }
 
-static void arrive(struct world *w)
+static void hand_in(struct world *w, struct client *c, enum api_dialect dialect, struct buf *body)
 {
-    if (w->n_clients == N_JOBS) return;
-    struct client *c = &w->clients[w->n_clients];
     struct ds4_error error = {0};
-    struct buf body = {0};
-    enum api_dialect dialect = draw(w, 4);
-    c->x = exchange_create(-1);
-    if (!c->x) return;
-    w->n_clients++;
-    put_body(w, dialect, c, &body);
-    struct job *job = body.failed ? NULL : job_create(JOB_ANSWER, dialect, &body, c->x, &w->metrics);
-    buf_deinit(&body);
+    struct job *job = body->failed ? NULL : job_create(JOB_ANSWER, dialect, body, c->x, &w->metrics);
+    buf_deinit(body);
     c->refused = true;
     if (!job) return;
     if (prepare(w, job, &error) != DS4_OK) {
@@ -176,6 +169,19 @@ static void arrive(struct world *w)
     c->refused = false;
     job->next = NULL;
     compute_take(w->compute, job);
+}
+
+static void arrive(struct world *w)
+{
+    if (w->n_clients == N_JOBS) return;
+    struct client *c = &w->clients[w->n_clients];
+    struct buf body = {0};
+    enum api_dialect dialect = draw(w, 4);
+    c->x = exchange_create(-1);
+    if (!c->x) return;
+    w->n_clients++;
+    put_body(w, dialect, c, &body);
+    hand_in(w, c, dialect, &body);
 }
 
 static void read_out(struct client *c)
@@ -279,17 +285,18 @@ static void run_seed(uint64_t seed)
     w->index = token_index;
     w->rng.state = seed;
     atomic_store(&disk_calls, seed << 20);
-    bool with_store = seed % 4 == 0;
-    struct ds4_store_options store = {.dir = dir, .budget_bytes = 30000, .write_free_bytes = 1 << 20, .no_sync = true};
+    bool with_store = seed % 8 == 0;
+    struct ds4_store_options store = {.dir = dir, .budget_bytes = 30000, .write_free_bytes = 1 << 20,
+                                      .no_sync = true, .never_wait = true};
     if (with_store) assert_ok(ds4_store_open(engine, &store, &w->store, &error), error);
     w->recall = recall_create(w->store);
     struct compute_options options = {.engine = engine, .store = w->store, .metrics = &w->metrics, .replay = w->recall,
                                       .n_parallel = 1 + draw(w, 3), .grace_s = (double)draw(w, 2)};
     assert_ok(compute_create(&options, &w->compute, &error), error);
     if (with_store) file_test_hook(&disk);
-    mem_test_hook(memory_ends, NULL);
+    memory_may_end = true;
     for (int i = 0; i < N_ACTIONS; i++) act(w);
-    mem_test_hook(NULL, NULL);
+    memory_may_end = false;
     finish(w, seed);
     recall_destroy(w->recall);
     ds4_store_close(w->store);
@@ -302,32 +309,117 @@ static void run_seed(uint64_t seed)
     mem_free(w);
 }
 
-static uint64_t first_seed, n_seeds = 60;
+static uint64_t first_seed, n_seeds = 48;
 
-TEST(every_job_ends_once_and_leaves_nothing_behind_whatever_happens)
+static int set_up(void **state)
 {
     struct ds4_error error = {0};
     struct ds4_engine_options options = {.model_path = "simulated", .n_sessions_max = 4};
     char base[200];
+    (void)state;
     (void)snprintf(base, sizeof base, "/dev/shm/ds4-simulation-%d", (int)getpid());
     if (mkdir(base, 0700) != 0) (void)snprintf(base, sizeof base, "%s", test_dir());
     (void)snprintf(dir, sizeof dir, "%s/kv", base);
     fake_engine_script(script);
     assert_ok(ds4_engine_open(&options, &engine, &error), error);
     assert_ok(ds4_token_index_create(engine, &token_index, &error), error);
-    clock_test_hook(virtual_ns, virtual_s);
     main_thread = pthread_self();
-    for (uint64_t seed = first_seed; seed < first_seed + n_seeds; seed++) {
-        run_seed(seed);
-        if (seed % 4 == 0) fake_store_clear(dir);
-        if (seed % 10000 == 9999) print_message("%llu seeds\n", (unsigned long long)(seed + 1 - first_seed));
-    }
-    clock_test_hook(NULL, NULL);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
     ds4_token_index_destroy(token_index);
     ds4_engine_close(engine);
+    fake_store_clear(dir);
     (void)rmdir(dir);
-    (void)rmdir(base);
+    *strrchr(dir, '/') = 0;
+    (void)rmdir(dir);
     test_dir_remove();
+    return 0;
+}
+
+TEST(every_job_ends_once_and_leaves_nothing_behind_whatever_happens)
+{
+    clock_test_hook(virtual_ns, virtual_s);
+    mem_test_hook(memory_ends, NULL); /* before there are threads */
+    for (uint64_t seed = first_seed; seed < first_seed + n_seeds; seed++) {
+        run_seed(seed);
+        if (seed % 8 == 0) fake_store_clear(dir);
+        if (seed % 10000 == 9999) print_message("%llu seeds\n", (unsigned long long)(seed + 1 - first_seed));
+    }
+    mem_test_hook(NULL, NULL);
+    clock_test_hook(NULL, NULL);
+}
+
+/* ---- a disk that does not answer ------------------------------------------------------------------------------ */
+
+#define PATIENCE_MS 30000 /* after which the disk answers, and the test has failed */
+
+static atomic_bool disk_answers, gave_up;
+
+static int stuck_sync(int fd)
+{
+    for (int i = 0; !atomic_load(&disk_answers) && !atomic_load(&gave_up) && i < PATIENCE_MS; i++)
+        (void)usleep(1000);
+    if (!atomic_load(&disk_answers)) atomic_store(&gave_up, true);
+    return file_ops_system.fdatasync(fd);
+}
+
+static struct client *ask(struct world *w, const char *text, size_t n_padding)
+{
+    struct client *c = &w->clients[w->n_clients++];
+    struct buf body = {0};
+    c->x = exchange_create(-1);
+    buf_put_text(&body, "{\"thinking\":false,\"messages\":[{\"role\":\"user\",\"content\":\"");
+    for (size_t i = 0; i < n_padding; i++) buf_put_byte(&body, (unsigned char)text[0]);
+    buf_put_text(&body, text);
+    buf_put_text(&body, "\"}]}");
+    hand_in(w, c, API_CHAT, &body);
+    return c;
+}
+
+static void step(struct world *w, int n)
+{
+    while (n-- > 0) compute_step(w->compute);
+}
+
+TEST(a_conversation_that_leaves_keeps_no_answer_waiting_for_the_disk)
+{
+    struct world *w = mem_zalloc(1, sizeof *w);
+    struct ds4_error error = {0};
+    struct file_ops disk = file_ops_system;
+    disk.fdatasync = stuck_sync;
+    struct ds4_store_options store = {.dir = dir, .never_wait = true}; /* as the server opens it */
+    w->engine = engine;
+    w->index = token_index;
+    assert_ok(ds4_store_open(engine, &store, &w->store, &error), error);
+    w->recall = recall_create(w->store);
+    struct compute_options options = {.engine = engine, .store = w->store, .metrics = &w->metrics, .replay = w->recall,
+                                      .n_parallel = 1, .no_loop_guard = true};
+    assert_ok(compute_create(&options, &w->compute, &error), error);
+    file_test_hook(&disk);
+    struct client *first = ask(w, "letters", 300);
+    step(w, 40);
+    assert_true(first->x->ended); /* and its state is on its way to the disk */
+    struct client *at_work = ask(w, "circle", 0);
+    step(w, 3);
+    struct client *leaves = ask(w, "other", 400);
+    step(w, 3);
+    atomic_store(&leaves->x->cancelled, true);
+    step(w, 2);
+    struct client *next = ask(w, "letters", 0);
+    step(w, 40);
+    assert_true(next->x->ended && !at_work->x->ended);
+    assert_false(atomic_load(&gave_up));
+    atomic_store(&disk_answers, true);
+    compute_destroy(w->compute);
+    recall_destroy(w->recall);
+    ds4_store_close(w->store);
+    file_test_hook(NULL);
+    for (size_t i = 0; i < w->n_clients; i++) exchange_release(w->clients[i].x);
+    mem_free(w);
 }
 
 int main(int argc, char **argv)
@@ -335,5 +427,7 @@ int main(int argc, char **argv)
     bool is_long = argc > 1 && strcmp(argv[1], "long") == 0;
     first_seed = is_long ? 1 : test_seed() % 1000000000u;
     if (is_long) n_seeds = argc > 2 ? strtoull(argv[2], NULL, 10) : 100000;
-    return RUN_TESTS(T(every_job_ends_once_and_leaves_nothing_behind_whatever_happens));
+    const struct CMUnitTest tests[] = {T(every_job_ends_once_and_leaves_nothing_behind_whatever_happens),
+                                       T(a_conversation_that_leaves_keeps_no_answer_waiting_for_the_disk)};
+    return cmocka_run_group_tests(tests, set_up, tear_down);
 }
