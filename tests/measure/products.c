@@ -85,6 +85,16 @@ static bool load_ggml(const char *list)
 
 /* ---- quiet turns ---- */
 
+/* Leaves what two threads of one core share to the other one. */
+static void pause_turn(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 static _Atomic bool holding;
 static void *hold_core(void *core)
 {
@@ -92,8 +102,7 @@ static void *hold_core(void *core)
     CPU_ZERO(&set);
     CPU_SET(*(const uint32_t *)core, &set);
     (void)sched_setaffinity(0, sizeof set, &set);
-    while (atomic_load(&holding))
-        for (int i = 0; i < 64; i++) __asm__ volatile("" ::: "memory");
+    while (atomic_load(&holding)) pause_turn();
     return NULL;
 }
 static void set_priority(bool realtime)
@@ -147,13 +156,15 @@ static void read_part(void *arg, uint32_t task_i, uint32_t worker_i)
             for (size_t j = 0; j < 8; j++) sum[j] ^= load_u64(from + stream * (READ_BYTES / 8 - 832) + i + 8 * j);
     r->sink[task_i] = sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
 }
-static void chain_part(void *arg, uint32_t task_i, uint32_t worker_i)
+static void multiply_part(void *arg, uint32_t task_i, uint32_t worker_i)
 {
     (void)worker_i;
     struct reading *r = arg;
-    uint64_t x = task_i;
-    for (int i = 0; i < 10000000; i++) x = x * 6364136223846793005u + 1442695040888963407u;
-    r->sink[task_i] = x;
+    uint64_t x[8];
+    for (uint32_t j = 0; j < 8; j++) x[j] = task_i + j;
+    for (int i = 0; i < 5000000; i++) /* eight chains fill a multiplier, which two threads of one core would share */
+        for (uint32_t j = 0; j < 8; j++) x[j] = x[j] * 6364136223846793005u + 1442695040888963407u;
+    r->sink[task_i] = x[0] ^ x[1] ^ x[2] ^ x[3] ^ x[4] ^ x[5] ^ x[6] ^ x[7];
 }
 
 static void calibrate(const struct flags *flags)
@@ -171,7 +182,7 @@ static void calibrate(const struct flags *flags)
             struct quiet q;
             quiet_begin(&q, flags, threads);
             uint64_t start = clock_ns();
-            thread_pool_run(pool, i % 2 ? chain_part : read_part, &r, threads);
+            thread_pool_run(pool, i % 2 ? multiply_part : read_part, &r, threads);
             seconds[i % 2][threads - 1][i / 2] = clock_seconds_since(start);
             quiet_end(&q, flags);
         }
