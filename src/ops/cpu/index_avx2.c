@@ -10,6 +10,7 @@
 #include "ops/cpu/avx2.h"
 
 #define HEADS 8u
+#define ROWS 4u /* rows that meet a query together */
 #define BLOCK_BYTES (256u + 32u + 32u)
 
 INLINE size_t group_bytes(uint32_t dim) { return dim / 32 * BLOCK_BYTES + 32; }
@@ -64,12 +65,21 @@ INLINE __m256i row_values(const uint8_t *codes)
 /* Half of 2^(e-127): codes are doubled. */
 INLINE float row_unit(uint8_t e) { return f32_from_bits(e ? (uint32_t)e << 23 : 0x00400000u) * 0.5f; }
 
+/* *sum += products of pairs of bytes, u unsigned. One statement, so that the sum stays in its register. */
+INLINE void add_bytes(__m256i *sum, __m256i u, __m256i i)
+{
+    __m256i products;
+    __asm__("vpmaddubsw %[i], %[u], %[p]\n\tvpaddw %[p], %[s], %[s]"
+            : [s] "+x"(*sum), [p] "=&x"(products) : [u] "x"(u), [i] "x"(i));
+}
+
 INLINE void score_some(const uint8_t *prepared, uint32_t n_heads, uint32_t dim, const uint8_t *rows, size_t row_bytes,
                        uint32_t n_rows, float scale, float *scores)
 {
-    uint8_t values[2][1024];
-    float units[2][32];
-    __m256 score[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    uint8_t values[ROWS][1024] UNINITIALISED;
+    float units[ROWS][32] UNINITIALISED;
+    __m256 score[ROWS];
+    UNROLL for (uint32_t r = 0; r < n_rows; r++) score[r] = _mm256_setzero_ps();
     for (uint32_t r = 0; r < n_rows; r++)
         for (uint32_t b = 0; b < dim / 32; b++) {
             _mm256_storeu_si256((__m256i *)(values[r] + 32 * b), row_values(rows + r * row_bytes + 16 * b));
@@ -77,14 +87,16 @@ INLINE void score_some(const uint8_t *prepared, uint32_t n_heads, uint32_t dim, 
         }
     const uint8_t *at = prepared;
     for (uint32_t group = 0; group < n_heads / HEADS; group++, at += 32) {
-        __m256 dot[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+        __m256 dot[ROWS];
+        UNROLL for (uint32_t r = 0; r < n_rows; r++) dot[r] = _mm256_setzero_ps();
         for (uint32_t b = 0; b < dim / 32; b++, at += BLOCK_BYTES) {
-            __m256i pairs[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+            __m256i pairs[ROWS];
+            UNROLL for (uint32_t r = 0; r < n_rows; r++) pairs[r] = _mm256_setzero_si256();
             UNROLL for (int quad = 0; quad < 8; quad++) {
                 __m256i q = load256(at + 32 * quad);
                 UNROLL for (uint32_t r = 0; r < n_rows; r++) {
                     int32_t four = (int32_t)load_u32(values[r] + 32 * b + 4 * quad);
-                    pairs[r] = _mm256_add_epi16(pairs[r], _mm256_maddubs_epi16(_mm256_set1_epi32(four), q));
+                    add_bytes(&pairs[r], _mm256_set1_epi32(four), q);
                 }
             }
             __m256 unit = _mm256_loadu_ps((const float *)(const void *)(at + 288));
@@ -105,9 +117,9 @@ void avx2_index_scores(const uint8_t *prepared, uint32_t n_heads, uint32_t dim, 
                        uint32_t n, float scale, float *scores)
 {
     uint32_t i = 0;
-    for (; i + 2 <= n; i += 2)
-        score_some(prepared, n_heads, dim, rows + i * row_bytes, row_bytes, 2, scale, scores + i);
-    if (i < n) score_some(prepared, n_heads, dim, rows + i * row_bytes, row_bytes, 1, scale, scores + i);
+    for (; i + ROWS <= n; i += ROWS)
+        score_some(prepared, n_heads, dim, rows + i * row_bytes, row_bytes, ROWS, scale, scores + i);
+    for (; i < n; i++) score_some(prepared, n_heads, dim, rows + i * row_bytes, row_bytes, 1, scale, scores + i);
 }
 
 #endif
