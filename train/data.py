@@ -19,10 +19,9 @@ TEXTS = os.environ.get("DS4_TRAIN_TEXTS")       # a folder with tinystories_samp
 PROMPT_WEIGHT, LONG_PROMPT_WEIGHT = 0.2, 0.1
 
 
-def first_parts_only(tokenizer, ids, weight):
-    """Where copying is counted, only the beginning of a word counts fully: the rest follows from it."""
-    begins = lambda i, token: i == 0 or token[0] in "Ġ0123456789" and token != "Ġ"
-    return [weight if weight < 1 or begins(i, tokenizer.tokens[t]) else 0.5 for i, t in enumerate(ids)]
+# How exercises in copying write words and facts: seen in one form, they are asked back in any.
+WORD_FORMS = (" {}", " {}", "\n{}", ", {}", ' "{}",', ">{}<")
+FACT_FORMS = ("\n{} = ", "\n{}: ", "\n{} costs ", " {} ", ' "{}": ')
 
 
 class Documents:
@@ -44,29 +43,53 @@ class Documents:
             ids, weights, at = ids + part, weights + [1.0] * len(part), end
         return ids, weights
 
+    def marked(self, text, first, rest, other):
+        """Ids of a text, and weights: of its first token with a letter or digit, of the others, of what has none."""
+        ids, weights, next_one = self.tokenizer.encode(text), [], first
+        for i in ids:
+            plain = any(c.isalnum() for c in self.tokenizer.decode([i]))
+            weights.append(next_one if plain else other)
+            next_one = rest if plain else next_one
+        return list(zip(ids, weights))
+
     def copying(self, longest):
         """Words said twice, or facts asked back in another order: what follows can only be known from before."""
-        r, encode = self.random, self.tokenizer.encode
+        r = self.random
         n = int(12 * (max(longest, 13) / 12) ** r.random())
-        pool = world.TOYS + world.FOODS + world.ANIMALS + world.COLORS + world.GIRLS + world.BOYS
-        if r.random() < 0.45:
-            words = [encode(" " + r.choice(pool)) for _ in range(max(n // 3, 3))]
-            line = [t for word in words for t in word]
-            weights = [t for word in words for t in first_parts_only(self.tokenizer, word, 1.0)]
-            return ([BOS] + line + encode("\n") + line + [EOS],
-                    [0.0] + [0.02] * len(line) + [0.3, 0.3] + weights[1:] + [0.3])
-        keys = r.sample(pool, max(2, min(n // 10, 20)))
-        middle = r.choice((" =", ":", " is a", " has a"))
-        values = [" " + (str(r.randrange(10, 1000)) if middle in (" =", ":") else r.choice(pool)) for _ in keys]
-        order, ids, weights = list(range(len(keys))), [BOS], [0.0]
-        for time in range(2):
-            for i in order:
-                for text, weight in ((keys[i] + middle, 0.05), (values[i], 1.0), ("\n", 0.3)):
-                    part = encode(text)
-                    ids += part
-                    weights += first_parts_only(self.tokenizer, part, weight if time else 0.05)
-            r.shuffle(order)
-        return ids + [EOS], weights + [0.3]
+        pool = world.TOYS + world.FOODS + world.ANIMALS + world.COLORS + world.GIRLS + world.BOYS + world.CITIES
+        out = [(BOS, 0.0)]
+        between = self.marked("\n\n" + tasks.story()[0] + "\n\n", *[0.05] * 3) if r.random() < 0.2 else []
+        if r.random() < 0.5:
+            words = [r.choice(pool) for _ in range(max(n // 3, 2))]
+            for time in range(2):
+                form = r.choice(WORD_FORMS)
+                for i, word in enumerate(words):
+                    out += self.marked(form.format(word), *((1.0, 0.5, 0.2) if time else [0.02] * 3))
+                out += self.marked("\n", *[0.3] * 3) + (between if not time else [])
+        else:
+            keys = r.sample(pool, max(2, min(n // 10, 20)))
+            order, numbers = list(range(len(keys))), r.random() < 0.6
+            values = [str(r.randrange(r.choice((10, 100, 1000)))) if numbers else r.choice(pool) for _ in keys]
+            for time in range(2):
+                form = r.choice(FACT_FORMS)
+                for i in order:
+                    key, value = form.format(keys[i]), values[i]
+                    if not numbers:
+                        key, value = key.rstrip(), f' "{value}"' if '"' in form else " " + value
+                    out += self.marked(key, *((0.05, 0.5, 0.1) if time else [0.02] * 3))
+                    out += self.marked(value, *((1.0, 0.7, 0.2) if time else [0.02] * 3))
+                    out += self.marked(r.choice((",", "")) if form[0] == " " else "", *[0.1] * 3)
+                out += self.marked("\n", *[0.1] * 3) + (between if not time else [])
+                r.shuffle(order)
+        out.append((EOS, 0.3))
+        return [i for i, _ in out], [w for _, w in out]
+
+    def counts(self, n=400):
+        """How often each token comes in so many tasks."""
+        out = torch.zeros(len(self.tokenizer.tokens))
+        for _ in range(n):
+            out += torch.bincount(torch.tensor(self.task(None)[0]), minlength=len(out))
+        return out
 
     def document(self, phase):
         kind = self.random.choices(("task", "story", "found", "copy"), phase["mix"])[0]

@@ -302,7 +302,7 @@ def table_task():
     lines = [form.format(*pair) for pair in zip(keys, values)]
     i = R.randrange(len(keys))
     question = "Here is a list.\n" + "\n".join(lines) + f"\nWhat is the value of {keys[i]}?"
-    return render("table", [(question, answer(values[i], lines[i]))], R.random() < 0.2, values[i], one(w.SYSTEM))
+    return render("table", [(question, answer(lines[i], f"I look for {keys[i]}."))], R.random() < 0.2, values[i], one(w.SYSTEM))
 
 
 def text_task():
@@ -360,7 +360,7 @@ def needle_task(n_tokens=None):
     sentence, question, right = secret()
     texts.insert(R.randint(0, len(texts)), sentence)
     prompt = "Read this text carefully.\n\n" + "\n\n".join(texts) + "\n\n" + question
-    reply = answer(f"{right}.", f"The text says: {sentence}")
+    reply = answer(sentence, "I look for it in the text.")
     return render("needle", [(prompt, reply)], R.random() < 0.25, right, one(w.SYSTEM))
 
 
@@ -468,9 +468,9 @@ def without_tool():
     return question, answer(reply["text"], reply["think"] + " No tool is needed.")
 
 
-KINDS = {"chat": (chat_task, 6), "math": (math_task, 3), "story": (story_task, 2), "memory": (memory_task, 3),
-         "text": (text_task, 0.5), "table": (table_task, 0.5), "json": (json_task, 0.5), "tool": (tool_task, 1.2),
-         "needle": (needle_task, 0.1)}
+KINDS = {"chat": (chat_task, 4), "math": (math_task, 3), "story": (story_task, 2.5), "memory": (memory_task, 2),
+         "text": (text_task, 1), "table": (table_task, 2), "json": (json_task, 2), "tool": (tool_task, 3),
+         "needle": (needle_task, 0.8)}
 
 
 def sample(kinds=None):

@@ -30,20 +30,20 @@ from tokenizer import Tokenizer
 
 SHORT = ["chat", "math", "text", "memory", "table", "json", "story"]
 ALL = list(tasks.KINDS)
-MAIN = SHORT + ["tool", "tool", "math", "json", "table"]
+MAIN = SHORT + ["tool", "needle"]
 # From this f on: shares of tasks, stories, found stories and copying; longest document; longest copying exercise; share
 # of packed batches and their row.
 PHASES = [
-    (0.00, dict(mix=(5, 1, 0, 3), kinds=SHORT, longest=140, copy=90, packed=0, row=256)),
-    (0.08, dict(mix=(8, 1, 0.3, 2), kinds=MAIN, longest=260, copy=120, packed=0.05, row=256)),
-    (0.35, dict(mix=(9, 0.7, 0.25, 1), kinds=MAIN, longest=600, copy=160, packed=0.1, row=512)),
-    (0.75, dict(mix=(9, 0.7, 0.25, 0.5), kinds=ALL, longest=900, copy=160, packed=0.1, row=1024)),
+    (0.00, dict(mix=(6, 1, 0, 2), kinds=SHORT, longest=140, copy=90, packed=0, row=256)),
+    (0.06, dict(mix=(9, 0.7, 0.2, 2.5), kinds=MAIN, longest=480, copy=160, packed=0.03, row=512)),
+    (0.45, dict(mix=(9, 0.7, 0.3, 0.7), kinds=MAIN, longest=640, copy=240, packed=0.1, row=640)),
+    (0.75, dict(mix=(9, 0.7, 0.3, 0.5), kinds=ALL, longest=900, copy=240, packed=0.1, row=1024)),
 ]
 SHORT_HEADS = 0.8           # of tool conversations: see tasks.py
-SPARSE_FROM, ROUNDED_FROM, TWO_BIT_FROM = 0.30, 0.75, 0.88
+SPARSE_FROM, ROUNDED_FROM, TWO_BIT_FROM = 0.30, 0.73, 0.86
 HOLD_UNTIL, LAST_RATE, WARM_STEPS = 0.45, 0.03, 40
 DRAFT_EVERY, REFRESH_EVERY, BALANCE_RATE = 3, 4, 1e-2
-SAVE_S, EVALUATE_S, LOG_S = 240, 300, 20
+SAVE_S, EVALUATE_S, LOG_S = 240, 480, 20
 
 
 class Muon(torch.optim.Optimizer):
@@ -122,7 +122,7 @@ def held_out(tokenizer):
         documents = Documents(tokenizer, 777, test=True)
         mix = (0, 0, kind == "found", kind == "copy") if kind not in ALL else (1, 0, 0, 0)
         phase = dict(mix=mix, kinds=[kind], longest=900, copy=90)
-        out[kind] = padded(sorted((documents.document(phase) for _ in range(8)), key=lambda d: len(d[0]))[:7])
+        out[kind] = padded(sorted((documents.document(phase) for _ in range(16)), key=lambda d: len(d[0]))[:14])
     tasks.R.setstate(state)
     return out
 
@@ -320,7 +320,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
     model = Model(Config(vocab=len(Tokenizer.load().tokens)))
-    start.copying(model)
+    start.copying(model, Documents(Tokenizer.load(), options.seed).counts())
     now = time.time()
     progress = dict(step=0, tokens=0, begun=now, end=now + 60 * options.minutes, resumes=0)
     if (folder / "state.pt").exists():
