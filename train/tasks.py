@@ -97,7 +97,9 @@ def render(kind, turns, think, check, system="", tools=()):
         # Thoughts of earlier turns are dropped, unless there are tools.
         shown = think and (tools or i == len(turns) - 1)
         text += USER + said + ASSISTANT + (THINK if shown else END_THINK)
-        body = (reply["think"] + END_THINK if shown else "") + reply["text"]
+        body = reply["think"] + END_THINK + reply["text"] if shown else reply["text"]
+        if reply["calls"] and not shown:
+            body = reply["think"]       # what a tool is called for is said, where it is not thought
         body += (render_calls(reply["calls"]) if reply["calls"] else "") + EOS
         spans.append((len(text), len(text) + len(body)))
         text += body
@@ -302,16 +304,18 @@ def table_task():
     lines = [form.format(*pair) for pair in zip(keys, values)]
     i = R.randrange(len(keys))
     question = "Here is a list.\n" + "\n".join(lines) + f"\nWhat is the value of {keys[i]}?"
-    return render("table", [(question, answer(lines[i], f"I look for {keys[i]}."))], R.random() < 0.2, values[i], one(w.SYSTEM))
+    return render("table", [(question, answer(f"The value of {keys[i]} is here:\n{lines[i]}", f"I look for {keys[i]}."))], R.random() < 0.2, values[i], one(w.SYSTEM))
 
 
 def text_task():
     words = [one(w.TOYS + w.FOODS + w.ANIMALS + w.COLORS) for _ in range(R.randint(2, 5))]
     line = " ".join(words)
-    question, right = one([(f"Repeat: {line}", line)] * 3 + [
-        (f"Write these words in reverse order: {line}", " ".join(words[::-1])),
-        (f"What is the first word of: {line}", words[0]), (f"What is the last word of: {line}", words[-1])])
-    return render("text", [(question, answer(right, "Word by word."))], R.random() < 0.15, right, one(w.SYSTEM))
+    question, reply, right = one([(f"Repeat: {line}", f"Here it is: {line}", line)] * 3 + [
+        (f"Write these words in reverse order: {line}", f"In reverse order: {' '.join(words[::-1])}",
+         " ".join(words[::-1])),
+        (f"What is the first word of: {line}", f"The first word is {words[0]}", words[0]),
+        (f"What is the last word of: {line}", f"The last word is {words[-1]}", words[-1])])
+    return render("text", [(question, answer(reply, "Word by word."))], R.random() < 0.15, right, one(w.SYSTEM))
 
 
 def json_task():
@@ -469,7 +473,7 @@ def without_tool():
 
 
 KINDS = {"chat": (chat_task, 4), "math": (math_task, 3), "story": (story_task, 2.5), "memory": (memory_task, 2),
-         "text": (text_task, 1), "table": (table_task, 2), "json": (json_task, 2), "tool": (tool_task, 3),
+         "text": (text_task, 1), "table": (table_task, 2), "json": (json_task, 2), "tool": (tool_task, 4),
          "needle": (needle_task, 0.8)}
 
 
