@@ -12,7 +12,7 @@ import numpy as np
 
 ALIGNMENT = 32
 TYPES = {"F32": (0, 1, 4), "F16": (1, 1, 2), "BF16": (30, 1, 2), "Q8_0": (8, 32, 34), "Q2_K": (10, 256, 84),
-         "IQ2_XXS": (16, 256, 66), "I32": (26, 1, 4)}     # name: (number, values a block, bytes a block)
+         "Q4_K": (12, 256, 144), "IQ2_XXS": (16, 256, 66), "I32": (26, 1, 4)}     # name: (number, values a block, bytes a block)
 NAMES = {number: name for name, (number, _, _) in TYPES.items()}
 GRID_FILE = pathlib.Path(__file__).resolve().parent.parent / "scripts/data/iq2xxs_grid.txt"
 SCALARS = {"u8": (0, "B"), "i8": (1, "b"), "u16": (2, "H"), "i16": (3, "h"), "u32": (4, "I"), "i32": (5, "i"),
@@ -65,6 +65,17 @@ def decode_q2_k(blocks):
     return values.reshape(len(blocks), 256)
 
 
+def decode_q4_k(blocks):
+    """uint8 [n, 144] -> float32 [n, 256]: f16 d and dmin, 12 bytes with 8 scales and 8 minima of 6 bits, 4-bit codes."""
+    scale, minimum = (blocks[:, at:at + 2].copy().view("<f2").astype(np.float32) for at in (0, 2))
+    first, second, third = (blocks[:, at:at + 4] for at in (4, 8, 12))
+    fine = np.concatenate([first & 63, third & 15 | first >> 6 << 4], 1).astype(np.float32)
+    least = np.concatenate([second & 63, third >> 4 | second >> 6 << 4], 1).astype(np.float32)
+    codes = blocks[:, 16:].reshape(-1, 4, 1, 32) >> np.array([0, 4], np.uint8)[:, None] & 15
+    values = (scale * fine)[..., None] * codes.reshape(-1, 8, 32) - (minimum * least)[..., None]
+    return values.reshape(len(blocks), 256)
+
+
 def decode(data, name):
     """uint8 [rows, bytes a row] -> float32 (I32: int32) [rows, n]"""
     if name == "BF16":
@@ -76,7 +87,7 @@ def decode(data, name):
     if name == "Q8_0":
         values = blocks[:, :2].copy().view("<f2").astype(np.float32) * blocks[:, 2:].copy().view(np.int8)
     else:
-        values = {"IQ2_XXS": decode_iq2_xxs, "Q2_K": decode_q2_k}[name](blocks)
+        values = {"IQ2_XXS": decode_iq2_xxs, "Q2_K": decode_q2_k, "Q4_K": decode_q4_k}[name](blocks)
     return values.reshape(len(data), -1)
 
 

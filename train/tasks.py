@@ -304,7 +304,8 @@ def table_task():
     lines = [form.format(*pair) for pair in zip(keys, values)]
     i = R.randrange(len(keys))
     question = "Here is a list.\n" + "\n".join(lines) + f"\nWhat is the value of {keys[i]}?"
-    return render("table", [(question, answer(f"The value of {keys[i]} is here:\n{lines[i]}", f"I look for {keys[i]}."))], R.random() < 0.2, values[i], one(w.SYSTEM))
+    reply = answer(f"The value of {keys[i]} is here:\n{lines[i]}", f"I look for {keys[i]}.")
+    return render("table", [(question, reply)], R.random() < 0.2, values[i], one(w.SYSTEM))
 
 
 def text_task():
