@@ -473,8 +473,8 @@ def without_tool():
     return question, answer(reply["text"], reply["think"] + " No tool is needed.")
 
 
-KINDS = {"chat": (chat_task, 4), "math": (math_task, 3), "story": (story_task, 2.5), "memory": (memory_task, 2),
-         "text": (text_task, 1), "table": (table_task, 2), "json": (json_task, 2), "tool": (tool_task, 4),
+KINDS = {"chat": (chat_task, 3.5), "math": (math_task, 3), "story": (story_task, 2.5), "memory": (memory_task, 2),
+         "text": (text_task, 1), "table": (table_task, 2), "json": (json_task, 4), "tool": (tool_task, 4),
          "needle": (needle_task, 0.8)}
 
 
