@@ -56,7 +56,8 @@ class Documents:
         """Words said twice, or facts asked back in another order: what follows can only be known from before."""
         r = self.random
         n = int(12 * (max(longest, 13) / 12) ** r.random())
-        pool = world.TOYS + world.FOODS + world.ANIMALS + world.COLORS + world.GIRLS + world.BOYS + world.CITIES
+        pool = (world.TOYS + world.FOODS + world.ANIMALS + world.COLORS + world.GIRLS + world.BOYS + world.CITIES
+                + world.FILES)
         out = [(BOS, 0.0)]
         between = self.marked("\n\n" + tasks.story()[0] + "\n\n", *[0.05] * 3) if r.random() < 0.2 else []
         if r.random() < 0.5:

@@ -36,8 +36,8 @@ MAIN = SHORT + ["tool", "needle"]
 PHASES = [
     (0.00, dict(mix=(6, 1, 0, 2), kinds=SHORT, longest=140, copy=90, packed=0, row=256)),
     (0.06, dict(mix=(9, 0.7, 0.2, 2.5), kinds=MAIN, longest=480, copy=160, packed=0.03, row=512)),
-    (0.25, dict(mix=(9, 0.7, 0.3, 3), kinds=MAIN, longest=640, copy=240, packed=0.1, row=640)),
-    (0.75, dict(mix=(9, 0.7, 0.3, 0.5), kinds=ALL, longest=900, copy=240, packed=0.1, row=1024)),
+    (0.25, dict(mix=(9, 0.7, 0.3, 4), kinds=MAIN, longest=640, copy=240, packed=0.1, row=640)),
+    (0.75, dict(mix=(9, 0.7, 0.3, 2), kinds=MAIN, longest=1000, copy=240, packed=0.1, row=1024)),
 ]
 SHORT_HEADS = 0.8           # of tool conversations: see tasks.py
 SPARSE_FROM, ROUNDED_FROM, TWO_BIT_FROM = 0.30, 0.73, 0.86
