@@ -11,8 +11,9 @@ import struct
 import numpy as np
 
 ALIGNMENT = 32
+# name: (number, values a block, bytes a block)
 TYPES = {"F32": (0, 1, 4), "F16": (1, 1, 2), "BF16": (30, 1, 2), "Q8_0": (8, 32, 34), "Q2_K": (10, 256, 84),
-         "Q4_K": (12, 256, 144), "IQ2_XXS": (16, 256, 66), "I32": (26, 1, 4)}     # name: (number, values a block, bytes a block)
+         "Q4_K": (12, 256, 144), "IQ2_XXS": (16, 256, 66), "I32": (26, 1, 4)}
 NAMES = {number: name for name, (number, _, _) in TYPES.items()}
 GRID_FILE = pathlib.Path(__file__).resolve().parent.parent / "scripts/data/iq2xxs_grid.txt"
 SCALARS = {"u8": (0, "B"), "i8": (1, "b"), "u16": (2, "H"), "i16": (3, "h"), "u32": (4, "I"), "i32": (5, "i"),
@@ -66,7 +67,7 @@ def decode_q2_k(blocks):
 
 
 def decode_q4_k(blocks):
-    """uint8 [n, 144] -> float32 [n, 256]: f16 d and dmin, 12 bytes with 8 scales and 8 minima of 6 bits, 4-bit codes."""
+    """uint8 [n, 144] -> float32 [n, 256]: f16 d and dmin, 12 bytes of 6-bit scales and minima, 4-bit codes."""
     scale, minimum = (blocks[:, at:at + 2].copy().view("<f2").astype(np.float32) for at in (0, 2))
     first, second, third = (blocks[:, at:at + 4] for at in (4, 8, 12))
     fine = np.concatenate([first & 63, third & 15 | first >> 6 << 4], 1).astype(np.float32)
