@@ -7,7 +7,7 @@
 Processes share the weights: each makes gradients on a batch of its own, all add them up, and each updates its part of
 the parameters. RUN gets log.tsv, state.pt (written whole or not at all, every four minutes) and, at the end, a
 checkpoint folder RUN/checkpoint. The clock is that of the wall: f goes from 0 to 1 over the given time, and chooses the
-documents (PHASES), the rounding of the state to FP8 and FP4 and, at last, experts in two bits.
+documents (PHASES), the rounding of the state to FP8 and FP4 and, with --two-bit, at last experts in two bits.
 """
 
 import os
@@ -219,7 +219,7 @@ class Worker:
     def configure(self, f):
         c = self.model.c
         c.sparse, c.rounded_state = f > SPARSE_FROM, f > ROUNDED_FROM
-        if f > TWO_BIT_FROM and not self.two_bit:
+        if self.options.two_bit and f > TWO_BIT_FROM and not self.two_bit:
             before = evaluate(self.model, self.batches) if self.rank == 0 else {}
             quant2.switch_on(self.model)
             self.two_bit = True
@@ -292,7 +292,8 @@ class Worker:
         self.shared.barrier.wait()
 
     def finish(self):
-        self.say("# two bits, trained: " + shown(evaluate(self.model, self.batches)))
+        if self.two_bit:
+            self.say("# two bits, trained: " + shown(evaluate(self.model, self.batches)))
         p = self.progress
         note = f"trained by train/train.py, seed {self.options.seed}, {p['step']} steps, {p['tokens']} tokens"
         checkpoint.save(self.model, pathlib.Path(self.options.out) / "checkpoint", self.tokenizer, note)
@@ -314,6 +315,7 @@ def main():
     parser.add_argument("--lr", type=float, default=0.006, help="of Muon")
     parser.add_argument("--adam-lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--two-bit", action="store_true", help="experts in two bits at the end, straight through")
     options = parser.parse_args()
     folder = pathlib.Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
