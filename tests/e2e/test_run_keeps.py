@@ -176,7 +176,8 @@ def test_the_help_says_where_things_are_kept():
 
 def test_the_trained_model_says_the_same_after_a_kill_as_without(tmp_path):
     options = ("--no-think", "--temp", "0", "-n", "40", "--threads", "1")
-    questions = ["Tell me a story about a dog and a cat who live in a house by the sea. " * 6, "What happened next?"]
+    questions = ["Tell me a story about a dog and a cat who live in a house by the sea. " * 6,
+                 "Tell me a story about a frog."]
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     with Terminal("run", "-m", TINY, *kept(tmp_path / "whole", *options), binary=DS4) as chat:
