@@ -32,7 +32,7 @@ run-tests: tests
 
 # The long forms, minutes each; results are recorded in tests/soak.md.
 SOAKS := $(addprefix $(BUILD)/tests/,scripted/test_store_crash scripted/test_store_faults \
-	scripted/test_serve_simulation unit/test_restore_matrix unit/test_grammar_random)
+	scripted/test_serve_simulation unit/test_restore_matrix unit/test_restore_edges unit/test_grammar_random)
 soak: $(SOAKS) ds4 $(BUILD)/ds4-fake
 	@for program in $(SOAKS); do nice -n 5 $$program long || exit 1; done
 	@DS4=$(abspath $(BUILD))/ds4 nice -n 5 scripts/python tests/e2e/soak_serve.py

@@ -1,6 +1,9 @@
 /* test_restore_edges.c - two hard cases of restoring from the disk, compared with a run that never stopped for the 200
  * tokens that follow: an entry of several blocks that is damaged in any of them, and a session that checked drafts,
- * some kept and some refused, before it was saved. */
+ * some kept and some refused, before it was saved.
+ *
+ *   test_restore_edges          some of the blocks, 150 tokens with drafts
+ *   test_restore_edges long     all of them, 450 tokens */
 #include "lib/test.h"
 
 #include <stdio.h>
@@ -16,6 +19,8 @@
 #define AFTER 200u
 #define N_MAX 660u
 #define CHUNK 64u
+
+static bool is_long;
 
 struct world {
     struct ds4_engine *engine;
@@ -60,7 +65,7 @@ static void eval_all(struct world *w, struct ds4_session *s, size_t from, size_t
 static void begin(struct world *w, const char *path, bool draft)
 {
     struct ds4_engine_options options = {.ctx_tokens = N_MAX, .chunk_tokens = CHUNK, .n_sessions_max = 3,
-                                         .draft = draft};
+                                         .n_threads = 1, .draft = draft};
     *w = (struct world){.engine = model_open(path, options)};
     w->n_vocab = ds4_engine_info(w->engine)->n_vocab;
     w->logits = malloc((size_t)CHUNK * w->n_vocab * sizeof *w->logits);
@@ -147,13 +152,13 @@ static void put_back(struct files *f)
 }
 
 /* With one byte changed; a session that held something else goes on as if it had never seen the file. */
-static void check_damage(struct world *w, struct files *f, size_t file_i, size_t at)
+static unsigned check_damage(struct world *w, struct files *f, size_t file_i, size_t at)
 {
     struct ds4_error error = {0};
     struct ds4_store_report report;
     struct ds4_store_stats stats;
     static unsigned turn;
-    if (turn++ % (MODEL_STRIDE / 2 + 1) != 0) return; /* all of them where the build is quick */
+    if (!is_long && turn++ % (MODEL_STRIDE / 2 + 2) != 0) return 0;
     struct ds4_session *s = new_session(w);
     f->items[file_i].bytes.ptr[at] ^= 0x20;
     put_back(f);
@@ -169,13 +174,15 @@ static void check_damage(struct world *w, struct files *f, size_t file_i, size_t
     eval_all(w, s, N_SAVED + 4, N_SAVED + AFTER, false);
     ds4_session_destroy(s);
     ds4_store_close(store);
+    return 1;
 }
 
 TEST(damage_in_any_block_of_any_entry_leaves_no_trace)
 {
     struct world w;
     struct ds4_error error = {0};
-    size_t n_checked = 0, most_blocks = 0;
+    size_t most_blocks = 0;
+    unsigned n_checked = 0;
     begin(&w, model_file("blocks", "random --seed 5 --layers 5 --ratios 0,4,128,128,128 --dim 64 --heads 1 "
                                    "--head-dim 1024 --q-rank 32 --o-groups 1 --o-rank 32 --window 128 "
                                    "--index-heads 2 --index-topk 8 --experts 4 --used 2 --inner 32 --hash-layers 1 "
@@ -191,15 +198,15 @@ TEST(damage_in_any_block_of_any_entry_leaves_no_trace)
         struct entry e;
         assert_ok(entry_parse_header((const uint8_t *)bytes->ptr, bytes->len, &e, &error), error);
         if (e.n_blocks > most_blocks) most_blocks = e.n_blocks;
-        check_damage(&w, &files, i, (size_t)entry_front_bytes(&e) - 1); /* a token id */
-        for (size_t b = 0; b < e.n_blocks; b++, n_checked++) {
+        n_checked += check_damage(&w, &files, i, (size_t)entry_front_bytes(&e) - 1); /* a token id */
+        for (size_t b = 0; b < e.n_blocks; b++) {
             size_t from = (size_t)b * ENTRY_BLOCK_BYTES, left = (size_t)e.payload_len - from;
             size_t len = left < ENTRY_BLOCK_BYTES ? left : ENTRY_BLOCK_BYTES;
-            check_damage(&w, &files, i, (size_t)entry_front_bytes(&e) + from + len / 3);
+            n_checked += check_damage(&w, &files, i, (size_t)entry_front_bytes(&e) + from + len / 3);
         }
     }
     assert_true(most_blocks >= 3);
-    print_message("%zu blocks, %zu tokens after each\n", n_checked, (size_t)AFTER);
+    print_message("%u damaged entries, %u tokens after each\n", n_checked, AFTER);
     for (size_t i = 0; i < files.n; i++) ds4_text_free(&files.items[i].bytes);
     end(&w);
 }
@@ -271,7 +278,7 @@ TEST(state_saved_after_drafts_were_kept_and_refused_is_that_of_plain_decoding)
     struct ds4_session *s = new_session(&w), *plain = new_session(&w);
     eval(&w, s, 0, 1, false);
     eval(&w, plain, 0, 1, false);
-    for (size_t n = 1, n_plain = 1; n + AFTER + DRAFTS_MAX < N_MAX - 2;) {
+    for (size_t n = 1, n_plain = 1; n < (is_long ? 450 : 150);) {
         n = speculate(&w, s, n);
         n = speculate(&w, s, n);
         eval(&w, s, n, n + 1, false); /* a session that was rewound has no logits to save */
@@ -291,8 +298,9 @@ TEST(state_saved_after_drafts_were_kept_and_refused_is_that_of_plain_decoding)
     end(&w);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    is_long = argc > 1 && strcmp(argv[1], "long") == 0;
     return RUN_TESTS(T(damage_in_any_block_of_any_entry_leaves_no_trace),
                      T(state_saved_after_drafts_were_kept_and_refused_is_that_of_plain_decoding));
 }
