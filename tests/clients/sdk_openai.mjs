@@ -18,7 +18,7 @@ const stream = await client.chat.completions.create({ model, messages: user("hel
 for await (const chunk of stream) seen.streamed += chunk.choices[0]?.delta?.content ?? "";
 
 const helper = client.chat.completions.stream({ model, messages: user("weather"), tools });
-// The helper's message leaves out reasoning_content: the server knows by the calls what was thought.
+// The helper keeps only the last piece of reasoning_content: the server knows by the calls what was thought.
 const message = await helper.finalMessage();
 seen.calls = message.tool_calls.map((c) => [c.function.name, JSON.parse(c.function.arguments)]);
 const results = message.tool_calls.map((c) => ({ role: "tool", tool_call_id: c.id, content: "hello from the tool" }));

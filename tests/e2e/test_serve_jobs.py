@@ -160,8 +160,8 @@ def test_calls_of_an_earlier_life_are_replayed_as_they_were_sampled(start, tmp_p
     assert second["usage"]["prompt_tokens_details"]["cached_tokens"] >= known - 1
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_thinking_that_a_client_lost_is_known_by_the_calls_after_it(start, tmp_path, again):  # noqa: F811
+@pytest.mark.parametrize("again,left", [(False, None), (True, None), (False, ".")])
+def test_thinking_that_a_client_lost_is_known_by_the_calls_after_it(start, tmp_path, again, left):  # noqa: F811
     kept = ("--parallel", "1", "--kv-dir", str(tmp_path / "kv"))
     messages = user("weather " + "x" * 500)
     server = start(*kept)
@@ -171,6 +171,7 @@ def test_thinking_that_a_client_lost_is_known_by_the_calls_after_it(start, tmp_p
         server = start(*kept)
     answer = first["choices"][0]["message"]
     assert answer.pop("reasoning_content") == "Need it."
+    answer["reasoning_content"] = left
     results = [{"role": "tool", "tool_call_id": call["id"], "content": "sunny"} for call in answer["tool_calls"]]
     _, second = server.post("/v1/chat/completions", messages=messages + [answer] + results, tools=TOOLS)
     known = first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]

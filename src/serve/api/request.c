@@ -382,8 +382,13 @@ enum ds4_status api_common(struct api_builder *b, const struct jv *body)
     return read_stops(b, jv_get(body, "stop_sequences"), "stop_sequences");
 }
 
-/* Sampled bytes for calls that this server made, and the thinking before them where the client brings none: some
- * helpers of SDKs lose it. */
+static bool ends_with(struct ds4_span text, struct ds4_span tail)
+{
+    return text.len >= tail.len && (tail.len == 0 || memcmp(text.ptr + text.len - tail.len, tail.ptr, tail.len) == 0);
+}
+
+/* Sampled bytes for calls that this server made, and the thinking before them where the client brings none or only its
+ * end: the helper of an SDK keeps the last piece of a stream. */
 static void attach_replays(struct api_builder *b)
 {
     if (!b->options->replay) return;
@@ -393,7 +398,7 @@ static void attach_replays(struct api_builder *b)
         struct ds4_tool_call *first = (struct ds4_tool_call *)(uintptr_t)m->calls;
         struct ds4_span reasoning = SPAN("");
         first->sampled = b->options->replay(b->options->replay_user, b->arena, m->calls, m->n_calls, &reasoning);
-        if (first->sampled.len && reasoning.ptr && m->reasoning.len == 0) m->reasoning = reasoning;
+        if (first->sampled.len && reasoning.ptr && ends_with(reasoning, m->reasoning)) m->reasoning = reasoning;
     }
 }
 
