@@ -8,8 +8,6 @@ import re
 import resource
 import socket
 
-import pytest
-
 import serve_life as life
 from cli import DS4
 from serve_life import CHAT, connect, request_bytes, resources
@@ -33,18 +31,6 @@ def test_health_answers_when_descriptors_are_exhausted(tmp_path):
     life.flood(server, 200)
     wait_for(lambda: life.is_back(server, before))
     assert server.stop()[0] == 0
-
-
-@pytest.mark.parametrize("grace", ["0", "30"])
-def test_clients_may_leave_at_any_instant_in_any_way(start, grace):  # noqa: F811
-    server = start("--parallel", "2", "--grace", grace)
-    if grace == "30":  # what nobody asks for again makes room, so that the others are served; it ends with the server
-        server.wait_idle = lambda: None
-    life.disconnects(server, 60, 1)
-
-
-def test_a_queued_client_that_leaves_changes_nothing_for_the_active_one(start):  # noqa: F811
-    life.queued_client_leaves(start("--parallel", "1", token_ms=1), 20)
 
 
 def test_a_client_that_never_reads_is_dropped_and_the_others_read_on(start):  # noqa: F811
