@@ -226,18 +226,25 @@ static void emit(ds4_event_fn fn, void *user, enum ds4_event_kind kind, uint32_t
     fn(user, &event);
 }
 
+/* How much of the end of the text could be the beginning of a block: "\n\n<" and the marker, or a part of that. */
+static size_t opener_len(struct ds4_span text)
+{
+    static const char opener[] = "\n\n<" DSML;
+    for (size_t cut = 0; cut < 3; cut++)
+        for (size_t n = sizeof opener - 1 - cut; n > 0; n--)
+            if (n <= text.len && memcmp(text.ptr + text.len - n, opener + cut, n) == 0) return n;
+    return 0;
+}
+
 static void flush_held(struct ds4_parser *p, bool all, ds4_event_fn fn, void *user)
 {
     struct ds4_span held = buf_span(&p->held);
-    size_t len = all ? held.len : utf8_complete_len(held), tail = held.len - len;
-    /* A block opens with "\n\n<" before the DSML token: what could be its beginning waits. */
-    size_t wait = 0;
-    while (p->options.tools_active && p->place == IN_TEXT && !all && wait < 3 && wait < len &&
-           (held.ptr[len - 1 - wait] == '\n' || (wait == 0 && held.ptr[len - 1] == '<'))) wait++;
-    len -= wait;
+    size_t len = all ? held.len : utf8_complete_len(held);
+    size_t wait = p->options.tools_active && p->place == IN_TEXT && !all ? opener_len(held) : 0;
+    if (len > held.len - wait) len = held.len - wait;
     if (len) emit(fn, user, p->place == IN_THINK ? DS4_EVENT_THINK : DS4_EVENT_TEXT, 0, span_make(held.ptr, len));
-    if (len) memmove(p->held.text.ptr, p->held.text.ptr + len, tail + wait);
-    p->held.text.len = tail + wait;
+    if (len) memmove(p->held.text.ptr, p->held.text.ptr + len, held.len - len);
+    p->held.text.len = held.len - len;
 }
 
 /* The text between the first before and the next after at or behind *at; moves *at behind it. */
@@ -297,6 +304,15 @@ static bool ends_with(struct ds4_span text, const char *tail)
     return text.len >= len && memcmp(text.ptr + text.len - len, tail, len) == 0;
 }
 
+/* The text held ends before the marker. */
+static void open_block(struct ds4_parser *p, ds4_event_fn fn, void *user)
+{
+    while (p->held.text.len && strchr("\n<", p->held.text.ptr[p->held.text.len - 1])) p->held.text.len--;
+    flush_held(p, true, fn, user);
+    buf_put_text(&p->held, "\n\n<" DSML);
+    p->place = IN_CALLS;
+}
+
 enum ds4_status ds4_parser_feed(struct ds4_parser *p, int32_t id, ds4_event_fn fn, void *user)
 {
     if (p->options.show_markers) {
@@ -309,13 +325,13 @@ enum ds4_status ds4_parser_feed(struct ds4_parser *p, int32_t id, ds4_event_fn f
         flush_held(p, true, fn, user);
         p->place = IN_TEXT;
     } else if (id == FAKE_DSML && p->options.tools_active && p->place == IN_TEXT) {
-        while (p->held.text.len && strchr("\n<", p->held.text.ptr[p->held.text.len - 1])) p->held.text.len--;
-        flush_held(p, true, fn, user);
-        buf_put_text(&p->held, "\n\n<" DSML);
-        p->place = IN_CALLS;
+        open_block(p, fn, user);
     } else if (id < 256 || p->place == IN_CALLS) {
         buf_put_span(&p->held, ds4_token_bytes(NULL, id));
-        if (p->place != IN_CALLS) flush_held(p, false, fn, user);
+        if (p->place == IN_TEXT && p->options.tools_active && ends_with(buf_span(&p->held), "<" DSML)) {
+            p->held.text.len -= strlen(DSML); /* the marker, spelled */
+            open_block(p, fn, user);
+        } else if (p->place != IN_CALLS) flush_held(p, false, fn, user);
         else if (ends_with(buf_span(&p->held), "</" DSML "tool_calls>")) close_block(p, fn, user);
     }
     return buf_status(&p->held, NULL);
