@@ -7,7 +7,6 @@
 #include "session/automaton_kinds.h"
 #include "session/token_index.h"
 
-#define WAYS_MAX 4 /* stands whose completion is tried */
 
 struct ds4_grammar {
     const struct ds4_token_index *index;
@@ -445,19 +444,8 @@ bool ds4_grammar_is_done(const struct ds4_grammar *g)
 
 /* ---- completion ------------------------------------------------------------------------------------------------ */
 
-/* The completion of the first stand that has one, into way. */
-static bool find_way(struct ds4_grammar *g, const struct stands *s)
-{
-    for (uint32_t i = 0; i < s->n && i < WAYS_MAX; i++) {
-        buf_clear(&g->way);
-        if (automaton_may_end(&g->a, &s->top[i])) return true;
-        if (automaton_complete(&g->a, &s->top[i], 2 * GRAMMAR_SHORTEST_BYTES_MAX, &g->way)) return true;
-    }
-    return false;
-}
-
 /* Tokens of the way, appended to *tokens unless it is NULL; SIZE_MAX when memory ended. */
-static size_t way_tokens(struct ds4_grammar *g, struct ds4_tokens *tokens)
+static size_t way_tokens(const struct ds4_grammar *g, struct ds4_tokens *tokens)
 {
     struct ds4_span rest = buf_span(&g->way);
     size_t n = 0, len = 0;
@@ -468,6 +456,26 @@ static size_t way_tokens(struct ds4_grammar *g, struct ds4_tokens *tokens)
         rest = span_skip(rest, marker ? g->index->dsml_text.len : len);
     }
     return n;
+}
+
+/* The completion of the fewest tokens of any stand, into way: so each token of a way leaves a way that is shorter by
+ * one, also where the token fits several alternatives of a schema. */
+static bool find_way(struct ds4_grammar *g, const struct stands *s)
+{
+    size_t best_n = SIZE_MAX;
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < s->n; i++) {
+        buf_clear(&g->way);
+        if (automaton_may_end(&g->a, &s->top[i])) return true;
+        if (!automaton_complete(&g->a, &s->top[i], 2 * GRAMMAR_SHORTEST_BYTES_MAX, &g->way)) continue;
+        if (s->n == 1) return true;
+        size_t n = way_tokens(g, NULL);
+        if (n >= best_n) continue;
+        best_n = n;
+        best = i;
+    }
+    buf_clear(&g->way);
+    return best_n != SIZE_MAX && automaton_complete(&g->a, &s->top[best], 2 * GRAMMAR_SHORTEST_BYTES_MAX, &g->way);
 }
 
 bool ds4_grammar_fits(struct ds4_grammar *g, int32_t id, size_t n)
