@@ -467,15 +467,18 @@ static bool find_way(struct ds4_grammar *g, const struct stands *s)
     for (uint32_t i = 0; i < s->n; i++) {
         buf_clear(&g->way);
         if (automaton_may_end(&g->a, &s->top[i])) return true;
-        if (!automaton_complete(&g->a, &s->top[i], 2 * GRAMMAR_SHORTEST_BYTES_MAX, &g->way)) continue;
+        bool found = automaton_complete(&g->a, &s->top[i], 2 * GRAMMAR_SHORTEST_BYTES_MAX, &g->way);
+        if (g->a.failed || g->way.failed) return false; /* the caller looks at them */
+        if (!found) continue;
         if (s->n == 1) return true;
         size_t n = way_tokens(g, NULL);
         if (n >= best_n) continue;
         best_n = n;
         best = i;
     }
+    if (best_n == SIZE_MAX) return false;
     buf_clear(&g->way);
-    return best_n != SIZE_MAX && automaton_complete(&g->a, &s->top[best], 2 * GRAMMAR_SHORTEST_BYTES_MAX, &g->way);
+    return automaton_complete(&g->a, &s->top[best], 2 * GRAMMAR_SHORTEST_BYTES_MAX, &g->way);
 }
 
 bool ds4_grammar_fits(struct ds4_grammar *g, int32_t id, size_t n)
