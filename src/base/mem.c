@@ -2,11 +2,12 @@
 #include "base/mem.h"
 
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 static _Atomic uint64_t n_asked;
 static _Atomic int64_t n_live;
@@ -90,52 +91,9 @@ void mem_unmap(void *ptr, size_t bytes)
 
 void mem_discard(void *ptr, size_t bytes) { (void)madvise(ptr, bytes, MADV_DONTNEED); }
 
-/* First number in a small system file, scaled; UINT64_MAX when there is none ("max"). */
-static uint64_t system_number(const char *path, const char *key)
+void mem_share_heap(void)
 {
-    char line[256];
-    FILE *file = fopen(path, "re");
-    if (!file) return UINT64_MAX;
-    uint64_t value = UINT64_MAX;
-    while (fgets(line, sizeof line, file)) {
-        if (key && strncmp(line, key, strlen(key)) != 0) continue;
-        char *digits = strpbrk(line, "0123456789");
-        if (digits) value = strtoull(digits, NULL, 10) * (key ? 1024 : 1);
-        break;
-    }
-    (void)fclose(file);
-    return value;
-}
-
-static uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
-
-uint64_t mem_machine_bytes(void)
-{
-    uint64_t pages = (uint64_t)sysconf(_SC_PHYS_PAGES), page = (uint64_t)sysconf(_SC_PAGESIZE);
-    return min_u64(pages * page, system_number("/sys/fs/cgroup/memory.max", NULL));
-}
-
-static uint64_t (*available_fn)(void);
-
-void mem_test_available(uint64_t (*available)(void)) { available_fn = available; }
-
-double mem_stall_percent(void)
-{
-    double percent = 0;
-    FILE *file = available_fn ? NULL : fopen("/proc/pressure/memory", "re");
-    if (!file) return 0;
-    if (fscanf(file, "some avg10=%lf", &percent) != 1) percent = 0;
-    (void)fclose(file);
-    return percent;
-}
-
-uint64_t mem_available_bytes(void)
-{
-    if (available_fn) return available_fn();
-    uint64_t machine = mem_machine_bytes();
-    uint64_t there = min_u64(machine, system_number("/proc/meminfo", "MemAvailable"));
-    uint64_t limit = system_number("/sys/fs/cgroup/memory.max", NULL);
-    uint64_t used = system_number("/sys/fs/cgroup/memory.current", NULL);
-    if (limit != UINT64_MAX && used != UINT64_MAX) there = min_u64(there, limit > used ? limit - used : 0);
-    return there;
+#if defined(__GLIBC__)
+    (void)mallopt(M_ARENA_MAX, 1);
+#endif
 }

@@ -27,15 +27,21 @@ void mem_unmap(void *ptr, size_t bytes);
 /* Gives whole pages inside a mem_map back to the system; what they held is lost. */
 void mem_discard(void *ptr, size_t bytes);
 
-/* Bytes of physical memory, or of the control group's limit when that is smaller. */
+/* One heap for all threads, before there are any: where one thread allocates what another frees, a heap for each grows
+ * for as long as their peaks do. */
+void mem_share_heap(void);
+
+/* Bytes of physical memory, or of the smallest limit of the control groups this process is in (Linux, both kinds). */
 uint64_t mem_machine_bytes(void);
-/* Bytes that could be used now without swapping (MemAvailable, bounded by the control group). */
+/* Bytes that could be used now without swapping: what is free and what holds pages of files, of the machine and of each
+ * control group with a limit. */
 uint64_t mem_available_bytes(void);
 /* Percent of the last ten seconds in which something on the machine waited for memory (Linux's pressure stall
  * information); 0 where that is not known. */
 double mem_stall_percent(void);
-/* Test hook: what mem_available_bytes answers; NULL = the system's answer. */
+/* Test hooks: what mem_available_bytes answers; where /proc and /sys lie. NULL = the system's. */
 void mem_test_available(uint64_t (*available)(void));
+void mem_test_root(const char *root);
 
 /* Test hook: called before each allocation with a running number; returning true makes it fail. NULL = off. */
 typedef bool (*mem_fail_fn)(void *user, uint64_t number);

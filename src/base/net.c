@@ -9,10 +9,11 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define POLL_MAX 512
+#define POLL_MAX 1600
 #define CONNECT_MS 3000
 #define UNREAD_BYTES_MAX (128 << 10) /* kept by the system for a peer that does not read; Linux doubles it, else 4 MB */
 
@@ -155,6 +156,14 @@ void net_wake_drain(int fd)
 {
     char bytes[256];
     while (read(fd, bytes, sizeof bytes) == (ssize_t)sizeof bytes) {}
+}
+
+void net_allow_descriptors(size_t n)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= n) return;
+    limit.rlim_cur = limit.rlim_max < n ? limit.rlim_max : n;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 void net_poll(struct net_poll *items, size_t n, int timeout_ms)

@@ -32,6 +32,8 @@ struct net_poll {
     int wants; /* NET_READ, NET_WRITE; the peer's going is always watched */
     int got;   /* NET_READ, NET_WRITE, NET_HUP */
 };
+/* Lets the process have n descriptors, or as many as the system allows it. */
+void net_allow_descriptors(size_t n);
 /* Waits at most timeout_ms. */
 void net_poll(struct net_poll *items, size_t n, int timeout_ms);
 

@@ -22,6 +22,10 @@ static inline bool span_starts(struct ds4_span text, struct ds4_span prefix)
 {
     return text.len >= prefix.len && (prefix.len == 0 || memcmp(text.ptr, prefix.ptr, prefix.len) == 0);
 }
+static inline bool span_ends(struct ds4_span text, struct ds4_span tail)
+{
+    return text.len >= tail.len && (tail.len == 0 || memcmp(text.ptr + text.len - tail.len, tail.ptr, tail.len) == 0);
+}
 /* text without its first n bytes (n <= len). */
 static inline struct ds4_span span_skip(struct ds4_span text, size_t n)
 {

@@ -132,7 +132,11 @@ static enum ds4_status start_sessions(struct ds4_engine *e, struct ds4_error *er
 static enum ds4_status make_backend(struct ds4_engine *e, struct ds4_error *error)
 {
     const struct engine_settings *settings = &e->settings;
+    struct gpu *device = settings->device;
     struct backend_limits limits = graph_backend_limits(&e->h, settings->chunk_tokens, settings->ctx_tokens);
+    e->settings.device = NULL;
+    if (device)
+        return backend_gpu_create_on(settings->gpu_host, device, e->pool, &limits, &e->backend, error);
     if (settings->gpu_host) return backend_gpu_create(settings->gpu_host, e->pool, &limits, &e->backend, error);
     return settings->backend_ops == &backend_ref_ops ? backend_ref_create(e->pool, &limits, &e->backend, error)
                                                      : backend_cpu_create(e->pool, &limits, &e->backend, error);
@@ -143,8 +147,29 @@ static enum ds4_status place_weights(struct ds4_engine *e, const struct ds4_plan
 {
     struct placing *p = mem_alloc(1, sizeof *p);
     if (!p) return err_set(error, DS4_ERR_NOMEM, "no memory to place weights");
-    enum ds4_status status = engine_place(e->file, e->mtp_file, &e->h, e->settings.draft, plan->device_room_bytes,
-                                          plan->host_room_bytes, p, error);
+    bool streams = plan->expert_cache_bytes != 0;
+    enum ds4_status status = engine_place(e->file, e->mtp_file, &e->h, e->settings.draft, streams,
+                                          plan->device_room_bytes, plan->host_room_bytes, p, error);
+    if (status == DS4_OK) status = engine_hand_over(p, e->backend, error);
+    if (status == DS4_OK && streams) {
+        status = engine_map_experts(e, error);
+        if (status == DS4_OK) engine_keep_streamed(p, e->experts);
+        if (status == DS4_OK)
+            status = backend_gpu_stage(e->backend, e->h.n_experts, e->h.n_used, e->settings.chunk_tokens,
+                                       plan->expert_bytes, error);
+    }
+    mem_free(p->pieces);
+    mem_free(p);
+    return status;
+}
+
+/* All but streamed experts, where they lie. */
+static enum ds4_status share_weights(struct ds4_engine *e, struct ds4_error *error)
+{
+    struct placing *p = mem_alloc(1, sizeof *p);
+    if (!p) return err_set(error, DS4_ERR_NOMEM, "no memory to place weights");
+    enum ds4_status status =
+        engine_place(e->file, e->mtp_file, &e->h, e->settings.draft, true, 0, UINT64_MAX, p, error);
     if (status == DS4_OK) status = engine_hand_over(p, e->backend, error);
     mem_free(p->pieces);
     mem_free(p);
@@ -156,6 +181,7 @@ static enum ds4_status give_weights(struct ds4_engine *e, const struct ds4_plan 
 {
     const struct gguf_file *files[2] = {e->file, e->settings.draft ? e->mtp_file : NULL};
     if (plan->device_budget_bytes) return place_weights(e, plan, error);
+    if (plan->expert_cache_bytes && e->settings.gpu_host) return share_weights(e, error);
     for (int f = 0; e->backend->ops->map && f < 2; f++) {
         for (uint32_t i = 0; files[f] && i < gguf_n_shards(files[f]); i++) {
             uint64_t size;
@@ -178,9 +204,14 @@ static enum ds4_status load_model(struct ds4_engine *e, const struct ds4_engine_
     if (!plan.fits) return err_set(error, DS4_ERR_LIMIT, "%s", plan.verdict);
     say(options, DS4_LOG_INFO, plan.verdict);
     TRY(thread_pool_create(e->settings.n_threads, &e->pool, error));
+    if (options->made_up_seed && (!e->settings.gpu_host || plan.expert_cache_bytes))
+        return err_set(error, DS4_ERR_UNSUPPORTED, "weights are made up on a GPU that holds all of them");
     TRY(make_backend(e, error));
+    if (options->made_up_seed) backend_gpu_generates(e->backend);
     TRY(weights_load(e->file, e->mtp_file, &e->h, e->backend, options->check_tensors, &e->weights, error));
     TRY(give_weights(e, &plan, error));
+    if (options->made_up_seed) TRY(engine_make_up(e, options->made_up_seed, error));
+    weights_pack(e->weights, e->h.n_layers);
     if (e->h.n_vocab != vocab_n_tokens(e->vocab))
         return err_set(error, DS4_ERR_FORMAT, "the vocabulary has %u tokens, the embedding %u rows",
                        vocab_n_tokens(e->vocab), e->h.n_vocab);
@@ -210,11 +241,12 @@ void ds4_engine_close(struct ds4_engine *e)
     if (!e) return;
     graph_destroy(e->graph);
     session_host_deinit(&e->host);
-    engine_stop_stream(e);
+    engine_settings_close(&e->settings);
     weights_free(e->weights);
+    if (e->backend) e->backend->ops->destroy(e->backend);
+    engine_stop_stream(e); /* a GPU may have used its memory */
     mem_free(e->experts);
     mem_free(e->notes.rates);
-    if (e->backend) e->backend->ops->destroy(e->backend);
     thread_pool_destroy(e->pool);
     vocab_destroy(e->vocab);
     gguf_close(e->mtp_file);
@@ -228,6 +260,25 @@ const struct ds4_state_layout *ds4_state_layout(const struct ds4_engine *e) { re
 void ds4_engine_set_probe(struct ds4_engine *e, ds4_probe_fn fn, void *user)
 {
     if (e->graph) graph_set_probe(e->graph, fn, user);
+}
+
+static bool is_cpu(const struct ds4_engine *e)
+{
+    return e->backend && e->backend->ops->destroy == backend_cpu_ops.destroy;
+}
+
+enum ds4_status ds4_engine_time_kernels(struct ds4_engine *e, bool on, struct ds4_error *error)
+{
+    if (e->backend && e->settings.gpu_host) return backend_gpu_time(e->backend, on, error);
+    if (!is_cpu(e)) return err_set(error, DS4_ERR_UNSUPPORTED, "backend %s has no kernels to time", e->info.backend);
+    backend_cpu_time(e->backend, on);
+    return DS4_OK;
+}
+
+size_t ds4_engine_kernel_times(const struct ds4_engine *e, struct ds4_kernel_time *out, size_t max)
+{
+    if (e->backend && e->settings.gpu_host) return backend_gpu_times(e->backend, out, max);
+    return is_cpu(e) ? backend_cpu_times(e->backend, out, max) : 0;
 }
 
 enum ds4_status ds4_session_create(struct ds4_engine *e, struct ds4_session **out, struct ds4_error *error)

@@ -18,11 +18,13 @@
 struct engine_settings {
     const struct backend_ops *backend_ops;
     const struct gpu_host *gpu_host; /* NULL: the backend is one of the host */
+    struct gpu *device;              /* open, when it had to be asked; for the backend, or engine_settings_close */
     enum op_row_format row_format;
     bool round, draft;
     uint32_t ctx_tokens, chunk_tokens, n_sessions, n_threads;
     uint64_t expert_cache_bytes; /* as in ds4_engine_options */
     uint64_t device_bytes;       /* of a device with memory of its own that may be used; 0: there is none */
+    uint64_t shared_bytes, buffer_bytes_max; /* of the machine's that a device without may use, in all and at a time */
     bool paranoid;
     const char *notes_dir;       /* as in ds4_engine_options */
 };
@@ -38,7 +40,7 @@ struct ds4_engine {
     struct expert_map *experts; /* NULL: mapped */
     struct stream *stream;
     struct notes notes;         /* rates NULL: none are kept */
-    double predicted_tps;
+    double predicted_tps, predicted_hits; /* 0: nothing to predict from */
     char notes_dir[512];
     struct state_layout layout;
     struct graph *graph;
@@ -51,6 +53,8 @@ struct ds4_engine {
 /* Fills settings from options and the model's numbers. has_mtp: the file has a draft block. */
 enum ds4_status engine_settle(const struct ds4_engine_options *options, const struct hparams *h, bool has_mtp,
                               struct engine_settings *out, struct ds4_error *error) DS4_MUST_CHECK;
+/* Closes the device, when no backend took it; also after engine_settle failed. */
+void engine_settings_close(struct engine_settings *settings);
 /* The ledger for these settings. Allocates and frees the map of experts when they are to be streamed. */
 enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
                             const struct engine_settings *settings, const struct state_layout *layout,
@@ -62,13 +66,17 @@ struct placing {
     uint32_t n_shards;
     struct residency sums;
 };
-/* Places matrices for which so many bytes are left on the device and on the host. mtp_file may be NULL; draft: its
- * block, wherever it is, will be used. */
+/* streams: experts without room on the device come from disk, through the pool. Places matrices for which so many
+ * bytes are left on the device and on the host. mtp_file may be NULL; draft: its block will be used. */
 enum ds4_status engine_place(const struct gguf_file *file, const struct gguf_file *mtp_file, const struct hparams *h,
-                             bool draft, uint64_t device_bytes, uint64_t host_bytes, struct placing *out,
-                             struct ds4_error *error) DS4_MUST_CHECK;
+                             bool draft, bool streams, uint64_t device_bytes, uint64_t host_bytes,
+                             struct placing *out, struct ds4_error *error) DS4_MUST_CHECK;
+/* Leaves the layers in the map whose experts have no place on the device. */
+void engine_keep_streamed(const struct placing *p, struct expert_map *map);
 /* Names them to the backend. */
 enum ds4_status engine_hand_over(const struct placing *p, struct backend *b, struct ds4_error *error) DS4_MUST_CHECK;
+/* Fills all matrices with made-up values, on a device that holds all of them. */
+enum ds4_status engine_make_up(const struct ds4_engine *e, uint64_t seed, struct ds4_error *error) DS4_MUST_CHECK;
 /* True for tensors that are copied into memory when a model is loaded: vectors and tables. */
 bool engine_is_copied(const struct gguf_tensor *t);
 /* Memory that streaming leaves to the rest of the machine. */
@@ -79,8 +87,12 @@ enum ds4_status engine_read_notes(const char *model_path, const char *notes_dir,
                                   const struct hparams *h, struct notes *out, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status engine_write_notes(const char *model_path, const char *notes_dir, const struct notes *notes,
                                    struct ds4_error *error) DS4_MUST_CHECK;
+/* What was measured, with computing as it turned out in the last decoding. */
+struct ds4_speed engine_speed(const struct notes *notes);
 /* Keeps what was learned; before the pool is destroyed. */
 void engine_stop_stream(struct ds4_engine *e);
+/* Where the experts lie in the files. */
+enum ds4_status engine_map_experts(struct ds4_engine *e, struct ds4_error *error) DS4_MUST_CHECK;
 /* Makes the pool as planned and gives the weights to it. */
 enum ds4_status engine_start_stream(struct ds4_engine *e, const struct ds4_plan *plan,
                                     struct ds4_error *error) DS4_MUST_CHECK;

@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 
 #define NOTES_PATH_BYTES 4200
+#define TOKENS_LEAST 8 /* to learn from */
 
 /* ---- notes -------------------------------------------------------------------------------------------------- */
 
@@ -58,33 +59,77 @@ enum ds4_status engine_write_notes(const char *model_path, const char *notes_dir
 
 /* ---- the pool ----------------------------------------------------------------------------------------------- */
 
+struct ds4_speed engine_speed(const struct notes *notes)
+{
+    double ratio = notes->compute_ratio > 0 ? notes->compute_ratio : 1;
+    return (struct ds4_speed){notes->disk_bytes_per_s, notes->dense_seconds * ratio, notes->expert_seconds * ratio,
+                              notes->wait_seconds};
+}
+
 static double predict(const struct ds4_engine *e, const struct ds4_plan *plan)
 {
-    struct ds4_speed speed = {e->notes.disk_bytes_per_s, e->notes.dense_seconds, e->notes.expert_seconds};
+    struct ds4_speed speed = engine_speed(&e->notes);
     return ds4_plan_tps(plan, &speed);
+}
+
+enum ds4_status engine_map_experts(struct ds4_engine *e, struct ds4_error *error)
+{
+    e->experts = mem_alloc(1, sizeof *e->experts);
+    if (!e->experts) return err_set(error, DS4_ERR_NOMEM, "no memory for the map of experts");
+    return expert_map_make(e->file, e->mtp_file, &e->h, e->experts, error);
 }
 
 enum ds4_status engine_start_stream(struct ds4_engine *e, const struct ds4_plan *plan, struct ds4_error *error)
 {
-    e->experts = mem_alloc(1, sizeof *e->experts);
-    if (!e->experts) return err_set(error, DS4_ERR_NOMEM, "no memory for the map of experts");
-    TRY(expert_map_make(e->file, e->mtp_file, &e->h, e->experts, error));
+    if (!e->experts) TRY(engine_map_experts(e, error)); /* else some layers are on a device */
     struct stream_config config = expert_map_config(e->experts, &e->h, e->settings.chunk_tokens);
     config.budget_bytes = plan->expert_cache_bytes;
-    config.reserve_bytes = engine_reserve_bytes();
+    config.reserve_bytes = engine_reserve_bytes() / 2; /* auto leaves all of it */
+    config.hot_bytes = plan->mapped_hot_bytes;
     config.paranoid = e->settings.paranoid;
     TRY(stream_create(&config, &e->stream, error));
-    weights_set_stream(e->weights, e->stream, e->h.n_layers);
+    if (e->settings.gpu_host && !e->settings.device_bytes) {
+        struct stream_pool pool = stream_pool(e->stream);
+        TRY(backend_gpu_share(e->backend, e->h.n_experts, e->settings.chunk_tokens * e->h.n_used, pool.memory,
+                              pool.slot_bytes, pool.n_slots, error));
+    }
+    weights_set_stream(e->weights, e->stream, e->experts->layers, e->h.n_layers);
     TRY(engine_read_notes(e->model_path, e->settings.notes_dir, e->experts, &e->h, &e->notes, error));
     if (e->notes.tokens > 0) stream_set_rates(e->stream, e->notes.rates, e->notes.tokens);
     e->predicted_tps = predict(e, plan);
+    if (e->notes.tokens >= TOKENS_LEAST) e->predicted_hits = plan->expert_hit_rate;
     return DS4_OK;
+}
+
+static double within(double value, double least, double most)
+{
+    return value < least ? least : value > most ? most : value;
+}
+
+/* How the last tokens came out, beside what was expected of them: the next prediction begins with that. */
+static void learn(struct ds4_engine *e)
+{
+    struct stream_figures f;
+    stream_figures(e->stream, &f);
+    const struct stream_decoding *d = &f.decoding;
+    struct notes *notes = &e->notes;
+    double missed = d->ahead + d->misses, asked = d->hits + missed;
+    double computing = notes->dense_seconds + e->h.n_layers * e->h.n_used * notes->expert_seconds;
+    if (d->n < TOKENS_LEAST) return;
+    if (missed > 0) notes->ahead_share = d->ahead / missed;
+    if (missed > 0) notes->vain_share = within(d->reads / missed - 1, 0, 4);
+    if (e->predicted_hits > 0) {
+        double before = notes->hit_ratio > 0 ? notes->hit_ratio : 1;
+        notes->hit_ratio = within(d->hits / asked / e->predicted_hits * before, 0.5, 1.5);
+    }
+    if (computing > 0) notes->compute_ratio = within((d->seconds - d->stall_seconds) / d->n / computing, 0.5, 4);
 }
 
 void engine_stop_stream(struct ds4_engine *e)
 {
     double before = e->notes.tokens;
     if (e->stream && e->notes.rates) {
+        learn(e);
         stream_get_rates(e->stream, e->notes.rates, &e->notes.tokens);
         if (e->notes.tokens > before) /* when it cannot be kept, the next run learns it again */
             (void)!engine_write_notes(e->model_path, e->settings.notes_dir, &e->notes, NULL);

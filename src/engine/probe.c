@@ -1,5 +1,8 @@
 /* probe.c - what this machine can do with a model, measured in a few seconds without loading it: the disk by reading
  * experts as streaming does, computing by multiplying made-up weights of the model's own formats and shapes. */
+#include <stdlib.h>
+#include <string.h>
+
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -9,6 +12,7 @@
 #define SET_BYTES ((uint64_t)96 << 20) /* of weights that are cycled through: beyond every cache */
 #define MATRIX_SIDE 4096u
 #define FORMATS 64u /* ids of formats */
+#define PROBE_ROWS 2u /* experts of two layers are under way at once */
 
 struct prober {
     struct hparams h;
@@ -19,52 +23,8 @@ struct prober {
     uint8_t *weights; /* [SET_BYTES] */
     float *x, *y;     /* inputs and results, wide enough for both measurements */
     struct rng rng;
+    float held_rate; /* experts used more often will be in memory */
 };
-
-/* ---- disk ------------------------------------------------------------------------------------------------------- */
-
-/* An expert that the notes say is used, where there are notes: in a file with holes those have bytes. */
-static int32_t pick_expert(struct prober *p, const struct notes *notes, uint32_t layer_i)
-{
-    for (int i = 0; i < 1000; i++) {
-        uint32_t e = (uint32_t)rng_below(&p->rng, p->h.n_experts);
-        if (notes->tokens <= 0 || notes->rates[layer_i * p->h.n_experts + e] > 0) return (int32_t)e;
-    }
-    return 0;
-}
-
-/* Reads the experts that one token might choose in one layer after another, as decoding does when all of them miss. */
-static enum ds4_status read_experts(struct prober *p, struct stream *s, const struct notes *notes, double seconds,
-                                    struct ds4_error *error)
-{
-    for (uint64_t start = clock_ns(); clock_seconds_since(start) < seconds;) {
-        uint32_t layer_i = (uint32_t)rng_below(&p->rng, p->h.n_layers);
-        if (p->map.layers[layer_i].n_parts == 0) continue;
-        TRY(stream_begin(s, 0, error));
-        for (uint32_t i = 0; i < p->h.n_used; i++) stream_ids(s)[i] = pick_expert(p, notes, layer_i);
-        stream_want(s, layer_i, p->h.n_used);
-        stream_settle(s);
-        TRY(stream_end(s, error));
-    }
-    return DS4_OK;
-}
-
-static enum ds4_status probe_disk(struct prober *p, const struct notes *notes, double seconds, struct ds4_speed *out,
-                                  struct ds4_error *error)
-{
-    struct stream_config config = expert_map_config(&p->map, &p->h, 1);
-    struct stream_size size;
-    struct stream *s;
-    stream_size(&config, &size);
-    config.budget_bytes = size.least_bytes;
-    TRY(stream_create(&config, &s, error));
-    enum ds4_status status = read_experts(p, s, notes, seconds, error);
-    struct stream_figures f;
-    stream_figures(s, &f);
-    stream_destroy(s);
-    out->disk_bytes_per_s = f.read_seconds > 0 ? (double)f.read_bytes / f.read_seconds : 0;
-    return status;
-}
 
 /* ---- computing -------------------------------------------------------------------------------------------------- */
 
@@ -101,6 +61,17 @@ static void dense_bytes(const struct gguf_file *file, uint64_t bytes[FORMATS])
                      span_find(t->name, SPAN("tid2eid"), 0) != SIZE_MAX;
         if (!other && t->type < FORMATS) bytes[t->type] += t->size_bytes;
     }
+}
+
+/* The format of most of those bytes. */
+static uint32_t widest_format(const struct gguf_file *file)
+{
+    uint64_t bytes[FORMATS] = {0};
+    uint32_t best = 0;
+    dense_bytes(file, bytes);
+    for (uint32_t type = 1; type < FORMATS; type++)
+        if (bytes[type] > bytes[best]) best = type;
+    return best;
 }
 
 static void probe_dense(struct prober *p, double seconds, struct ds4_speed *out)
@@ -174,6 +145,117 @@ static enum ds4_status probe_computing(struct prober *p, uint32_t n_threads, dou
     return DS4_OK;
 }
 
+/* ---- disk ------------------------------------------------------------------------------------------------------- */
+
+/* Different experts of a layer. Where there are notes, those that will be missed, as often as they will be: some disks
+ * remember what was read lately, and in a file with holes the others have no bytes. */
+static void pick_experts(struct prober *p, const struct notes *notes, uint32_t layer_i, uint32_t n, int32_t *ids)
+{
+    const float *rates = notes->tokens > 0 ? notes->rates + (size_t)layer_i * p->h.n_experts : NULL;
+    for (uint32_t i = 0, tries = 0; i < n; tries++) {
+        uint32_t e = (uint32_t)rng_below(&p->rng, p->h.n_experts);
+        bool missed = rates && rates[e] <= p->held_rate &&
+                      (double)rates[e] > rng_double(&p->rng) * (double)p->held_rate;
+        bool known = !rates || missed || (tries > 1000 && rates[e] > 0) || tries > 10000;
+        for (uint32_t j = 0; j < i && known; j++) known = ids[j] != (int32_t)e;
+        if (known) ids[i++] = (int32_t)e;
+    }
+}
+
+/* How long it takes to read k experts at once: sums for the straight line through the measured times. */
+struct read_times {
+    double n, k, kk, seconds, k_seconds;
+};
+
+static void add_time(struct read_times *t, double k, double seconds)
+{
+    t->n++;
+    t->k += k;
+    t->kk += k * k;
+    t->seconds += seconds;
+    t->k_seconds += k * seconds;
+}
+
+/* wait + k / rate, by least squares; where noise gives a line that falls or begins below zero, one through zero. */
+static void fit_times(const struct read_times *t, double expert_bytes, struct ds4_speed *out)
+{
+    double spread = t->n * t->kk - t->k * t->k;
+    double each = spread > 0 ? (t->n * t->k_seconds - t->k * t->seconds) / spread : 0;
+    double wait = t->n > 0 ? (t->seconds - each * t->k) / t->n : 0;
+    if (each <= 0 || wait < 0) {
+        each = t->kk > 0 ? t->k_seconds / t->kk : 0;
+        wait = 0;
+    }
+    out->disk_bytes_per_s = each > 0 ? expert_bytes / each : 0;
+    out->wait_seconds = wait;
+}
+
+/* Reads as decoding with its reads ahead does: some experts, or those of two layers, at once, then computing for as
+ * long as a layer takes. A disk that is lent by the second, as those of virtual machines are, is faster so than when it
+ * is asked without end. */
+static enum ds4_status read_experts(struct prober *p, struct stream *s, const struct notes *notes, double seconds,
+                                    struct ds4_speed *out, struct ds4_error *error)
+{
+    struct read_times times = {0};
+    uint32_t most = PROBE_ROWS * p->h.n_used < p->h.n_experts ? PROBE_ROWS * p->h.n_used : p->h.n_experts;
+    uint32_t step = p->h.n_used > 2 ? p->h.n_used - 2 : 1, k = most, type = widest_format(p->file);
+    double bytes = 0;
+    for (uint64_t start = clock_ns(); clock_seconds_since(start) < seconds;) {
+        uint32_t layer_i = (uint32_t)rng_below(&p->rng, p->h.n_layers);
+        const struct stream_layer *layer = &p->map.layers[layer_i];
+        if (layer->n_parts == 0) continue;
+        k = k + step <= most ? k + step : most < 2 ? most : 2;
+        TRY(stream_begin(s, 0, error));
+        pick_experts(p, notes, layer_i, k, stream_ids(s));
+        uint64_t asked = clock_ns();
+        stream_want(s, layer_i, k);
+        stream_settle(s);
+        add_time(&times, k, clock_seconds_since(asked));
+        TRY(stream_end(s, error));
+        bytes += (double)stream_expert_bytes(layer);
+        if (out->dense_seconds > 0) (void)product_rate(p, type, out->dense_seconds / p->h.n_layers);
+    }
+    fit_times(&times, bytes / (times.n + 1e-9), out);
+    return DS4_OK;
+}
+
+static int descending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* The rate of the best expert for which the plan has no slot. */
+static enum ds4_status find_held(struct prober *p, const struct ds4_engine_options *options, const struct notes *notes,
+                                 struct ds4_error *error)
+{
+    size_t n = (size_t)notes->n_layers * notes->n_experts;
+    struct ds4_plan plan;
+    if (notes->tokens <= 0) return DS4_OK;
+    TRY(ds4_plan_make(options, &plan, error));
+    float *sorted = mem_alloc(n, sizeof *sorted);
+    if (!sorted) return err_set(error, DS4_ERR_NOMEM, "no memory to measure the speed");
+    memcpy(sorted, notes->rates, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, descending);
+    p->held_rate = sorted[plan.n_expert_slots < n ? plan.n_expert_slots : n - 1];
+    mem_free(sorted);
+    return DS4_OK;
+}
+
+static enum ds4_status probe_disk(struct prober *p, const struct notes *notes, double seconds, struct ds4_speed *out,
+                                  struct ds4_error *error)
+{
+    struct stream_config config = expert_map_config(&p->map, &p->h, PROBE_ROWS);
+    struct stream_size size;
+    struct stream *s;
+    stream_size(&config, &size);
+    config.budget_bytes = size.least_bytes;
+    TRY(stream_create(&config, &s, error));
+    enum ds4_status status = read_experts(p, s, notes, seconds, out, error);
+    stream_destroy(s);
+    return status;
+}
+
 /* ---- the door --------------------------------------------------------------------------------------------------- */
 
 static enum ds4_status probe(struct prober *p, const struct ds4_engine_options *options, double seconds,
@@ -186,13 +268,15 @@ static enum ds4_status probe(struct prober *p, const struct ds4_engine_options *
     TRY(expert_map_make(p->file, p->mtp_file, &p->h, &p->map, error));
     TRY(engine_read_notes(options->model_path, options->notes_dir, &p->map, &p->h, &notes, error));
     enum ds4_status status = probe_computing(p, options->n_threads, seconds / 2, out, error);
+    if (status == DS4_OK) status = find_held(p, options, &notes, error);
     if (status == DS4_OK) status = probe_disk(p, &notes, seconds / 2, out, error);
-    if (status == DS4_OK && notes.rates) {
-        notes.disk_bytes_per_s = out->disk_bytes_per_s;
-        notes.dense_seconds = out->dense_seconds;
-        notes.expert_seconds = out->expert_seconds;
+    notes.disk_bytes_per_s = out->disk_bytes_per_s;
+    notes.dense_seconds = out->dense_seconds;
+    notes.expert_seconds = out->expert_seconds;
+    notes.wait_seconds = out->wait_seconds;
+    *out = engine_speed(&notes);
+    if (status == DS4_OK && notes.rates)
         (void)!engine_write_notes(options->model_path, options->notes_dir, &notes, NULL); /* then nobody remembers */
-    }
     mem_free(notes.rates);
     return status;
 }

@@ -18,6 +18,11 @@ static const struct {
     {QUANT_Q8_0, "q8_0", true, 2047},  {QUANT_Q2_K, "q2_k", true, 16376}, {QUANT_Q4_K, "q4_k", true, 16376},
     {QUANT_Q6_K, "q6_k", true, 16376}, {QUANT_IQ2_XXS, "iq2_xxs", true, 4094},
     {QUANT_MXFP4, "mxfp4", true, 16376},
+    {QUANT_Q8_0 | OP_PACKED, "q8_0_packed", true, 2047},
+    {QUANT_Q2_K | OP_PACKED, "q2_k_packed", true, 16376},
+    {QUANT_Q6_K | OP_PACKED, "q6_k_packed", true, 16376},
+    {QUANT_IQ2_XXS | OP_PACKED, "iq2_xxs_packed", true, 4094},
+    {QUANT_MXFP4 | OP_PACKED, "mxfp4_packed", true, 16376},
 };
 
 float gpu_input_most(uint32_t type)
@@ -47,9 +52,9 @@ static bool holds(const struct region *r, const uint8_t *at, uint64_t bytes)
     return at >= r->first && (uint64_t)(at - r->first) <= r->bytes && bytes <= r->bytes - (uint64_t)(at - r->first);
 }
 
-/* The region that holds [ptr, ptr + bytes); NULL when none does. Regions are sorted by their first byte, and only
+/* Regions are sorted by their first byte, and only
  * pieces of one mapping overlap, each with the next. */
-static const struct region *find_region(struct backend_gpu *b, const void *ptr, uint64_t bytes)
+const struct region *gpu_region(struct backend_gpu *b, const void *ptr, uint64_t bytes)
 {
     const uint8_t *at = ptr;
     uint32_t low = 0, high = b->n_regions; /* regions before low begin at or before ptr, those from high on after it */
@@ -65,7 +70,7 @@ static const struct region *find_region(struct backend_gpu *b, const void *ptr, 
 
 static struct gpu_ref ref_of(struct backend_gpu *b, const void *ptr, uint64_t bytes)
 {
-    const struct region *r = find_region(b, ptr, bytes);
+    const struct region *r = gpu_region(b, ptr, bytes);
     if (!r) {
         gpu_fail(b, "an operation names memory that is not the backend's");
         r = &b->regions[0];
@@ -89,7 +94,7 @@ void gpu_bind_floats(struct gpu_call *c, const float *ptr, uint64_t n) { gpu_bin
 
 void gpu_bind_rest(struct gpu_call *c, const void *ptr)
 {
-    const struct region *r = ptr ? find_region(c->b, ptr, 1) : NULL;
+    const struct region *r = ptr ? gpu_region(c->b, ptr, 1) : NULL;
     gpu_bind(c, ptr, r ? r->bytes - (uint64_t)((const uint8_t *)ptr - r->first) : 0);
 }
 
@@ -103,9 +108,12 @@ void gpu_run(struct gpu_call *c, const struct gpu_pipe *pipe, const void *record
 {
     struct backend_gpu *b = c->b;
     const unsigned grid[3] = {x, y, z};
+    gpu_flush(b);
     if (b->failed || !pipe || x == 0 || y == 0 || z == 0) return;
     b->pending = true;
-    if (!b->host->dispatch(b->gpu, pipe, record, record_bytes, c->refs, c->n, grid, n_threads)) host_failed(b);
+    if (!b->host->dispatch(b->gpu, pipe, record, record_bytes, c->refs, c->n, grid, n_threads) ||
+        (b->times && !gpu_note_time(b, pipe)))
+        host_failed(b);
 }
 
 const struct gpu_pipe *gpu_format_pipe(struct backend_gpu *b, enum format_family family, uint32_t type)
@@ -133,6 +141,7 @@ struct gpu_input gpu_quantise(struct backend *backend, const float *x, uint32_t 
     struct quantise_record record = {n / 32, most};
     struct gpu_call c = gpu_call_begin(backend);
     ensure(n % 32 == 0);
+    if (gpu_quantise_waiting(backend, x, &input, most)) return input;
     gpu_bind_floats(&c, x, n_values);
     gpu_bind_input(&c, &input);
     gpu_run(&c, c.b->plain[PIPE_quantise], &record, sizeof record, gpu_groups(n / 32, 8), n_rows, 1, 256);
@@ -160,12 +169,22 @@ static bool add_region(struct backend_gpu *b, struct gpu_buffer *buffer, const v
     return true;
 }
 
-static void *gpu_alloc(struct backend *backend, size_t bytes)
+static void *take_memory(struct backend_gpu *b, uint64_t bytes, bool seen)
 {
-    struct backend_gpu *b = gpu_of(backend);
-    struct gpu_buffer *buffer = b->host->alloc(b->gpu, bytes ? bytes : 1);
+    struct gpu_buffer *buffer = b->host->alloc(b->gpu, bytes ? bytes : 1, seen);
     void *address = buffer ? b->host->address(buffer) : NULL;
     return add_region(b, buffer, address, bytes, false) ? address : NULL;
+}
+
+static void *gpu_alloc(struct backend *backend, size_t bytes) { return take_memory(gpu_of(backend), bytes, true); }
+void *gpu_alloc_unseen(struct backend_gpu *b, uint64_t bytes) { return take_memory(b, bytes, false); }
+
+/* Waits for what was dispatched, and for what waited to be. */
+static void settle(struct backend_gpu *b)
+{
+    gpu_flush(b);
+    if (b->pending && !b->failed && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
+    b->pending = false;
 }
 
 static void gpu_release(struct backend *backend, void *ptr, size_t bytes)
@@ -174,8 +193,7 @@ static void gpu_release(struct backend *backend, void *ptr, size_t bytes)
     (void)bytes;
     for (uint32_t i = 0; ptr && i < b->n_regions; i++) {
         if (b->regions[i].first != ptr) continue;
-        if (b->pending && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
-        b->pending = false;
+        settle(b);
         b->host->free(b->gpu, b->regions[i].buffer);
         for (b->n_regions--; i < b->n_regions; i++) b->regions[i] = b->regions[i + 1];
         return;
@@ -190,9 +208,13 @@ static enum ds4_status gpu_map(struct backend *backend, const void *ptr, size_t 
     struct backend_gpu *b = gpu_of(backend);
     const uint64_t page = 16384;
     uint64_t most = b->info.buffer_bytes_max / (2 * page) * (2 * page), step = most / 2;
+    if (b->generates && (bytes > most || !near))
+        return err_set(error, DS4_ERR_UNSUPPORTED, "weights can be made up where all of them lie on a device, in one "
+                       "buffer; %zu bytes do not", bytes);
     for (uint64_t at = 0; at < bytes; at += step) {
         uint64_t n = bytes - at < most ? bytes - at : most;
-        struct gpu_buffer *buffer = b->host->wrap(b->gpu, (const uint8_t *)ptr + at, n, near);
+        struct gpu_buffer *buffer = b->generates ? b->host->alloc(b->gpu, n, false)
+                                                 : b->host->wrap(b->gpu, (const uint8_t *)ptr + at, n, near);
         if (!add_region(b, buffer, (const uint8_t *)ptr + at, n, true))
             return err_set(error, DS4_ERR_DEVICE, "weights of %zu bytes cannot be given to the device: %s", bytes,
                            buffer ? "too many parts" : b->host->error(b->gpu));
@@ -205,19 +227,40 @@ static void gpu_write(struct backend *backend, void *to, const void *from, size_
 {
     struct backend_gpu *b = gpu_of(backend);
     if (!bytes || b->failed) return;
+    gpu_flush(b);
+    gpu_stage_forget(b);
     struct gpu_ref target = ref_of(b, to, bytes);
-    const struct region *source = find_region(b, from, bytes);
+    const struct region *source = gpu_region(b, from, bytes);
     bool good = source && !source->mapped ? b->host->copy(b->gpu, target, ref_of(b, from, bytes))
                                           : b->host->write(b->gpu, target.buffer, target.offset, from, bytes);
     if (!good) host_failed(b);
+}
+
+uint64_t gpu_mark(struct backend_gpu *b)
+{
+    gpu_flush(b);
+    if (b->failed || !b->host->send) return 0;
+    uint64_t mark = b->host->mark(b->gpu);
+    if (!mark && *b->host->error(b->gpu)) host_failed(b);
+    return mark;
+}
+
+void gpu_send(struct backend_gpu *b, void *to, const void *from, uint64_t bytes, uint64_t mark)
+{
+    if (!b->host->send) gpu_write(&b->base, to, from, (size_t)bytes);
+    else if (!b->failed && !b->host->send(b->gpu, ref_of(b, to, bytes), from, mark)) host_failed(b);
+}
+
+void gpu_arrive(struct backend_gpu *b)
+{
+    if (b->host->send && !b->failed && !b->host->arrive(b->gpu)) host_failed(b);
 }
 
 static void gpu_read(struct backend *backend, void *to, const void *from, size_t bytes)
 {
     struct backend_gpu *b = gpu_of(backend);
     if (!bytes || b->failed) return;
-    if (b->pending && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
-    b->pending = false;
+    settle(b);
     struct gpu_ref source = ref_of(b, from, bytes);
     if (!b->failed && !b->host->read(b->gpu, to, source.buffer, source.offset, bytes)) host_failed(b);
 }
@@ -225,8 +268,7 @@ static void gpu_read(struct backend *backend, void *to, const void *from, size_t
 static enum ds4_status gpu_finish(struct backend *backend, struct ds4_error *error)
 {
     struct backend_gpu *b = gpu_of(backend);
-    if (b->pending && !b->failed && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
-    b->pending = false;
+    settle(b);
     if (!b->failed) return DS4_OK;
     return err_set(error, DS4_ERR_DEVICE, "%s: %s", b->info.name, b->why);
 }
@@ -235,8 +277,10 @@ static void gpu_destroy(struct backend *backend)
 {
     struct backend_gpu *b = gpu_of(backend);
     if (!b) return;
+    gpu_stage_free(b);
     for (uint32_t i = 0; i < b->n_regions; i++) b->host->free(b->gpu, b->regions[i].buffer);
     if (b->gpu) b->host->close(b->gpu);
+    mem_free(b->times);
     mem_free(b);
 }
 
@@ -259,11 +303,12 @@ static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu 
     uint64_t input = input_bytes(limits->n_in);
     uint64_t expert = input_bytes(n_embd) + limits->n_used * (input_bytes(limits->n_ff) + limits->n_ff * 4ull +
                                                               n_embd * 4 + 4 + 12);
-    uint64_t sizes[5] = {(uint64_t)limits->n_rows * HC_PRODUCTS_MAX * 4, slice(key, limits->n_rows) * key,
+    uint64_t sizes[6] = {(uint64_t)limits->n_rows * HC_PRODUCTS_MAX * 4, slice(key, limits->n_rows) * key,
                          slice(part, split) * part, slice(input, limits->n_rows) * input,
-                         slice(expert, limits->n_rows) * expert + limits->n_experts * 12ull};
+                         slice(expert, limits->n_rows) * expert + limits->n_experts * 12ull,
+                         gpu_sample_scratch(limits->n_vocab) + sizeof(struct backend_candidates)};
     uint64_t most = 0;
-    for (size_t i = 0; i < 5; i++) most = sizes[i] > most ? sizes[i] : most;
+    for (size_t i = 0; i < 6; i++) most = sizes[i] > most ? sizes[i] : most;
     if (b) {
         b->key_rows = slice(key, limits->n_rows);
         b->n_chunks = n_chunks;
@@ -280,21 +325,30 @@ static size_t gpu_scratch_bytes(const struct backend_limits *limits, uint32_t n_
     return (size_t)lay_out(limits, NULL);
 }
 
+#define X(name) #name,
+static const char *const plain_names[] = {PLAIN_KERNELS(X)}, *const family_names[] = {FORMAT_KERNELS(X)};
+#undef X
+
+void gpu_plain_name(size_t i, char *name, size_t size) { (void)snprintf(name, size, "%s", plain_names[i]); }
+void gpu_family_name(size_t family, size_t format_i, char *name, size_t size)
+{
+    (void)snprintf(name, size, "%s_%s", family_names[family], formats[format_i].name);
+}
+
 static bool build_pipes(struct backend_gpu *b)
 {
-#define X(name) #name,
-    static const char *const plain[] = {PLAIN_KERNELS(X)}, *const families[] = {FORMAT_KERNELS(X)};
-#undef X
 #define X(name) +1
     const size_t n_row = 0 ROW_KERNELS(X), n_not_block = n_row FLOAT_KERNELS(X);
 #undef X
     for (size_t i = 0; i < N_PLAIN; i++)
-        if (!(b->plain[i] = b->host->pipe(b->gpu, plain[i]))) return false;
+        if (!(b->plain[i] = b->host->pipe(b->gpu, plain_names[i]))) return false;
     for (size_t f = 0; f < N_FAMILIES; f++) {
         for (size_t i = 0; i < N_WEIGHT_FORMATS; i++) {
             char name[48];
-            if (f >= n_row && formats[i].blocks != (f >= n_not_block)) continue;
-            (void)snprintf(name, sizeof name, "%s_%s", families[f], formats[i].name);
+            bool packed = formats[i].type & OP_PACKED;
+            if ((f >= n_row || packed) && formats[i].blocks != (f >= n_not_block)) continue;
+            if (packed && !b->host->is_copy) continue;
+            gpu_family_name(f, i, name, sizeof name);
             if (!(b->by_format[f][i] = b->host->pipe(b->gpu, name))) return false;
         }
     }
@@ -304,7 +358,8 @@ static bool build_pipes(struct backend_gpu *b)
 #define BACKEND_OPS(host_name) \
     { \
         .name = host_name, .alloc = gpu_alloc, .release = gpu_release, .map = gpu_map, .write = gpu_write, \
-        .read = gpu_read, .finish = gpu_finish, .destroy = gpu_destroy, .scratch_bytes = gpu_scratch_bytes, OPERATIONS \
+        .read = gpu_read, .finish = gpu_finish, .destroy = gpu_destroy, .scratch_bytes = gpu_scratch_bytes, \
+        .candidates = gpu_candidates, .pack = gpu_pack, OPERATIONS \
     }
 #define OPERATIONS \
     .embed = gpu_embed, .hc_mix = gpu_hc_mix, .hc_reduce = gpu_hc_reduce, .hc_expand = gpu_hc_expand, \
@@ -348,25 +403,24 @@ static const struct backend_ops *ops_of(const struct gpu_host *host)
     return &ops_any;
 }
 
-enum ds4_status backend_gpu_create(const struct gpu_host *host, struct thread_pool *pool,
-                                   const struct backend_limits *limits, struct backend **out, struct ds4_error *error)
+enum ds4_status backend_gpu_create_on(const struct gpu_host *host, struct gpu *device, struct thread_pool *pool,
+                                      const struct backend_limits *limits, struct backend **out,
+                                      struct ds4_error *error)
 {
-    char why[256] = "";
     *out = NULL;
     struct backend_gpu *b = mem_zalloc(1, sizeof *b);
-    if (!b) return err_set(error, DS4_ERR_NOMEM, "no memory for the GPU backend");
+    if (!b) {
+        host->close(device);
+        return err_set(error, DS4_ERR_NOMEM, "no memory for the GPU backend");
+    }
     b->base.ops = ops_of(host);
     b->base.pool = pool;
     b->host = host;
     b->limits = *limits;
-    b->gpu = host->open(why, sizeof why);
-    if (!b->gpu) {
-        mem_free(b);
-        return err_set(error, DS4_ERR_UNSUPPORTED, "no device for backend %s: %s", host->name, why);
-    }
+    b->gpu = device;
     host->info(b->gpu, &b->info);
     b->scratch_bytes = lay_out(limits, b);
-    b->scratch = gpu_alloc(&b->base, (size_t)b->scratch_bytes);
+    b->scratch = gpu_alloc_unseen(b, b->scratch_bytes);
     if (!b->scratch || !build_pipes(b)) {
         enum ds4_status status = err_set(error, b->scratch ? DS4_ERR_DEVICE : DS4_ERR_NOMEM, "%s: %s", b->info.name,
                                          host->error(b->gpu));
@@ -375,4 +429,14 @@ enum ds4_status backend_gpu_create(const struct gpu_host *host, struct thread_po
     }
     *out = &b->base;
     return DS4_OK;
+}
+
+enum ds4_status backend_gpu_create(const struct gpu_host *host, struct thread_pool *pool,
+                                   const struct backend_limits *limits, struct backend **out, struct ds4_error *error)
+{
+    char why[256] = "";
+    *out = NULL;
+    struct gpu *device = host->open(why, sizeof why);
+    if (!device) return err_set(error, DS4_ERR_UNSUPPORTED, "no device for backend %s: %s", host->name, why);
+    return backend_gpu_create_on(host, device, pool, limits, out, error);
 }

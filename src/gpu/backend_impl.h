@@ -9,6 +9,7 @@
 #define SCRATCH_PART_BYTES (256u << 20) /* what one operation may take for a slice of its rows */
 #define HC_PRODUCTS_MAX (16u * 18u + 1u)
 #define ATTENTION_CHUNK_ROWS 64u       /* CHUNK_ROWS of attention.k */
+#define ATTENTION_TILE_HEADS 16u       /* TILE_HEADS of attend_tiles.k */
 #define SPLIT_ROWS_MAX 8u              /* rows of a batch up to which attention is split over chunks */
 #define FEW_ROWS 8u                    /* that products_* takes at a time */
 #define TILE 64u                       /* of products.k */
@@ -21,10 +22,12 @@
     X(product) X(products) X(tiles) X(expert_gate_up) X(expert_product) X(expert_down) X(expert_tiles)
 #define FORMAT_KERNELS(X) ROW_KERNELS(X) FLOAT_KERNELS(X) BLOCK_KERNELS(X)
 #define PLAIN_KERNELS(X) \
-    X(hc_mix) X(hc_head) X(hc_reduce) X(hc_expand) X(rms_norm) X(rope) X(swiglu) X(add) X(add_streams) X(gather) \
+    X(hc_mix) X(hc_head) X(hc_reduce) X(hc_reduce_quantise) X(hc_expand) X(rms_norm_quantise) X(swiglu_quantise) \
+    X(rms_norm) X(rope) X(swiglu) X(add) X(add_streams) X(gather) \
     X(router) X(moe_activate) X(kv_store) X(index_query) X(compress_pool) X(compress_slots) X(index_score) \
-    X(index_top) X(attention) X(attention_part) X(attention_merge) X(quantise) X(moe_sort) X(moe_sum)
-enum { N_WEIGHT_FORMATS = 9 };
+    X(index_top) X(attention) X(attention_part) X(attention_merge) X(attend_tiles) X(attend_tiles_part) \
+    X(repack) X(generate) X(logits_most) X(logits_near) X(logits_join) X(quantise) X(moe_sort) X(moe_places) X(moe_sum)
+enum { N_WEIGHT_FORMATS = 14 }; /* the last 5: as packed.k lays them out */
 #define X(name) FAMILY_##name,
 enum format_family { FORMAT_KERNELS(X) N_FAMILIES };
 #undef X
@@ -40,6 +43,17 @@ struct region {
     bool mapped; /* memory of the host, wrapped */
 };
 
+/* An operation that waits for the next one (ops_fused.c). */
+struct gpu_waiting {
+    enum { WAITING_NONE, WAITING_REDUCE, WAITING_NORM, WAITING_SWIGLU, WAITING_ADD } kind;
+    union {
+        struct hc_reduce_args reduce;
+        struct rms_norm_args norm;
+        struct swiglu_args swiglu;
+        struct add_args add;
+    };
+};
+
 struct backend_gpu {
     struct backend base;
     const struct gpu_host *host;
@@ -53,7 +67,11 @@ struct backend_gpu {
     uint64_t scratch_bytes;
     uint64_t scratch_used;
     uint32_t key_rows, split_rows, n_chunks, input_rows, expert_rows; /* rows of a slice of each user of scratch */
+    struct gpu_waiting waiting;
+    struct gpu_stage *stage;                          /* NULL: no experts are streamed */
+    struct gpu_times *times;                          /* NULL: kernels are not timed */
     bool pending;                                     /* dispatches since the last wait */
+    bool generates;                                   /* mapped memory is not copied, but filled here */
     bool failed;
     char why[256];
 };
@@ -79,6 +97,10 @@ bool gpu_is_block_format(uint32_t type);
 /* The largest integer that an input becomes beside weights of this block format; of several the least is taken. */
 float gpu_input_most(uint32_t type);
 void gpu_fail(struct backend_gpu *b, const char *sentence);
+void gpu_plain_name(size_t i, char *name, size_t size);
+void gpu_family_name(size_t family, size_t format_i, char *name, size_t size);
+/* Waits for the kernel that was just dispatched and adds what it took. */
+bool gpu_note_time(struct backend_gpu *b, const struct gpu_pipe *pipe);
 
 /* Memory until the operation ends; every operation begins with gpu_scratch_begin. */
 static inline void gpu_scratch_begin(struct backend *b) { gpu_of(b)->scratch_used = 0; }
@@ -91,7 +113,39 @@ struct gpu_input {
 };
 struct gpu_input gpu_quantise(struct backend *b, const float *x, uint32_t n_rows, uint32_t n, float most);
 void gpu_bind_input(struct gpu_call *c, const struct gpu_input *input);
+/* Makes the integers of x together with x, when x is what an operation that waits will make. */
+bool gpu_quantise_waiting(struct backend *b, const float *x, const struct gpu_input *input, float most);
+void gpu_flush(struct backend_gpu *b);
+/* Memory of the device that the host does not look at. */
+void *gpu_alloc_unseen(struct backend_gpu *b, uint64_t bytes);
+/* mark, send and arrive of gpu.h; where a host has none, send writes. */
+uint64_t gpu_mark(struct backend_gpu *b);
+void gpu_send(struct backend_gpu *b, void *to, const void *from, uint64_t bytes, uint64_t mark);
+void gpu_arrive(struct backend_gpu *b);
+/* Experts that rows of ids name, brought to the device (stage.c). Takes from the front as many rows as there is room
+ * for, at most n_rows, and returns how many; *ids becomes places in the stacks of the weights. 0: it failed. */
+uint32_t gpu_stage_rows(struct backend *b, const int32_t **ids, uint32_t n_rows, uint32_t n_used,
+                        struct op_weight *const *weights, uint32_t n_weights);
+/* The same for many rows: some of the experts that they name, from number *next on. False when there are no more of
+ * them, or it failed. */
+struct gpu_staged {
+    const int32_t *ids;   /* negative where a choice is of another expert */
+    uint32_t n_experts;   /* that ids number */
+    const int32_t *where; /* [n_experts] places in the stacks; NULL: as numbered */
+};
+bool gpu_stage_experts(struct backend *b, const int32_t *ids, uint32_t n_pairs, uint32_t *next,
+                       struct op_weight *const *weights, uint32_t n_weights, struct gpu_staged *out);
+/* The ids that were read last may have changed. */
+void gpu_stage_forget(struct backend_gpu *b);
+void gpu_stage_free(struct backend_gpu *b);
+/* The region that holds [ptr, ptr + bytes); NULL when none does. */
+const struct region *gpu_region(struct backend_gpu *b, const void *ptr, uint64_t bytes);
+void gpu_pack(struct backend *b, struct op_weight *w);
 static inline uint32_t gpu_groups(uint64_t n, uint32_t each) { return (uint32_t)((n + each - 1) / each); }
+
+uint64_t gpu_sample_scratch(uint32_t n_vocab);
+bool gpu_candidates(struct backend *b, const float *logits, uint32_t n, float margin, float temperature,
+                    struct backend_candidates *out);
 
 #define OP(op_name) void gpu_##op_name(struct backend *b, const struct op_name##_args *args);
 #include "ops/ops.def"

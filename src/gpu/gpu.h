@@ -42,10 +42,13 @@ struct gpu_host {
     const char *(*error)(const struct gpu *g); /* of the first failure */
     void (*info)(const struct gpu *g, struct gpu_info *out);
 
-    struct gpu_buffer *(*alloc)(struct gpu *g, uint64_t bytes); /* zero-filled */
+    /* Zero-filled. seen: the host may read it at its address, too. */
+    struct gpu_buffer *(*alloc)(struct gpu *g, uint64_t bytes, bool seen);
     /* Read-only memory of the host that outlives the buffer, page-aligned unless it is copied. A device with memory of
      * its own copies it there when near, else reads it over its bus; others use it in place. */
     struct gpu_buffer *(*wrap)(struct gpu *g, const void *memory, uint64_t bytes, bool near);
+    /* True when a buffer that was wrapped is a copy of the device's own, which may be changed. NULL: none is. */
+    bool (*is_copy)(const struct gpu_buffer *buffer);
     void (*free)(struct gpu *g, struct gpu_buffer *buffer);
     /* Stands for the first byte: the host's view where there is one, else the device's. Unique in the process. */
     void *(*address)(const struct gpu_buffer *buffer);
@@ -53,6 +56,15 @@ struct gpu_host {
     bool (*write)(struct gpu *g, struct gpu_buffer *to, uint64_t offset, const void *from, uint64_t bytes);
     bool (*read)(struct gpu *g, void *to, const struct gpu_buffer *from, uint64_t offset, uint64_t bytes);
     bool (*copy)(struct gpu *g, struct gpu_ref to, struct gpu_ref from); /* to.bytes */
+
+    /* Copies beside the dispatches, by way of memory of the host that prepare_sends takes once: the device fetches one
+     * while kernels run and the host makes the next ready. A copy begins when what was dispatched before its mark is
+     * done (0: at once), and from is the caller's again when send returns. What is dispatched after arrive comes after
+     * all that was sent. NULL, all four: writing is as good. */
+    bool (*prepare_sends)(struct gpu *g, uint64_t bytes);
+    uint64_t (*mark)(struct gpu *g);
+    bool (*send)(struct gpu *g, struct gpu_ref to, const void *from, uint64_t mark);
+    bool (*arrive)(struct gpu *g);
 
     const struct gpu_pipe *(*pipe)(struct gpu *g, const char *kernel); /* NULL: there is none, or it does not build */
     bool (*dispatch)(struct gpu *g, const struct gpu_pipe *pipe, const void *record, size_t record_bytes,

@@ -1,17 +1,19 @@
-/* host_cuda.cu - CUDA as a device: kernels are linked in and found by name; one stream; a list that was seen before is
- * replayed as a graph, so that a decode step is one launch.
+/* host_cuda.cu - CUDA as a device: kernels are linked in and found by name; one stream, and another for what is sent; a
+ * list that was seen before is replayed as a graph, so that a decode step is one launch.
  *
- * Buffers are managed memory that prefers the device: sessions hand out addresses of their spans, which the host reads
- * when it saves them. Weights are copied to the device once; where they do not fit, or the device reads pageable memory
- * as fast, they stay where they are. */
+ * Buffers that the host sees are managed memory that prefers the device: sessions hand out addresses of their spans,
+ * which the host reads when it saves them. Weights are copied to the device once; where they do not fit, or the device
+ * reads pageable memory as fast, they stay where they are. */
 #include <cuda_runtime.h>
 #include <stdio.h>
 #include <string.h>
 
 extern "C" {
+#include "base/hash.h"
 #include "base/mem.h"
 }
 #include "gpu/gpu.h"
+#include "gpu/replay.h"
 
 struct kernel_entry {
     const char *name;
@@ -43,8 +45,10 @@ namespace k {
 
 #define LAUNCHES_MAX 4096      /* of a list; a longer one goes in parts */
 #define RECORD_BYTES_MAX 192
-#define REPLAYS_MAX 4          /* lists kept as graphs */
+#define REPLAYS_MAX 8          /* lists kept as graphs: of decoding three, and of chunks of prefill */
 #define UPLOAD_BYTES ((uint64_t)256 << 20)
+#define SEND_PIECES 8          /* of pinned memory: some on their way while others are filled */
+#define MARKS_MAX 8            /* kept; to wait for a later one in place of one that is gone is right as well */
 
 struct gpu_buffer {
     char *ptr;
@@ -66,6 +70,7 @@ struct replay {
     struct launch *launches;
     int n;
     uint64_t used; /* when; 0: empty */
+    uint64_t digest;
     cudaGraphExec_t graph;
 };
 
@@ -73,11 +78,16 @@ struct gpu {
     cudaStream_t stream;
     cudaEvent_t begin, end;
     cudaDeviceProp device_properties;
-    struct launch *launches, *last; /* the list being made, and the one before */
-    int n, n_last;
+    struct launch *launches; /* the list being made */
+    int n;
+    struct replay_seen seen;
     struct replay replays[REPLAYS_MAX];
     uint64_t clock;
     double seconds;
+    cudaStream_t copies;
+    cudaEvent_t marks[MARKS_MAX], pieces[SEND_PIECES], arrived;
+    char *pinned;
+    uint64_t piece_bytes, n_marks, n_pieces;
     bool failed;
     char error[256];
 };
@@ -96,11 +106,18 @@ static void cuda_close(struct gpu *g)
         if (g->replays[i].graph) (void)cudaGraphExecDestroy(g->replays[i].graph);
         mem_free(g->replays[i].launches);
     }
+    if (g->copies) (void)cudaStreamSynchronize(g->copies);
+    for (int i = 0; i < MARKS_MAX; i++)
+        if (g->marks[i]) (void)cudaEventDestroy(g->marks[i]);
+    for (int i = 0; i < SEND_PIECES; i++)
+        if (g->pieces[i]) (void)cudaEventDestroy(g->pieces[i]);
+    if (g->arrived) (void)cudaEventDestroy(g->arrived);
+    if (g->pinned) (void)cudaFreeHost(g->pinned);
+    if (g->copies) (void)cudaStreamDestroy(g->copies);
     if (g->begin) (void)cudaEventDestroy(g->begin);
     if (g->end) (void)cudaEventDestroy(g->end);
     if (g->stream) (void)cudaStreamDestroy(g->stream);
     mem_free(g->launches);
-    mem_free(g->last);
     mem_free(g);
 }
 
@@ -118,8 +135,7 @@ static struct gpu *cuda_open(char *why, size_t why_size)
         return NULL;
     }
     g->launches = (struct launch *)mem_zalloc(LAUNCHES_MAX, sizeof *g->launches);
-    g->last = (struct launch *)mem_zalloc(LAUNCHES_MAX, sizeof *g->last);
-    if (g->launches && g->last && cuda_ok(g, cudaGetDeviceProperties(&g->device_properties, 0), "device") &&
+    if (g->launches && cuda_ok(g, cudaGetDeviceProperties(&g->device_properties, 0), "device") &&
         cuda_ok(g, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "stream") &&
         cuda_ok(g, cudaEventCreate(&g->begin), "event") && cuda_ok(g, cudaEventCreate(&g->end), "event"))
         return g;
@@ -130,6 +146,13 @@ static struct gpu *cuda_open(char *why, size_t why_size)
 
 static const char *cuda_error_text(const struct gpu *g) { return g->error; }
 
+/* One memory for both. A device with memory of its own beside which the host's is coherent (one table of pages for
+ * both, as Grace has) still copies what is near, and reads the rest where it lies. */
+static bool shares_memory(const struct gpu *g)
+{
+    return g->device_properties.pageableMemoryAccess && g->device_properties.integrated;
+}
+
 static void cuda_info(const struct gpu *g, struct gpu_info *out)
 {
     memset(out, 0, sizeof *out);
@@ -138,7 +161,7 @@ static void cuda_info(const struct gpu *g, struct gpu_info *out)
     (void)cudaMemGetInfo(&free_bytes, &total_bytes);
     out->memory_bytes = g->device_properties.totalGlobalMem;
     out->free_bytes = free_bytes;
-    out->own_memory = !(g->device_properties.pageableMemoryAccess && g->device_properties.integrated);
+    out->own_memory = !shares_memory(g);
     out->buffer_bytes_max = UINT64_MAX;
     out->unified = true;
 }
@@ -171,11 +194,11 @@ static void prefer_device(void *ptr, uint64_t bytes)
     (void)cudaMemAdvise(ptr, bytes, cudaMemAdviseSetPreferredLocation, there);
 }
 
-static struct gpu_buffer *cuda_alloc(struct gpu *g, uint64_t bytes)
+static struct gpu_buffer *cuda_alloc(struct gpu *g, uint64_t bytes, bool seen)
 {
     void *ptr = NULL;
-    if (!cuda_ok(g, cudaMallocManaged(&ptr, bytes), "a buffer")) return NULL;
-    prefer_device(ptr, bytes);
+    if (!cuda_ok(g, seen ? cudaMallocManaged(&ptr, bytes) : cudaMalloc(&ptr, bytes), "a buffer")) return NULL;
+    if (seen) prefer_device(ptr, bytes);
     if (cuda_ok(g, cudaMemsetAsync(ptr, 0, bytes, g->stream), "a buffer") &&
         cuda_ok(g, cudaStreamSynchronize(g->stream), "a buffer"))
         return make_buffer(g, ptr, bytes, true, false);
@@ -221,7 +244,7 @@ static struct gpu_buffer *wrap_far(struct gpu *g, void *host, uint64_t bytes)
 static struct gpu_buffer *cuda_wrap(struct gpu *g, const void *memory, uint64_t bytes, bool near)
 {
     void *ptr = NULL, *host = (void *)(uintptr_t)memory;
-    if (g->device_properties.pageableMemoryAccess && g->device_properties.integrated)
+    if (shares_memory(g) || (!near && g->device_properties.pageableMemoryAccessUsesHostPageTables))
         return make_buffer(g, host, bytes, false, false);
     if (!near) return wrap_far(g, host, bytes);
     if (!cuda_ok(g, cudaMalloc(&ptr, bytes), "weights")) return NULL;
@@ -229,6 +252,8 @@ static struct gpu_buffer *cuda_wrap(struct gpu *g, const void *memory, uint64_t 
     (void)cudaFree(ptr);
     return NULL;
 }
+
+static bool cuda_is_copy(const struct gpu_buffer *buffer) { return buffer->owned; }
 
 static void cuda_free(struct gpu *g, struct gpu_buffer *buffer)
 {
@@ -260,16 +285,17 @@ static bool same_list(const struct launch *a, int n_a, const struct launch *b, i
     return n_a == n_b && memcmp(a, b, (size_t)n_a * sizeof *a) == 0;
 }
 
-static struct replay *find_replay(struct gpu *g)
+static struct replay *find_replay(struct gpu *g, uint64_t digest)
 {
     for (int i = 0; i < REPLAYS_MAX; i++)
-        if (g->replays[i].used && same_list(g->launches, g->n, g->replays[i].launches, g->replays[i].n))
+        if (g->replays[i].used && g->replays[i].digest == digest &&
+            same_list(g->launches, g->n, g->replays[i].launches, g->replays[i].n))
             return &g->replays[i];
     return NULL;
 }
 
 /* Keeps the list as a graph in place of the one that was used longest ago. */
-static struct replay *make_replay(struct gpu *g)
+static struct replay *make_replay(struct gpu *g, uint64_t digest)
 {
     struct replay *r = &g->replays[0];
     for (int i = 1; i < REPLAYS_MAX; i++)
@@ -287,6 +313,7 @@ static struct replay *make_replay(struct gpu *g)
     if (!r->launches) return NULL;
     memcpy(r->launches, g->launches, (size_t)g->n * sizeof *r->launches);
     r->n = g->n;
+    r->digest = digest;
     return r;
 }
 
@@ -294,8 +321,9 @@ static bool cuda_submit(struct gpu *g)
 {
     if (g->failed) return false;
     if (g->n == 0) return true;
-    struct replay *r = find_replay(g);
-    if (!r && same_list(g->launches, g->n, g->last, g->n_last)) r = make_replay(g);
+    uint64_t digest = hash_u64(g->launches, (size_t)g->n * sizeof *g->launches);
+    struct replay *r = find_replay(g, digest);
+    if (!r && replay_is_known(&g->seen, digest)) r = make_replay(g, digest);
     if (g->failed || !cuda_ok(g, cudaEventRecord(g->begin, g->stream), "event")) return false;
     if (r) {
         r->used = ++g->clock;
@@ -303,10 +331,6 @@ static bool cuda_submit(struct gpu *g)
     } else {
         (void)launch_all(g);
     }
-    struct launch *swap = g->last;
-    g->last = g->launches;
-    g->n_last = g->n;
-    g->launches = swap;
     g->n = 0;
     return !g->failed && cuda_ok(g, cudaEventRecord(g->end, g->stream), "event");
 }
@@ -338,6 +362,54 @@ static bool cuda_copy(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
 {
     return cuda_submit(g) && cuda_ok(g, cudaMemcpyAsync(to.buffer->ptr + to.offset, from.buffer->ptr + from.offset,
                                                         to.bytes, cudaMemcpyDefault, g->stream), "a copy");
+}
+
+static bool make_event(struct gpu *g, cudaEvent_t *event)
+{
+    return cuda_ok(g, cudaEventCreateWithFlags(event, cudaEventDisableTiming), "event");
+}
+
+static bool cuda_prepare_sends(struct gpu *g, uint64_t bytes)
+{
+    g->piece_bytes = (bytes / SEND_PIECES + 4095) / 4096 * 4096;
+    for (int i = 0; i < MARKS_MAX; i++)
+        if (!make_event(g, &g->marks[i])) return false;
+    for (int i = 0; i < SEND_PIECES; i++)
+        if (!make_event(g, &g->pieces[i])) return false;
+    return make_event(g, &g->arrived) &&
+           cuda_ok(g, cudaStreamCreateWithFlags(&g->copies, cudaStreamNonBlocking), "stream") &&
+           cuda_ok(g, cudaHostAlloc((void **)&g->pinned, g->piece_bytes * SEND_PIECES, cudaHostAllocDefault),
+                   "pinned memory");
+}
+
+static uint64_t cuda_mark(struct gpu *g)
+{
+    uint64_t mark = g->n_marks + 1;
+    if (!cuda_submit(g) || !cuda_ok(g, cudaEventRecord(g->marks[mark % MARKS_MAX], g->stream), "event")) return 0;
+    return g->n_marks = mark;
+}
+
+/* Through pieces of pinned memory in turn; one that is still on its way is waited for. */
+static bool cuda_send(struct gpu *g, struct gpu_ref to, const void *from, uint64_t mark)
+{
+    if (g->failed || (mark && !cuda_ok(g, cudaStreamWaitEvent(g->copies, g->marks[mark % MARKS_MAX], 0), "a copy")))
+        return false;
+    for (uint64_t at = 0; at < to.bytes; at += g->piece_bytes) {
+        uint64_t n = to.bytes - at < g->piece_bytes ? to.bytes - at : g->piece_bytes, i = g->n_pieces++ % SEND_PIECES;
+        char *piece = g->pinned + i * g->piece_bytes, *target = to.buffer->ptr + to.offset + at;
+        if (!cuda_ok(g, cudaEventSynchronize(g->pieces[i]), "a copy")) return false;
+        memcpy(piece, (const char *)from + at, n);
+        if (!cuda_ok(g, cudaMemcpyAsync(target, piece, n, cudaMemcpyDefault, g->copies), "a copy") ||
+            !cuda_ok(g, cudaEventRecord(g->pieces[i], g->copies), "a copy"))
+            return false;
+    }
+    return true;
+}
+
+static bool cuda_arrive(struct gpu *g)
+{
+    return cuda_submit(g) && cuda_ok(g, cudaEventRecord(g->arrived, g->copies), "a copy") &&
+           cuda_ok(g, cudaStreamWaitEvent(g->stream, g->arrived, 0), "a copy");
 }
 
 static const struct gpu_pipe *cuda_pipe(struct gpu *g, const char *name)
@@ -376,6 +448,8 @@ static void cuda_overlap(struct gpu *g, bool on)
 static double cuda_seconds(const struct gpu *g) { return g->seconds; }
 
 extern "C" const struct gpu_host gpu_host_cuda = {
-    "cuda", cuda_open, cuda_close, cuda_error_text, cuda_info, cuda_alloc, cuda_wrap, cuda_free, cuda_address,
-    cuda_write, cuda_read, cuda_copy, cuda_pipe, cuda_dispatch, cuda_overlap, cuda_submit, cuda_wait, cuda_seconds,
+    "cuda", cuda_open, cuda_close, cuda_error_text, cuda_info, cuda_alloc, cuda_wrap, cuda_is_copy,
+    cuda_free, cuda_address,
+    cuda_write, cuda_read, cuda_copy, cuda_prepare_sends, cuda_mark, cuda_send, cuda_arrive, cuda_pipe, cuda_dispatch,
+    cuda_overlap, cuda_submit, cuda_wait, cuda_seconds,
 };

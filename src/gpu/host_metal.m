@@ -128,8 +128,9 @@ static struct gpu_buffer *make_buffer(struct gpu *g, id<MTLBuffer> made, const v
     return buffer;
 }
 
-static struct gpu_buffer *metal_alloc(struct gpu *g, uint64_t bytes)
+static struct gpu_buffer *metal_alloc(struct gpu *g, uint64_t bytes, bool seen)
 {
+    (void)seen;
     MTLResourceOptions options = MTLResourceStorageModeShared | MTLResourceHazardTrackingModeUntracked;
     id<MTLBuffer> made = [g->device newBufferWithLength:bytes options:options];
     if (made) memset([made contents], 0, bytes);

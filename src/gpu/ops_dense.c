@@ -58,39 +58,6 @@ void gpu_hc_head(struct backend *b, const struct hc_head_args *args)
     gpu_run(&c, c.b->plain[PIPE_hc_head], &record, sizeof record, args->n_rows, 1, 1, 32);
 }
 
-void gpu_hc_reduce(struct backend *b, const struct hc_reduce_args *args)
-{
-    struct gpu_call c = gpu_call_begin(b);
-    struct hc_sum_record record = {args->n_hc, args->n_embd, args->norm != NULL, args->rms_eps};
-    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_hc * args->n_embd);
-    gpu_bind_floats(&c, args->w, (uint64_t)args->n_rows * args->n_hc);
-    gpu_bind_floats(&c, args->norm, args->n_embd);
-    gpu_bind_floats(&c, args->u, (uint64_t)args->n_rows * args->n_embd);
-    gpu_run(&c, c.b->plain[PIPE_hc_reduce], &record, sizeof record, args->n_rows, 1, 1, 256);
-}
-
-void gpu_hc_expand(struct backend *b, const struct hc_expand_args *args)
-{
-    struct gpu_call c = gpu_call_begin(b);
-    struct hc_sum_record record = {.n_hc = args->n_hc, .n_embd = args->n_embd};
-    gpu_bind_floats(&c, args->y, (uint64_t)args->n_rows * args->n_embd);
-    gpu_bind_floats(&c, args->post, (uint64_t)args->n_rows * args->n_hc);
-    gpu_bind_floats(&c, args->comb, (uint64_t)args->n_rows * args->n_hc * args->n_hc);
-    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_hc * args->n_embd);
-    gpu_run(&c, c.b->plain[PIPE_hc_expand], &record, sizeof record, gpu_groups(args->n_embd, 256), args->n_rows, 1,
-            256);
-}
-
-void gpu_rms_norm(struct backend *b, const struct rms_norm_args *args)
-{
-    struct gpu_call c = gpu_call_begin(b);
-    struct rms_norm_record record = {args->n, args->weight != NULL, args->eps};
-    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n);
-    gpu_bind_floats(&c, args->weight, args->n);
-    gpu_bind_floats(&c, args->y, (uint64_t)args->n_rows * args->n);
-    gpu_run(&c, c.b->plain[PIPE_rms_norm], &record, sizeof record, args->n_rows, 1, 1, 256);
-}
-
 void gpu_rope(struct backend *b, const struct rope_args *args)
 {
     struct gpu_call c = gpu_call_begin(b);
@@ -134,6 +101,7 @@ void gpu_matmul(struct backend *b, const struct matmul_args *args)
         most = fminf(most, gpu_input_most(args->out[i].w.type));
     }
     uint32_t step = n_blocks ? gpu->input_rows : args->n_rows;
+    if (!n_blocks) gpu_flush(gpu); /* not among those that overlap */
     for (uint32_t first = 0; first < args->n_rows; first += step) {
         uint32_t n = args->n_rows - first < step ? args->n_rows - first : step;
         struct gpu_input input = {0};
@@ -150,6 +118,7 @@ void gpu_router(struct backend *b, const struct router_args *args)
     struct gpu_call c = gpu_call_begin(b);
     struct router_record record = {args->n_experts, args->n_used, args->bias != NULL, args->hash != NULL, args->scale};
     ensure(args->n_experts <= 1024 && args->n_used <= 32);
+    gpu_stage_forget(c.b);
     gpu_bind_floats(&c, args->logits, (uint64_t)args->n_rows * args->n_experts);
     gpu_bind_floats(&c, args->bias, args->n_experts);
     gpu_bind_rest(&c, args->hash);
@@ -157,27 +126,6 @@ void gpu_router(struct backend *b, const struct router_args *args)
     gpu_bind(&c, args->ids, (uint64_t)args->n_rows * args->n_used * sizeof *args->ids);
     gpu_bind_floats(&c, args->weights, (uint64_t)args->n_rows * args->n_used);
     gpu_run(&c, c.b->plain[PIPE_router], &record, sizeof record, args->n_rows, 1, 1, 32);
-}
-
-void gpu_swiglu(struct backend *b, const struct swiglu_args *args)
-{
-    struct gpu_call c = gpu_call_begin(b);
-    struct elements_record record = {.n = (uint32_t)args->n, .limit = args->limit};
-    ensure(args->n <= INT32_MAX);
-    gpu_bind_floats(&c, args->a, args->n);
-    gpu_bind_floats(&c, args->b, args->n);
-    gpu_bind_floats(&c, args->m, args->n);
-    gpu_run(&c, c.b->plain[PIPE_swiglu], &record, sizeof record, gpu_groups(args->n, 256), 1, 1, 256);
-}
-
-void gpu_add(struct backend *b, const struct add_args *args)
-{
-    struct gpu_call c = gpu_call_begin(b);
-    struct elements_record record = {.n = (uint32_t)args->n};
-    ensure(args->n <= INT32_MAX);
-    gpu_bind_floats(&c, args->x, args->n);
-    gpu_bind_floats(&c, args->y, args->n);
-    gpu_run(&c, c.b->plain[PIPE_add], &record, sizeof record, gpu_groups(args->n, 256), 1, 1, 256);
 }
 
 void gpu_add_streams(struct backend *b, const struct add_streams_args *args)

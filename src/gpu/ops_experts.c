@@ -36,6 +36,18 @@ static struct sorted sort_choices(struct backend *b, const int32_t *ids, uint32_
     return s;
 }
 
+static struct sorted sort_staged(struct backend *b, const struct gpu_staged *staged, uint32_t n_pairs)
+{
+    struct sorted s = sort_choices(b, staged->ids, n_pairs, staged->n_experts);
+    struct sort_record record = {n_pairs, staged->n_experts, s.n_tiles, 256};
+    struct gpu_call c = gpu_call_begin(b);
+    if (!staged->where) return s;
+    gpu_bind(&c, staged->where, staged->n_experts * sizeof *staged->where);
+    gpu_bind(&c, s.tiles, s.n_tiles * 3 * sizeof *s.tiles);
+    gpu_run(&c, c.b->plain[PIPE_moe_places], &record, sizeof record, gpu_groups(s.n_tiles, 256), 1, 1, 256);
+    return s;
+}
+
 /* y[pair] = the product of a pair's expert with row pair / per_row of the input. */
 static void tiles_of_experts(struct backend *b, const struct sorted *s, const struct gpu_input *input,
                              const struct op_weight *w, uint32_t per_row, float *y)
@@ -82,6 +94,19 @@ static void products_apart(struct backend *b, const struct gate_up_slice *s, con
             sizeof record, gpu_groups(w->n_out, OUTPUTS_PER_GROUP), (uint32_t)s->n_pairs, 1, blocks ? 256 : 128);
 }
 
+/* The gate's products are in m. */
+static void activate(struct backend *b, const struct gate_up_slice *s, const float *up)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    uint32_t n_out = s->args->gate.n_out;
+    struct moe_record record = expert_record(&s->args->up, s->args->n_used, s->args->limit);
+    gpu_bind_floats(&c, up, s->n_pairs * n_out);
+    gpu_bind_floats(&c, s->weights, s->n_pairs);
+    gpu_bind_floats(&c, s->m, s->n_pairs * n_out);
+    gpu_run(&c, c.b->plain[PIPE_moe_activate], &record, sizeof record, gpu_groups(n_out, 256), (uint32_t)s->n_pairs, 1,
+            256);
+}
+
 /* The gate's products in m, the up's in scratch, then both together. */
 static void gate_up_apart(struct backend *b, const struct gate_up_slice *s)
 {
@@ -89,13 +114,7 @@ static void gate_up_apart(struct backend *b, const struct gate_up_slice *s)
     float *up = gpu_scratch(b, s->n_pairs * n_out * sizeof *up);
     products_apart(b, s, &s->args->gate, s->m);
     products_apart(b, s, &s->args->up, up);
-    struct gpu_call c = gpu_call_begin(b);
-    struct moe_record record = expert_record(&s->args->up, s->args->n_used, s->args->limit);
-    gpu_bind_floats(&c, up, s->n_pairs * n_out);
-    gpu_bind_floats(&c, s->weights, s->n_pairs);
-    gpu_bind_floats(&c, s->m, s->n_pairs * n_out);
-    gpu_run(&c, c.b->plain[PIPE_moe_activate], &record, sizeof record, gpu_groups(n_out, 256), (uint32_t)s->n_pairs, 1,
-            256);
+    activate(b, s, up);
 }
 
 /* Both matrices in one kernel: few rows, one format. */
@@ -116,7 +135,26 @@ static void gate_up_together(struct backend *b, const struct gate_up_slice *s)
             sizeof record, gpu_groups(gate->n_out, OUTPUTS_PER_GROUP), (uint32_t)s->n_pairs, 1, blocks ? 256 : 128);
 }
 
-void gpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
+/* Both matrices come to the device a group of experts at a time. */
+static void gate_up_in_groups(struct backend *b, struct gate_up_slice *s)
+{
+    struct backend_gpu *gpu = gpu_of(b);
+    uint32_t n_out = s->args->gate.n_out, next = 0;
+    float *up = gpu_scratch(b, s->n_pairs * n_out * sizeof *up);
+    const uint64_t used = gpu->scratch_used;
+    for (;;) {
+        struct op_weight gate = s->args->gate, other = s->args->up, *const weights[] = {&gate, &other};
+        struct gpu_staged staged;
+        if (!gpu_stage_experts(b, s->ids, (uint32_t)s->n_pairs, &next, weights, 2, &staged)) break;
+        gpu->scratch_used = used;
+        s->sorted = sort_staged(b, &staged, (uint32_t)s->n_pairs);
+        tiles_of_experts(b, &s->sorted, &s->input, &gate, s->args->n_used, s->m);
+        tiles_of_experts(b, &s->sorted, &s->input, &other, s->args->n_used, up);
+    }
+    activate(b, s, up);
+}
+
+static void gate_up(struct backend *b, const struct moe_gate_up_args *args)
 {
     const struct op_weight *gate = &args->gate, *up = &args->up;
     uint32_t step = gpu_of(b)->expert_rows, n_used = args->n_used;
@@ -131,9 +169,30 @@ void gpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
         s.n_pairs = (uint64_t)s.n_rows * n_used;
         gpu_scratch_begin(b);
         if (blocks) s.input = gpu_quantise(b, s.x, s.n_rows, gate->n_in, most);
+        if (gate->stacks) {
+            gate_up_in_groups(b, &s);
+            continue;
+        }
         if (blocks && s.n_rows >= TILES_FROM) s.sorted = sort_choices(b, s.ids, (uint32_t)s.n_pairs, gate->n_stack);
         if (s.sorted.order || gate->type != up->type || gate->stack_bytes != up->stack_bytes) gate_up_apart(b, &s);
         else gate_up_together(b, &s);
+    }
+}
+
+/* The products of all choices, their experts coming to the device a group at a time. */
+static void down_in_groups(struct backend *b, const struct op_weight *w, const struct gpu_input *input,
+                           const int32_t *ids, uint32_t n_pairs, float *products)
+{
+    struct backend_gpu *gpu = gpu_of(b);
+    const uint64_t used = gpu->scratch_used;
+    uint32_t next = 0;
+    for (;;) {
+        struct op_weight some = *w, *const weights[] = {&some};
+        struct gpu_staged staged;
+        if (!gpu_stage_experts(b, ids, n_pairs, &next, weights, 1, &staged)) break;
+        gpu->scratch_used = used;
+        struct sorted sorted = sort_staged(b, &staged, n_pairs);
+        tiles_of_experts(b, &sorted, input, &some, 1, products);
     }
 }
 
@@ -147,10 +206,14 @@ static void down_slice(struct backend *b, const struct op_weight *w, const float
     struct gpu_input input = {0};
     gpu_scratch_begin(b);
     if (blocks) input = gpu_quantise(b, m, n_pairs, w->n_in, gpu_input_most(w->type));
-    if (blocks && n_rows >= TILES_FROM) {
-        struct sorted sorted = sort_choices(b, ids, n_pairs, w->n_stack);
+    if (blocks && (w->stacks || n_rows >= TILES_FROM)) {
         float *products = gpu_scratch(b, (uint64_t)n_pairs * w->n_out * sizeof *products);
-        tiles_of_experts(b, &sorted, &input, w, 1, products);
+        if (w->stacks) {
+            down_in_groups(b, w, &input, ids, n_pairs, products);
+        } else {
+            struct sorted sorted = sort_choices(b, ids, n_pairs, w->n_stack);
+            tiles_of_experts(b, &sorted, &input, w, 1, products);
+        }
         struct gpu_call sum = gpu_call_begin(b);
         gpu_bind_floats(&sum, products, (uint64_t)n_pairs * w->n_out);
         gpu_bind_floats(&sum, y, (uint64_t)n_rows * w->n_out);
@@ -167,7 +230,7 @@ static void down_slice(struct backend *b, const struct op_weight *w, const float
             gpu_groups(w->n_out, OUTPUTS_PER_GROUP), n_rows, 1, blocks ? 256 : 128);
 }
 
-void gpu_moe_down(struct backend *b, const struct moe_down_args *args)
+static void down(struct backend *b, const struct moe_down_args *args)
 {
     const struct op_weight *w = &args->down;
     uint32_t step = gpu_of(b)->expert_rows;
@@ -176,5 +239,50 @@ void gpu_moe_down(struct backend *b, const struct moe_down_args *args)
         uint32_t n = args->n_rows - first < step ? args->n_rows - first : step;
         down_slice(b, w, args->m + (size_t)first * args->n_used * w->n_in, args->ids + (size_t)first * args->n_used, n,
                    args->n_used, args->y + (size_t)first * w->n_out);
+    }
+}
+
+/* Experts that are not on the device come for as many rows at a time as there is room for them; for many rows, which
+ * name most of a layer, a group of experts at a time (stage.c). */
+static bool rows_in_turn(const struct op_weight *a, const struct op_weight *b, uint32_t n_rows)
+{
+    bool blocks = gpu_is_block_format(a->type) && gpu_is_block_format(b->type);
+    return a->stacks && (n_rows < TILES_FROM || !blocks);
+}
+
+void gpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
+{
+    uint32_t n = 1;
+    if (!rows_in_turn(&args->gate, &args->up, args->n_rows)) {
+        gate_up(b, args);
+        return;
+    }
+    for (uint32_t first = 0; first < args->n_rows && n > 0; first += n) {
+        struct moe_gate_up_args some = *args;
+        struct op_weight *const weights[] = {&some.gate, &some.up};
+        some.ids += (size_t)first * args->n_used;
+        n = some.n_rows = gpu_stage_rows(b, &some.ids, args->n_rows - first, args->n_used, weights, 2);
+        some.x += (size_t)first * args->gate.n_in;
+        some.weights += (size_t)first * args->n_used;
+        some.m += (size_t)first * args->n_used * args->gate.n_out;
+        if (n > 0) gate_up(b, &some);
+    }
+}
+
+void gpu_moe_down(struct backend *b, const struct moe_down_args *args)
+{
+    uint32_t n = 1;
+    if (!rows_in_turn(&args->down, &args->down, args->n_rows)) {
+        down(b, args);
+        return;
+    }
+    for (uint32_t first = 0; first < args->n_rows && n > 0; first += n) {
+        struct moe_down_args some = *args;
+        struct op_weight *const weights[] = {&some.down};
+        some.ids += (size_t)first * args->n_used;
+        n = some.n_rows = gpu_stage_rows(b, &some.ids, args->n_rows - first, args->n_used, weights, 1);
+        some.m += (size_t)first * args->n_used * args->down.n_in;
+        some.y += (size_t)first * args->down.n_out;
+        if (n > 0) down(b, &some);
     }
 }

@@ -134,9 +134,16 @@ static void bind_rows(struct gpu_call *c, const struct attention_args *args)
     gpu_bind(c, args->n_sel, batch->n_rows * sizeof *args->n_sel);
 }
 
+/* Rows that are packed are multiplied on matrix units. */
+static bool attends_in_tiles(const struct attention_args *args)
+{
+    return args->ring.format == OP_ROW_PACKED && (!args->ratio || args->rows.format == OP_ROW_PACKED);
+}
+
 /* Few rows: chunks of what each sees run side by side, then they are merged. */
 static void attention_split(struct backend *b, const struct attention_args *args, const struct attention_record *record)
 {
+    bool tiles = attends_in_tiles(args);
     struct backend_gpu *gpu = gpu_of(b);
     const struct op_batch *batch = &args->batch;
     uint64_t n_q = (uint64_t)batch->n_rows * args->n_heads * args->dim;
@@ -146,8 +153,8 @@ static void attention_split(struct backend *b, const struct attention_args *args
     bind_batch(&part, batch);
     bind_rows(&part, args);
     gpu_bind(&part, gpu->scratch, n_parts * sizeof(float));
-    gpu_run(&part, gpu->plain[PIPE_attention_part], record, sizeof *record, gpu->n_chunks, gpu_groups(args->n_heads, 8),
-            batch->n_rows, 256);
+    gpu_run(&part, gpu->plain[tiles ? PIPE_attend_tiles_part : PIPE_attention_part], record, sizeof *record,
+            gpu->n_chunks, gpu_groups(args->n_heads, tiles ? ATTENTION_TILE_HEADS : 8), batch->n_rows, 256);
     struct gpu_call merge = gpu_call_begin(b);
     gpu_bind(&merge, gpu->scratch, n_parts * sizeof(float));
     gpu_bind_floats(&merge, args->sinks, args->n_heads);
@@ -179,6 +186,10 @@ void gpu_attention(struct backend *b, const struct attention_args *args)
     bind_batch(&c, batch);
     bind_rows(&c, args);
     gpu_bind_floats(&c, args->o, n_q);
-    gpu_run(&c, gpu->plain[PIPE_attention], &record, sizeof record, gpu_groups(args->n_heads, record.n_sg),
-            batch->n_rows, 1, 32 * record.n_sg);
+    if (attends_in_tiles(args))
+        gpu_run(&c, gpu->plain[PIPE_attend_tiles], &record, sizeof record,
+                gpu_groups(args->n_heads, ATTENTION_TILE_HEADS), batch->n_rows, 1, 256);
+    else
+        gpu_run(&c, gpu->plain[PIPE_attention], &record, sizeof record, gpu_groups(args->n_heads, record.n_sg),
+                batch->n_rows, 1, 32 * record.n_sg);
 }

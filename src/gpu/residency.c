@@ -1,7 +1,11 @@
 /* residency.c - see residency.h. */
 #include "gpu/residency.h"
 
+#ifdef __APPLE__
+#define PAGE ((uintptr_t)16384)
+#else
 #define PAGE ((uintptr_t)4096)
+#endif
 
 /* The largest share below `below`; negative when there is none. */
 static double next_share(const struct residency_piece *pieces, size_t n, double below)
@@ -10,6 +14,18 @@ static double next_share(const struct residency_piece *pieces, size_t n, double 
     for (size_t i = 0; i < n; i++)
         if (pieces[i].share < below && pieces[i].share > share) share = pieces[i].share;
     return share;
+}
+
+/* Where the stacks of piece i's layer lie, decided with the first of them: on the device when there is room for all. */
+static enum residency_place place_stack(const struct residency_piece *pieces, size_t n, size_t i, uint64_t *left)
+{
+    uint64_t bytes = 0;
+    for (size_t k = 0; k < i; k++)
+        if (pieces[k].stack == pieces[i].stack) return pieces[k].place;
+    for (size_t k = i; k < n; k++) bytes += pieces[k].stack == pieces[i].stack ? pieces[k].bytes : 0;
+    if (bytes > *left) return RESIDENCY_DISK;
+    *left -= bytes;
+    return RESIDENCY_DEVICE;
 }
 
 void residency_decide(struct residency_piece *pieces, size_t n, uint64_t device_bytes, uint64_t host_bytes,
@@ -22,8 +38,13 @@ void residency_decide(struct residency_piece *pieces, size_t n, uint64_t device_
             struct residency_piece *piece = &pieces[i];
             if (piece->share < share || piece->share > share) continue;
             piece->place = RESIDENCY_DEVICE;
-            while (piece->bytes > left[piece->place]) piece->place++; /* disk has room for all */
-            left[piece->place] -= piece->bytes;
+            if (piece->stack) {
+                piece->place = place_stack(pieces, n, i, &left[RESIDENCY_DEVICE]);
+                if (piece->place == RESIDENCY_DISK) out->streamed += piece->bytes;
+            } else {
+                while (piece->bytes > left[piece->place]) piece->place++; /* disk has room for all */
+                left[piece->place] -= piece->bytes;
+            }
             out->bytes[piece->place] += piece->bytes;
             out->per_token[piece->place] += (uint64_t)((double)piece->bytes * piece->share);
         }

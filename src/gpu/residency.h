@@ -17,11 +17,13 @@ struct residency_piece {
     uint64_t bytes;
     double share; /* of it that a token reads: 1; of routed experts n_used / n_experts; of an embedding a row */
     enum residency_place place; /* filled by residency_decide */
+    uint32_t stack; /* not 0: experts of this layer, together on the device or in a pool that is filled from disk */
 };
 
 struct residency {
     uint64_t bytes[RESIDENCY_PLACES];     /* of weights in each place */
     uint64_t per_token[RESIDENCY_PLACES]; /* of them that a token reads */
+    uint64_t streamed;                    /* of those on disk: stacks */
 };
 
 void residency_decide(struct residency_piece *pieces, size_t n, uint64_t device_bytes, uint64_t host_bytes,

@@ -55,6 +55,12 @@ static void lay_out(const struct hparams *h, uint32_t n_rows, uint32_t n_seqs, u
     b->route = take_floats(l, n_rows, h->n_experts);
     b->expert_ids = take(l, (uint64_t)n_rows * h->n_used, sizeof(int32_t));
     b->expert_w = take_floats(l, n_rows, h->n_used);
+    b->next_pre = take_floats(l, GRAPH_GUESS_ROWS, h->n_hc);
+    b->next_post = take_floats(l, GRAPH_GUESS_ROWS, h->n_hc);
+    b->next_comb = take_floats(l, GRAPH_GUESS_ROWS, (uint64_t)h->n_hc * h->n_hc);
+    b->next_u = take_floats(l, GRAPH_GUESS_ROWS, h->n_embd);
+    b->next_ids = take(l, (uint64_t)GRAPH_GUESS_ROWS * h->n_used, sizeof(int32_t));
+    b->next_w = take_floats(l, GRAPH_GUESS_ROWS, h->n_used);
     b->mid = take_floats(l, n_rows, (uint64_t)h->n_used * h->n_ff);
     b->shared_a = take_floats(l, n_rows, h->n_ff);
     b->shared_b = take_floats(l, n_rows, h->n_ff);
@@ -92,6 +98,7 @@ struct backend_limits graph_backend_limits(const struct hparams *h, uint32_t n_r
         .n_used = h->n_used,
         .n_ff = h->n_ff,
         .n_embd = h->n_embd,
+        .n_vocab = h->n_vocab,
     };
 }
 

@@ -41,16 +41,20 @@ void graph_set_probe(struct graph *g, ds4_probe_fn fn, void *user);
 
 /* Runs all layers; afterwards the streams of the rows are in the graph. */
 enum ds4_status graph_forward(struct graph *g, const struct graph_rows *rows, struct ds4_error *error) DS4_MUST_CHECK;
-/* Logits of chosen rows of the last forward: fills out[n][n_vocab] on the host. */
-enum ds4_status graph_logits(struct graph *g, const uint32_t *row_i, uint32_t n, float *out,
+/* Logits of chosen rows of the last forward, those of row_i[k] to out[k][n_vocab] on the host. The head is the largest
+ * matrix: rows of several sessions share one reading of it. */
+enum ds4_status graph_logits(struct graph *g, const uint32_t *row_i, uint32_t n, float *const *out,
                              struct ds4_error *error) DS4_MUST_CHECK;
+/* The same into memory of the backend. */
+enum ds4_status graph_logits_there(struct graph *g, const uint32_t *row_i, uint32_t n, float *const *there,
+                                   struct ds4_error *error) DS4_MUST_CHECK;
 
 /* The draft block (model spec 4.9). Row r pairs streams [n_hc][n_embd] with the token that follows: rows->tokens. The
  * streams come from the host (streams_host) or from rows row_i of the last forward of the trunk (streams_host NULL).
  * Its output streams replace the draft streams; graph_mtp_logits reads them. */
 enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const float *streams_host,
                           const uint32_t *row_i, struct ds4_error *error) DS4_MUST_CHECK;
-enum ds4_status graph_mtp_logits(struct graph *g, const uint32_t *row_i, uint32_t n, float *out,
+enum ds4_status graph_mtp_logits(struct graph *g, const uint32_t *row_i, uint32_t n, float *const *out,
                                  struct ds4_error *error) DS4_MUST_CHECK;
 /* Copies the trunk's (or draft's) streams of a row to the host: out[n_hc][n_embd]. */
 void graph_read_streams(struct graph *g, bool draft, uint32_t row_i, float *out);

@@ -5,6 +5,7 @@
 #include "graph/graph.h"
 
 #define GRAPH_HEAD_ROWS 8u /* rows whose logits are computed at a time: 4 MB of Flash */
+#define GRAPH_GUESS_ROWS 8u /* a larger batch names so many experts that reading does not wait for computing */
 
 /* Buffers of the backend; R = n_rows_max. */
 struct graph_buffers {
@@ -27,6 +28,10 @@ struct graph_buffers {
     float *route;                 /* [R][n_experts] */
     int32_t *expert_ids;          /* [R][n_used] */
     float *expert_w;              /* [R][n_used] */
+    float *next_pre, *next_post;  /* [GRAPH_GUESS_ROWS][n_hc] twice; these six for graph_guess_experts */
+    float *next_comb, *next_u;    /* [GRAPH_GUESS_ROWS][n_hc][n_hc], [GRAPH_GUESS_ROWS][n_embd] */
+    int32_t *next_ids;            /* [GRAPH_GUESS_ROWS][n_used] */
+    float *next_w;                /* [GRAPH_GUESS_ROWS][n_used] */
     float *mid;                   /* [R][n_used][n_ff] */
     float *shared_a, *shared_b;   /* [R][n_ff] */
     float *head_w;                /* [R][n_hc] */
@@ -60,7 +65,8 @@ void graph_layer(struct graph *g, const struct layer_weights *w, uint32_t layer_
 void graph_set_batch(struct graph *g, const struct graph_rows *rows);
 /* Streams -> logits with the given head, GRAPH_HEAD_ROWS at a time. */
 enum ds4_status graph_head(struct graph *g, const float *x, const struct hc_weights *hc, const float *norm,
-                           const uint32_t *row_i, uint32_t n, float *out, struct ds4_error *error) DS4_MUST_CHECK;
+                           const uint32_t *row_i, uint32_t n, float *const *out,
+                           struct ds4_error *error) DS4_MUST_CHECK;
 void graph_probe_at(struct graph *g, enum ds4_probe_point point, uint32_t layer_i, const float *data, uint32_t n_cols,
                     bool with_ids);
 

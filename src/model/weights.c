@@ -472,11 +472,41 @@ static void stream_layer_experts(struct weights *w, struct stream *stream, uint3
     set_stacks(stream, layer_i, fused ? 1 : 2, 0, &stacks[2], &layer->down_exps);
 }
 
-void weights_set_stream(struct weights *w, struct stream *stream, uint32_t n_layers)
+void weights_set_stream(struct weights *w, struct stream *stream, const struct stream_layer *layers,
+                        uint32_t n_layers)
 {
     w->model.stream = stream;
-    for (uint32_t l = 0; l < n_layers; l++) stream_layer_experts(w, stream, l, &w->model.layers[l]);
-    if (w->model.has_mtp) stream_layer_experts(w, stream, n_layers, &w->model.mtp.layer);
+    for (uint32_t l = 0; l < n_layers; l++)
+        if (layers[l].n_parts) stream_layer_experts(w, stream, l, &w->model.layers[l]);
+    if (w->model.has_mtp && layers[n_layers].n_parts)
+        stream_layer_experts(w, stream, n_layers, &w->model.mtp.layer);
+}
+
+static void pack_all(struct backend *b, struct op_weight *const *all, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (all[i]->data && !all[i]->stacks) b->ops->pack(b, all[i]);
+}
+
+static void pack_layer(struct backend *b, struct layer_weights *l)
+{
+    struct op_weight *const all[] = {
+        &l->q_a, &l->q_b, &l->kv, &l->o_a, &l->o_b, &l->compressor.kv, &l->compressor.gate, &l->index_compressor.kv,
+        &l->index_compressor.gate, &l->index_q_b, &l->index_proj, &l->router, &l->gate_exps, &l->up_exps,
+        &l->down_exps, &l->gate_shared, &l->up_shared, &l->down_shared,
+    };
+    pack_all(b, all, sizeof all / sizeof *all);
+}
+
+void weights_pack(struct weights *w, uint32_t n_layers)
+{
+    struct model_weights *m = &w->model;
+    struct op_weight *const all[] = {&m->output, &m->mtp.e_proj, &m->mtp.h_proj};
+    bool tied = m->output.data == m->embedding.data; /* single rows of it are read, too */
+    if (!w->backend->ops->pack) return;
+    pack_all(w->backend, all + tied, (m->has_mtp ? 3u : 1u) - tied);
+    for (uint32_t l = 0; l < n_layers; l++) pack_layer(w->backend, &m->layers[l]);
+    if (m->has_mtp) pack_layer(w->backend, &m->mtp.layer);
 }
 
 /* ---- the door -------------------------------------------------------------------------------------------------- */

@@ -71,7 +71,10 @@ enum ds4_status weights_load(const struct gguf_file *file, const struct gguf_fil
                              struct backend *backend, bool check, struct weights **out,
                              struct ds4_error *error) DS4_MUST_CHECK;
 /* From now on routed experts are not read through the mapping but come from the pool (borrowed). */
-void weights_set_stream(struct weights *w, struct stream *stream, uint32_t n_layers);
+void weights_set_stream(struct weights *w, struct stream *stream, const struct stream_layer *layers,
+                        uint32_t n_layers);
+/* Lets the backend lay out anew what only products read, once all is in its place. */
+void weights_pack(struct weights *w, uint32_t n_layers);
 const struct model_weights *weights_model(const struct weights *w);
 void weights_free(struct weights *w);
 /* True when the file (or mtp_file) has a draft block. */

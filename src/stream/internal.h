@@ -48,12 +48,13 @@ struct stream {
     pthread_mutex_t lock;
     pthread_cond_t work, done; /* something to read; something was read or failed */
     struct slots slots;
-    struct read_queue demand, ahead;
+    struct read_queue demand, ahead, idle; /* idle: the hot set at the start, when there is nothing else to read */
     uint32_t n_loading, n_reading, n_waiting;
     uint64_t reading_since_ns, waiting_since_ns;
     bool stop;
     struct ds4_error error, ahead_error; /* of what was asked for; of the last read ahead that failed */
-    struct stream_figures figures;
+    struct stream_figures figures, before; /* before: as they were when the pass began */
+    uint64_t began_ns;
 };
 
 /* One read: n bytes of the file at `at`, both ends widened to whole blocks; to is aligned and has room. */

@@ -11,8 +11,8 @@
 #include "base/mem.h"
 
 #define MAGIC "ds4notes"
-#define VERSION 1u
-#define HEAD_BYTES 72u
+#define VERSION 2u
+#define HEAD_BYTES 112u
 #define PATH_BYTES 4200
 
 static size_t file_bytes(const struct notes *n) { return HEAD_BYTES + (size_t)n->n_layers * n->n_experts * 4 + 8; }
@@ -41,6 +41,12 @@ static enum ds4_status take(const uint8_t *b, size_t n_bytes, const char *path, 
     n->disk_bytes_per_s = number_at(b + 48);
     n->dense_seconds = number_at(b + 56);
     n->expert_seconds = number_at(b + 64);
+    n->wait_seconds = number_at(b + 72);
+    n->ahead_share = number_at(b + 80);
+    n->vain_share = number_at(b + 88);
+    n->hit_ratio = number_at(b + 96);
+    n->compute_ratio = number_at(b + 104);
+    if (n->ahead_share > 1) n->ahead_share = 1;
     for (size_t i = 0; i < (size_t)n->n_layers * n->n_experts; i++) {
         float rate = load_f32(b + HEAD_BYTES + 4 * i);
         n->rates[i] = rate >= 0 && rate <= 1 ? rate : 0;
@@ -84,6 +90,11 @@ enum ds4_status notes_write(const char *path, const struct notes *n, struct ds4_
     store_f64(b + 48, n->disk_bytes_per_s);
     store_f64(b + 56, n->dense_seconds);
     store_f64(b + 64, n->expert_seconds);
+    store_f64(b + 72, n->wait_seconds);
+    store_f64(b + 80, n->ahead_share);
+    store_f64(b + 88, n->vain_share);
+    store_f64(b + 96, n->hit_ratio);
+    store_f64(b + 104, n->compute_ratio);
     for (size_t i = 0; i < (size_t)n->n_layers * n->n_experts; i++) store_f32(b + HEAD_BYTES + 4 * i, n->rates[i]);
     store_u64(b + n_bytes - 8, hash_u64(b, n_bytes - 8));
     enum ds4_status status = write_new(part, b, n_bytes, error);

@@ -5,19 +5,34 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Computing the experts of a layer of which n_late and n_ahead have to come from disk. */
+static double layer_seconds(const struct predict_input *in, uint32_t n_late, uint32_t n_ahead)
+{
+    double read = in->disk_bytes_per_s > 0 ? in->expert_bytes / in->disk_bytes_per_s : 0;
+    double lead = in->dense_seconds / in->n_layers + in->n_used * in->expert_seconds;
+    double done = (in->n_used - n_late - n_ahead) * in->expert_seconds; /* what is there first, then each as it comes */
+    for (uint32_t i = 1; i <= n_late + n_ahead; i++) {
+        double there = in->wait_seconds + i * read - (i <= n_late ? 0 : lead);
+        done = (there > done ? there : done) + in->expert_seconds;
+    }
+    return done;
+}
+
+/* Chance of k successes in n. */
+static double binomial(uint32_t n, uint32_t k, double p)
+{
+    double ways = 1;
+    for (uint32_t i = 0; i < k; i++) ways *= (double)(n - i) / (i + 1);
+    return ways * pow(p, k) * pow(1 - p, n - k);
+}
+
 double predict_token_seconds(const struct predict_input *in)
 {
-    double miss = 1 - in->hit_rate, layer = in->dense_seconds / in->n_layers;
-    double read = in->disk_bytes_per_s > 0 ? in->expert_bytes / in->disk_bytes_per_s : 0;
-    double chance = pow(in->hit_rate, in->n_used); /* of k = 0 misses; of k + 1 from that of k */
-    for (uint32_t k = 0; k <= in->n_used; k++) {
-        /* What is there is computed first, then each as it comes. */
-        double done = (in->n_used - k) * in->expert_seconds;
-        for (uint32_t i = 1; i <= k; i++) done = (i * read > done ? i * read : done) + in->expert_seconds;
-        layer += chance * done;
-        if (in->hit_rate <= 0) chance = k + 1 == in->n_used ? 1 : 0;
-        else chance *= (double)(in->n_used - k) / (k + 1) * miss / in->hit_rate;
-    }
+    double layer = in->dense_seconds / in->n_layers;
+    for (uint32_t k = 0; k <= in->n_used; k++)
+        for (uint32_t a = 0; a <= k; a++)
+            layer += binomial(in->n_used, k, 1 - in->hit_rate) * binomial(k, a, in->ahead_share) *
+                     layer_seconds(in, k - a, a);
     return layer * in->n_layers;
 }
 

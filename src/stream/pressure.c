@@ -35,7 +35,8 @@ void stream_pressure(struct stream *s)
     uint64_t now = clock_ns();
     if (s->c.reserve_bytes == 0 || (s->looked_ns && now - s->looked_ns < LOOK_EVERY_NS)) return;
     s->looked_ns = now;
-    uint64_t there = mem_available_bytes(), reserve = s->c.reserve_bytes;
+    uint64_t there = mem_available_bytes(), hot = s->c.hot_bytes, reserve = s->c.reserve_bytes;
+    there -= there < hot ? there : hot;
     bool stalls = mem_stall_percent() > STALL_PERCENT_MAX;
     pthread_mutex_lock(&s->lock);
     if (there < reserve) give_back(s, (reserve - there) / s->size.slot_bytes + 1);

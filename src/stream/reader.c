@@ -1,6 +1,6 @@
 /* reader.c - the threads that read experts. A thread takes the next piece of the first slot in the queue of demands
- * (or, when that is empty, of what is brought ahead), reads it without the lock, and the one that brings the last piece
- * of a slot publishes it. */
+ * (when that is empty, of what is brought ahead, or else of the hot set), reads it without the lock, and the one that
+ * brings the last piece of a slot publishes it. */
 #include "base/clock.h"
 #include "base/hash.h"
 #include "stream/internal.h"
@@ -73,8 +73,8 @@ void stream_fail(struct stream *s, const struct ds4_error *error)
 /* The next piece to read; false when there is none. */
 static bool take_piece(struct stream *s, uint32_t *slot_i, struct piece *piece)
 {
-    struct read_queue *queues[2] = {&s->demand, &s->ahead};
-    for (int k = 0; k < 2; k++) {
+    struct read_queue *queues[3] = {&s->demand, &s->ahead, &s->idle};
+    for (int k = 0; k < 3; k++) {
         struct read_queue *q = queues[k];
         if (q->n == 0) continue;
         *slot_i = q->items[q->head];

@@ -31,6 +31,7 @@ static void lay_out(const struct stream_config *c, uint32_t n_slots, struct layo
     s->n_issued = take(l, n_slots, sizeof *s->n_issued);
     s->demand.items = take(l, n_slots, sizeof *s->demand.items);
     s->ahead.items = take(l, n_slots, sizeof *s->ahead.items);
+    s->idle.items = take(l, n_slots, sizeof *s->idle.items);
     s->slots.slots = take(l, n_slots, sizeof *s->slots.slots);
     s->slots.slot_of = take(l, n_keys, sizeof *s->slots.slot_of);
     s->slots.habits.fast = take(l, n_keys, sizeof(double));
@@ -244,18 +245,23 @@ static enum ds4_status verify(struct stream *s, uint32_t slot_i, uint32_t key, s
                    "what was read", expert_i, layer_i);
 }
 
-/* Moves a slot from the queue of what is brought ahead to that of demands, unless all its reads are under way. */
-static void hurry(struct stream *s, uint32_t slot_i)
+/* False when the slot is not in the queue. */
+static bool take_out(struct stream *s, struct read_queue *q, uint32_t slot_i)
 {
-    struct read_queue *q = &s->ahead;
     for (uint32_t i = 0; i < q->n; i++) {
         if (q->items[(q->head + i) % s->size.n_slots] != slot_i) continue;
         for (; i + 1 < q->n; i++)
             q->items[(q->head + i) % s->size.n_slots] = q->items[(q->head + i + 1) % s->size.n_slots];
         q->n--;
-        stream_push(s, &s->demand, slot_i);
-        return;
+        return true;
     }
+    return false;
+}
+
+/* Moves a slot from the queues of what is brought ahead to that of demands, unless all its reads are under way. */
+static void hurry(struct stream *s, uint32_t slot_i)
+{
+    if (take_out(s, &s->ahead, slot_i) || take_out(s, &s->idle, slot_i)) stream_push(s, &s->demand, slot_i);
 }
 
 static void want_present(struct stream *s, uint32_t slot_i, uint32_t key)
@@ -273,14 +279,34 @@ static void want_present(struct stream *s, uint32_t slot_i, uint32_t key)
 
 #define ANY_NOT_PINNED 1e5 /* worth of what is sure to be used: what is not pinned makes room for it */
 
-static void load(struct stream *s, uint32_t key, bool for_ahead, double worth)
+static void load(struct stream *s, uint32_t key, struct read_queue *q)
 {
-    uint32_t evicted, slot_i = slots_take(&s->slots, key, for_ahead, worth, &evicted);
+    uint32_t evicted, slot_i = slots_take(&s->slots, key, q != &s->demand, ANY_NOT_PINNED, &evicted);
     unpublish(s, evicted);
     if (slot_i == SLOT_NONE) return;
     s->n_issued[slot_i] = 0;
     s->n_loading++;
-    stream_push(s, for_ahead ? &s->ahead : &s->demand, slot_i);
+    s->figures.n_reads += q != &s->idle;
+    stream_push(s, q, slot_i);
+}
+
+/* What was read ahead for the layer that is now asked for and is not wanted may go; it is not read if that has not
+ * begun. */
+static void let_go(struct stream *s, uint32_t first)
+{
+    for (uint32_t e = 0; e < s->c.n_experts && s->slots.n_ahead; e++) {
+        uint32_t slot_i = s->slots.slot_of[first + e];
+        if (s->counts[e] || slot_i == SLOT_NONE || !s->slots.slots[slot_i].ahead) continue;
+        struct slot *slot = &s->slots.slots[slot_i];
+        if (slot->state == SLOT_READY) {
+            slot->ahead = false;
+            s->slots.n_ahead--;
+        } else if (s->n_issued[slot_i] == 0 && take_out(s, &s->ahead, slot_i)) {
+            slots_drop(&s->slots, slot_i);
+            s->n_loading--;
+            s->figures.n_reads--;
+        }
+    }
 }
 
 void stream_want(struct stream *s, uint32_t layer_i, uint32_t n)
@@ -290,6 +316,7 @@ void stream_want(struct stream *s, uint32_t layer_i, uint32_t n)
     ensure(count_ids(s, n) <= s->size.n_need);
     s->slots.epoch++;
     habits_visit(&s->slots.habits, layer_i);
+    let_go(s, first);
     for (uint32_t e = 0; e < s->c.n_experts; e++) { /* before the first eviction: what is wanted stays */
         if (s->counts[e] == 0) continue;
         habits_use(&s->slots.habits, first + e, s->counts[e]);
@@ -298,7 +325,7 @@ void stream_want(struct stream *s, uint32_t layer_i, uint32_t n)
     for (uint32_t e = 0; e < s->c.n_experts && !atomic_load(&s->failed); e++) { /* in the order of the file */
         if (s->counts[e] == 0 || s->slots.slot_of[first + e] != SLOT_NONE) continue;
         s->figures.n_misses++;
-        load(s, first + e, false, 0);
+        load(s, first + e, &s->demand);
         ensure(s->slots.slot_of[first + e] != SLOT_NONE);
     }
     pthread_cond_broadcast(&s->work);
@@ -317,7 +344,7 @@ void stream_expect(struct stream *s, uint32_t layer_i, uint32_t n)
     (void)count_ids(s, n);
     for (uint32_t e = 0; e < s->c.n_experts && has_room(s); e++) {
         uint32_t key = layer_i * s->c.n_experts + e;
-        if (s->counts[e] && s->slots.slot_of[key] == SLOT_NONE) load(s, key, true, ANY_NOT_PINNED);
+        if (s->counts[e] && s->slots.slot_of[key] == SLOT_NONE) load(s, key, &s->ahead);
     }
     pthread_cond_broadcast(&s->work);
     pthread_mutex_unlock(&s->lock);
@@ -335,7 +362,7 @@ void stream_guess(struct stream *s, uint32_t layer_i, uint32_t n_rows)
         double rate = habits_rate(&s->slots.habits, key), missed = 1;
         if (rate * n_rows < 1) continue; /* cannot be sure */
         for (uint32_t r = 0; r < n_rows && missed > 1 - GUESS_SURE; r++) missed *= 1 - (rate < 1 ? rate : 1);
-        if (missed <= 1 - GUESS_SURE) load(s, key, true, ANY_NOT_PINNED);
+        if (missed <= 1 - GUESS_SURE) load(s, key, &s->ahead);
     }
     pthread_cond_broadcast(&s->work);
     pthread_mutex_unlock(&s->lock);
@@ -360,17 +387,43 @@ enum ds4_status stream_begin(struct stream *s, uint32_t n_tokens, struct ds4_err
     s->n_tokens = n_tokens;
     TRY(check_files(s, error));
     stream_pressure(s);
+    pthread_mutex_lock(&s->lock);
+    s->before = s->figures;
+    s->began_ns = clock_ns();
+    pthread_mutex_unlock(&s->lock);
     return DS4_OK;
 }
 
+struct stream_pool stream_pool(const struct stream *s)
+{
+    return (struct stream_pool){s->memory, s->size.slot_bytes, s->size.n_slots + 1};
+}
+
 int32_t *stream_ids(struct stream *s) { return s->ids; }
+bool stream_may_miss(const struct stream *s) { return s->size.n_slots < s->size.n_experts; }
 bool stream_failed(const struct stream *s) { return atomic_load(&s->failed); }
+
+#define FADES 0.94 /* a pass: sixteen of them count */
+
+static void add_decoding(struct stream *s)
+{
+    const struct stream_figures *now = &s->figures, *before = &s->before;
+    struct stream_decoding *d = &s->figures.decoding;
+    d->n = d->n * FADES + 1;
+    d->hits = d->hits * FADES + (double)(now->n_hits - before->n_hits);
+    d->ahead = d->ahead * FADES + (double)(now->n_ahead - before->n_ahead);
+    d->misses = d->misses * FADES + (double)(now->n_misses - before->n_misses);
+    d->reads = d->reads * FADES + (double)(now->n_reads - before->n_reads);
+    d->seconds = d->seconds * FADES + clock_seconds_since(s->began_ns);
+    d->stall_seconds = d->stall_seconds * FADES + now->stall_seconds - before->stall_seconds;
+}
 
 enum ds4_status stream_end(struct stream *s, struct ds4_error *error)
 {
     enum ds4_status status = DS4_OK;
     pthread_mutex_lock(&s->lock);
     habits_advance(&s->slots.habits, s->n_tokens);
+    if (s->n_tokens == 1 && !atomic_load(&s->failed)) add_decoding(s);
     for (uint32_t i = 0; s->slots.n_ahead && i < s->size.n_slots; i++) {
         s->slots.n_ahead -= s->slots.slots[i].ahead;
         s->slots.slots[i].ahead = s->slots.slots[i].ahead && s->slots.slots[i].state == SLOT_LOADING;
@@ -405,7 +458,7 @@ void stream_set_rates(struct stream *s, const float *rates, double tokens)
     p->n_pins_max = s->size.n_slots - s->size.n_need;
     habits_pin(p);
     for (uint32_t key = 0; key < p->n_keys; key++)
-        if (p->pinned[key] && s->slots.slot_of[key] == SLOT_NONE && has_room(s)) load(s, key, true, ANY_NOT_PINNED);
+        if (p->pinned[key] && s->slots.slot_of[key] == SLOT_NONE && has_room(s)) load(s, key, &s->idle);
     p->n_pins_max = n_pins;
     habits_pin(p);
     pthread_cond_broadcast(&s->work);

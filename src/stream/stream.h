@@ -31,6 +31,13 @@ struct stream_layer {
     uint32_t n_parts; /* 0: the layer has no experts here */
     struct stream_part parts[STREAM_PARTS_MAX];
 };
+/* All matrices of one expert of the layer. */
+static inline uint64_t stream_expert_bytes(const struct stream_layer *layer)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < layer->n_parts; i++) bytes += layer->parts[i].stack_bytes;
+    return bytes;
+}
 struct stream_file {
     const char *path;
     struct file_id id; /* as it was when its directory was read */
@@ -41,6 +48,7 @@ struct stream_config {
     const struct stream_layer *layers; /* [n_layers]; borrowed for stream_create only, as files */
     uint64_t budget_bytes;   /* of everything the pool allocates */
     uint64_t reserve_bytes;  /* memory of the machine that is to stay free: below it slots are given back; 0 = never */
+    uint64_t hot_bytes;      /* pages of files that must stay: the system counts them among what is free */
     uint32_t n_rows_max;     /* of a batch */
     uint32_t n_readers;      /* 0 = STREAM_READERS_DEFAULT */
     bool paranoid;           /* checksums on every use */
@@ -61,6 +69,13 @@ enum ds4_status stream_create(const struct stream_config *c, struct stream **out
                               struct ds4_error *error) DS4_MUST_CHECK;
 void stream_destroy(struct stream *s);
 
+/* The memory that experts are in: slots, the last one of zeros for what cannot be had. */
+struct stream_pool {
+    const uint8_t *memory;
+    uint64_t slot_bytes;
+    uint32_t n_slots;
+};
+struct stream_pool stream_pool(const struct stream *s);
 /* Addresses [n_experts] of a part; NULL while it is not there. Read with acquire. */
 const uint8_t *const *stream_table(const struct stream *s, uint32_t layer_i, uint32_t part_i);
 /* Returns when the part is there, or zeros when it cannot be had: never NULL. */
@@ -76,6 +91,7 @@ void stream_want(struct stream *s, uint32_t layer_i, uint32_t n);
 void stream_expect(struct stream *s, uint32_t layer_i, uint32_t n);
 /* Reads ahead those experts of the layer that a batch of n_rows will almost surely choose. */
 void stream_guess(struct stream *s, uint32_t layer_i, uint32_t n_rows);
+bool stream_may_miss(const struct stream *s); /* there are fewer slots than experts */
 bool stream_failed(const struct stream *s); /* the pass cannot succeed any more */
 enum ds4_status stream_end(struct stream *s, struct ds4_error *error) DS4_MUST_CHECK;
 
@@ -86,8 +102,14 @@ void stream_get_rates(const struct stream *s, float *rates, double *tokens);
 /* Waits until nothing is being read. */
 void stream_settle(struct stream *s);
 
+/* Sums over passes of one token, those before the last few dozen fading. */
+struct stream_decoding {
+    double n, hits, ahead, misses, reads, seconds, stall_seconds; /* n: passes; reads: of experts, in vain or not */
+};
 struct stream_figures {
     uint64_t n_hits, n_ahead, n_misses; /* asked for: in memory; read ahead in this pass; read while waited for */
+    uint64_t n_reads; /* of experts: asked for, or ahead and begun before it was known that they are not wanted */
+    struct stream_decoding decoding;
     uint64_t read_bytes;
     double read_seconds;  /* during which at least one read was under way */
     double stall_seconds; /* during which a product waited */

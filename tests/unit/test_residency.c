@@ -18,7 +18,7 @@ static void lay_out(struct residency_piece pieces[PIECES])
     for (int i = 0; i < PIECES; i++) {
         bool dense = i % 4 == 1;
         uint64_t bytes = i == 0 ? 2 * GB : dense ? GB : 4 * GB;
-        pieces[i] = (struct residency_piece){at(offset), bytes, i == 0 ? 1e-5 : dense ? 1 : 0.025, RESIDENCY_DISK};
+        pieces[i] = (struct residency_piece){at(offset), bytes, i == 0 ? 1e-5 : dense ? 1 : 0.025, RESIDENCY_DISK, 0};
         offset += bytes;
     }
 }
@@ -106,7 +106,8 @@ TEST(runs_hold_every_piece_and_pinned_pages_belong_to_one_run)
         uint64_t offset = rng_below(&rng, 5000);
         for (size_t i = 0; i < 40; i++) {
             uint64_t bytes = 1 + rng_below(&rng, i % 3 ? 300 : 20000);
-            pieces[i] = (struct residency_piece){at(offset), bytes, 1, (enum residency_place)rng_below(&rng, 3)};
+            pieces[i] = (struct residency_piece){at(offset), bytes, 1, (enum residency_place)rng_below(&rng, 3),
+                                                  0};
             offset += bytes + rng_below(&rng, 2) * 32;
         }
         check_runs(pieces, 40);

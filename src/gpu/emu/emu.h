@@ -42,6 +42,13 @@ void emu_device_barrier(void);
 /* Of the kernels, records, buffers and grids that the host file (host_emu.c) was given since the last call: equal for
  * lists that a device could replay. */
 uint64_t emu_dispatch_digest(void);
+/* Lists that the host file was given since the last call, and how many of them a device could not have replayed,
+ * because they were not among those before (gpu/replay.h). */
+void emu_lists(unsigned *n, unsigned *n_new);
+/* Wrapped memory is copied from now on, as by a device with memory of its own. */
+void emu_copy_weights(bool on);
+uint64_t emu_n_sent(void);   /* copies beside the dispatches since the last call */
+unsigned emu_n_opened(void); /* devices of the host file since the last call */
 /* Gives back stacks and records. */
 void emu_release(void);
 

@@ -16,12 +16,12 @@ struct hc_mix_record {
     float hc_eps, rms_eps;
 };
 struct hc_sum_record { /* reduce and expand */
-    uint32_t n_hc, n_embd, has_norm;
-    float rms_eps;
+    uint32_t n_hc, n_embd, has_norm, has_more;
+    float rms_eps, most; /* most: of quantise_record */
 };
 struct rms_norm_record {
     uint32_t n, has_weight;
-    float eps;
+    float eps, most;
 };
 struct rope_record {
     uint32_t n_heads, dim, n_rope, inverse;
@@ -43,7 +43,7 @@ struct moe_record {
 };
 struct elements_record {
     uint32_t n, n_hc, n_embd;
-    float limit;
+    float limit, most;
 };
 
 /* struct op_seq as words. */
@@ -87,6 +87,19 @@ struct attention_record {
     float scale;
     struct ring_place ring;
     struct rows_place rows;
+};
+struct repack_record {
+    uint32_t block_bytes, n_blocks; /* n_blocks: of a group */
+    uint32_t from[4], bytes[4];     /* parts of a block in their order in the group */
+};
+struct generate_record {
+    uint32_t n_blocks, block_bytes, seed;
+    uint32_t n_ruled, first, step, keep, set; /* bytes first + i step become (byte & keep) | set */
+    uint32_t n_halves, half_at0, half0, half_at1, half1;
+};
+struct sample_record {
+    uint32_t n, n_groups, each, n_max;
+    float margin, inverse_temperature;
 };
 struct router_record {
     uint32_t n_experts, n_used, has_bias, has_hash;
