@@ -16,7 +16,8 @@ tidy:
 # Every header stands on its own (those named *_impl.h are bodies, included several times).
 HEADERS := $(filter-out %_impl.h $(GPU_DIALECT_HEADERS),$(wildcard include/*.h src/*/*.h src/*/*/*.h))
 ifeq ($(ARCH),x86_64)
-HEADER_FLAGS := $(call variant_flags,_avx2.c)
+HEADER_FLAGS := $(call variant_flags,_avx512.c)
+HEADERS := $(filter-out %neon.h,$(HEADERS))
 else
 HEADERS := $(filter-out %avx2.h %avx512.h %/lanes.h,$(HEADERS))
 endif

@@ -55,15 +55,15 @@ endif
 # Files compiled for an instruction set are named by it; the rest of the program decides at run time. The encoders of
 # src/quant give the same bytes everywhere; their vectors cross no call that is not inlined.
 variant_flags = $(if $(findstring _avx2.c,$1),-mavx2 -mfma -mf16c -mbmi2 -ffp-contract=fast) \
-	$(if $(findstring _avx512.c,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c \
-	-ffp-contract=fast) \
+	$(if $(findstring _avx512.c,$1)$(findstring _avx512vnni.c,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma \
+	-mf16c -mbmi2 -ffp-contract=fast) $(if $(findstring _avx512vnni.c,$1),-mavx512vnni) \
 	$(if $(findstring _neon.c,$1),-ffp-contract=fast) \
 	$(if $(findstring src/quant/,$1),-ffp-contract=off -Wno-psabi)
 
 # The thread sanitizer slows inner loops tenfold or more, so it leaves out leaves that only compute: nothing in them
 # waits or signals, and that no result depends on the number of threads is tested bit for bit.
 ifeq ($(SAN),thread)
-LEAVES := src/quant/% src/ops/ref/% src/ops/rows.c %_avx2.c %_neon.c
+LEAVES := src/quant/% src/ops/ref/% src/ops/rows.c %_avx2.c %_avx512.c %_avx512vnni.c %_neon.c
 leaf_flags = $(if $(filter $(LEAVES),$(filter-out %/backend.c,$1)),-fno-sanitize=thread)
 endif
 

@@ -22,10 +22,12 @@ struct op_stacks {
     uint64_t offset;          /* of the matrix behind at[i] */
 };
 
+#define OP_PACKED 0x100u /* beside a type: laid out anew by the backend, where only products read it */
+
 /* A matrix [n_stack][n_out][n_in] of quantised rows: y = x W^T. n_stack > 1: routed experts. */
 struct op_weight {
     const uint8_t *data;   /* NULL when stacks is set */
-    uint32_t type;         /* quant_id */
+    uint32_t type;         /* quant_id; OP_PACKED */
     uint32_t n_in, n_out;
     uint64_t row_bytes;
     uint32_t n_stack;

@@ -23,6 +23,17 @@ struct backend_limits {
     uint32_t n_index_heads, index_dim, n_index_rows; /* index rows of the longest session */
     uint32_t n_experts, n_used, n_ff;
     uint32_t n_embd;            /* outputs of experts; 0: up to n_in */
+    uint32_t n_vocab;           /* logits of a row */
+};
+
+/* Of a row of logits those that are at most a margin below the largest. */
+#define BACKEND_CANDIDATES_MAX 512u
+struct backend_candidates {
+    uint32_t n;             /* how many there are; more than fit: the list is of no use */
+    uint32_t not_numbers;   /* 1: a logit is not a number, or infinite */
+    float mass;             /* of all logits: sum of exp((l - largest) / temperature), to about 1e-5 */
+    int32_t ids[BACKEND_CANDIDATES_MAX]; /* ascending */
+    float logits[BACKEND_CANDIDATES_MAX];
 };
 
 struct backend_ops {
@@ -33,6 +44,9 @@ struct backend_ops {
     /* Read-only memory of the host that operations will name (weights in a mapped file). NULL: any can be named.
      * near: worth the backend's own memory when it has some. */
     enum ds4_status (*map)(struct backend *b, const void *ptr, size_t bytes, bool near, struct ds4_error *error);
+    /* Lets the backend lay out a matrix anew where it has a copy of its own; w->type says so then. Only products may
+     * read it, through w. Once for each matrix. NULL: all stay as they are. */
+    void (*pack)(struct backend *b, struct op_weight *w);
     /* In order; from: memory of the host or of the backend. */
     void (*write)(struct backend *b, void *to, const void *from, size_t bytes);
     void (*read)(struct backend *b, void *to, const void *from, size_t bytes);  /* backend -> host, waits */
@@ -40,6 +54,10 @@ struct backend_ops {
     enum ds4_status (*finish)(struct backend *b, struct ds4_error *error);
     void (*destroy)(struct backend *b);
     size_t (*scratch_bytes)(const struct backend_limits *limits, uint32_t n_threads); /* for the plan */
+    /* Fills *out, on the host, from logits [n] of the backend; waits. False when it failed, as finish will say. NULL:
+     * the backend's memory is the host's, who can as well look at all of them. */
+    bool (*candidates)(struct backend *b, const float *logits, uint32_t n, float margin, float temperature,
+                       struct backend_candidates *out);
 #define OP(op_name) void (*op_name)(struct backend *b, const struct op_name##_args *args);
 #include "ops/ops.def"
 #undef OP
@@ -56,6 +74,9 @@ enum ds4_status backend_ref_create(struct thread_pool *pool, const struct backen
                                    struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status backend_cpu_create(struct thread_pool *pool, const struct backend_limits *limits, struct backend **out,
                                    struct ds4_error *error) DS4_MUST_CHECK;
+/* Times every operation of the CPU backend from now on; the figures of ds4_engine_kernel_times. */
+void backend_cpu_time(struct backend *b, bool on);
+size_t backend_cpu_times(struct backend *b, struct ds4_kernel_time *out, size_t max);
 extern const struct backend_ops backend_ref_ops, backend_cpu_ops; /* scratch_bytes before creation */
 
 #endif

@@ -203,6 +203,46 @@ TEST(experts_are_close_to_exact_ones_and_have_the_same_bits_in_any_batch)
     close_backends(&three);
 }
 
+/* Sums of integers are exact only while they fit: every code, scale and input as large as can be, 19 blocks of 256. */
+TEST(the_largest_weights_and_inputs_overflow_no_sum)
+{
+    enum { N_IN = 19 * 256, N_OUT = 11, N = 5 };
+    struct rng rng = {test_seed()};
+    struct bench_of_two b = open_backends(2, N_IN);
+    int32_t ids[N];
+    float *x = mem_alloc((size_t)N * N_IN, sizeof *x), want[N * N_OUT], got[N * N_OUT], one[N_OUT];
+    assert_non_null(x);
+    for (size_t i = 0; i < N; i++) ids[i] = 1;
+    for (size_t i = 0; i < (size_t)N * N_IN; i++) x[i] = i / N_IN == 1 || (i / N_IN == 2 && i / 16 % 2) ? -3 : 3;
+    for (size_t f = 0; f < N_FORMATS; f++) {
+        const struct quant_format *format = quant_format(formats[f].type);
+        if (!format->n_scales) continue; /* floats are no integers */
+        struct op_weight w = random_weight(&rng, formats[f].type, N_IN, N_OUT, 2, 1);
+        uint8_t *data = (uint8_t *)(uintptr_t)w.data;
+        for (size_t at = 0; at < w.stack_bytes * 2; at += format->block_bytes) {
+            memset(data + at, 0x7F + (at / format->block_bytes % 3 == 0), format->block_bytes);
+            if (at / format->block_bytes % 2) memset(data + at, 0xFF, format->block_bytes);
+            for (uint32_t i = 0; i < format->n_scales; i++)
+                store_u16(data + at + format->scales_at + 2 * i, f16_from_f32(i ? 0 : 1));
+        }
+        struct moe_down_args down = {N, 1, x, ids, w, want};
+        b.ref->ops->moe_down(b.ref, &down);
+        down.y = got;
+        b.cpu->ops->moe_down(b.cpu, &down);
+        struct distance distance = {0, 0};
+        measure(&distance, got, want, N * N_OUT);
+        assert_true(relative(&distance) <= formats[f].error);
+        for (uint32_t r = 0; r < N; r++) {
+            struct moe_down_args alone = {1, 1, x + (size_t)r * N_IN, ids, w, one};
+            b.cpu->ops->moe_down(b.cpu, &alone);
+            assert_memory_equal(one, got + r * N_OUT, sizeof one);
+        }
+        mem_free(data);
+    }
+    mem_free(x);
+    close_backends(&b);
+}
+
 TEST(zeros_give_zeros_and_what_is_not_a_number_stays_in_its_row)
 {
     struct rng rng = {test_seed()};
@@ -236,5 +276,6 @@ int main(void)
     return RUN_TESTS(T(products_are_as_close_to_exact_ones_as_promised_in_every_format),
                      T(a_product_has_the_same_bits_in_any_batch_and_with_any_number_of_threads),
                      T(experts_are_close_to_exact_ones_and_have_the_same_bits_in_any_batch),
+                     T(the_largest_weights_and_inputs_overflow_no_sum),
                      T(zeros_give_zeros_and_what_is_not_a_number_stays_in_its_row));
 }

@@ -55,6 +55,73 @@ INLINE void fetch_row(const uint8_t *block)
 INLINE __m256i even_i8(__m256i v) { return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8); }
 INLINE __m256i odd_i8(__m256i v) { return _mm256_srai_epi16(v, 8); }
 
+/* ---- eight rows in the lanes of a vector ---- */
+
+/* Lane i of the result: the sum of all lanes of v[i]. Halves are crossed last, which only one port does. */
+INLINE __m256i lane_sums_i32(const __m256i *v)
+{
+    __m256i s[4], t[2];
+    UNROLL for (int i = 0; i < 4; i++)
+        s[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                                _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    UNROLL for (int i = 0; i < 2; i++)
+        t[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(s[2 * i], s[2 * i + 1]),
+                                _mm256_unpackhi_epi64(s[2 * i], s[2 * i + 1]));
+    return _mm256_add_epi32(_mm256_blend_epi32(t[0], t[1], 0xF0), _mm256_permute2x128_si256(t[0], t[1], 0x21));
+}
+/* In place and within each half of the vectors: dword i of v[j] becomes dword j of v[i]. */
+INLINE void transpose_4(__m256i *v)
+{
+    __m256i a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpacklo_epi32(v[2], v[3]);
+    __m256i c = _mm256_unpackhi_epi32(v[0], v[1]), d = _mm256_unpackhi_epi32(v[2], v[3]);
+    v[0] = _mm256_unpacklo_epi64(a, b), v[1] = _mm256_unpackhi_epi64(a, b);
+    v[2] = _mm256_unpacklo_epi64(c, d), v[3] = _mm256_unpackhi_epi64(c, d);
+}
+/* In place: dword i of v[j] becomes dword j of v[i]. */
+INLINE void transpose_8(__m256i *v)
+{
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m256i a = v[i], b = v[i + 4];
+        v[i] = _mm256_permute2x128_si256(a, b, 0x20), v[i + 4] = _mm256_permute2x128_si256(a, b, 0x31);
+    }
+    transpose_4(v);
+    transpose_4(v + 4);
+}
+/* The 32 bits at `offset` of eight rows. Broadcasts from memory and blends, because inserts all need one port. */
+INLINE __m256i dwords_of(const uint8_t *const *rows, size_t offset)
+{
+    __m256i v[LANES];
+    UNROLL for (uint32_t r = 0; r < LANES; r++) v[r] = _mm256_set1_epi32((int32_t)load_u32(rows[r] + offset));
+    __m256i a = _mm256_blend_epi32(_mm256_blend_epi32(v[0], v[1], 0x02), _mm256_blend_epi32(v[2], v[3], 0x08), 0x0C);
+    __m256i b = _mm256_blend_epi32(_mm256_blend_epi32(v[4], v[5], 0x20), _mm256_blend_epi32(v[6], v[7], 0x80), 0xC0);
+    return _mm256_blend_epi32(a, b, 0xF0);
+}
+/* Lower halves of dwords as floats: 16-bit ones converted. */
+INLINE __m256 low_halves(__m256i dwords)
+{
+    __m256i words = _mm256_and_si256(dwords, _mm256_set1_epi32(0xFFFF));
+    words = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(words));
+}
+
+/* Eight rows of a run of weight rows: first, first + step ... The last row stands for those beyond it. */
+struct streams { const uint8_t *rows[LANES]; uint32_t index[LANES]; };
+INLINE struct streams streams_at(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t first, uint32_t step)
+{
+    struct streams s UNINITIALISED;
+    for (uint32_t k = 0; k < LANES; k++) {
+        s.index[k] = first + k * step < n_rows ? first + k * step : n_rows - 1;
+        s.rows[k] = w + s.index[k] * row_bytes;
+    }
+    return s;
+}
+INLINE void streams_store(const struct streams *s, __m256 sum, float d, float *y)
+{
+    float values[LANES] UNINITIALISED;
+    _mm256_storeu_ps(values, _mm256_mul_ps(sum, _mm256_set1_ps(d)));
+    for (uint32_t k = 0; k < LANES; k++) y[s->index[k]] = values[k];
+}
+
 /* exp(x), relative error below 2e-7; 0 below -87.3; x above 88.7 is taken as 88.7. NaN stays NaN. */
 INLINE __m256 exp_ps(__m256 x)
 {
@@ -87,6 +154,7 @@ extern const struct format_kernels avx2_iq2_xxs, avx2_q2_k;
 void avx2_quantise(enum input_form form, const float *x, uint32_t n_in, uint8_t *record);
 void avx2_gemm(const struct format_kernels *format, const struct tile *tile, const struct gemm_col *cols,
                uint32_t n_cols, bool last);
+gemm_lanes_fn avx2_gemm_lanes_32, avx2_gemm_lanes_q2_k;
 float avx2_sum_squares(const float *x, uint32_t n);
 void avx2_scale(const float *x, const float *weight, float factor, uint32_t n, float *y);
 void avx2_swiglu(const float *a, const float *b, float limit, float weight, size_t n, float *m);
@@ -100,5 +168,21 @@ void avx2_hadamard(float *x, uint32_t n);
 bool avx2_index_prepare(const float *q, const float *w, uint32_t n_heads, uint32_t dim, uint8_t *prepared);
 void avx2_index_scores(const uint8_t *prepared, uint32_t n_heads, uint32_t dim, const uint8_t *rows, size_t row_bytes,
                        uint32_t n, float scale, float *scores);
+
+/* Members of a table of kernels: all but matrix products, which every variant for x86-64 shares. */
+#define AVX2_BESIDE_PRODUCTS \
+    .quantise = avx2_quantise, \
+    .sum_squares = avx2_sum_squares, \
+    .scale = avx2_scale, \
+    .swiglu = avx2_swiglu, \
+    .mix = avx2_mix, \
+    .expand = avx2_expand, \
+    .kv_unpack = avx2_kv_unpack, \
+    .attend = avx2_attend, \
+    .pool = avx2_pool, \
+    .hadamard = avx2_hadamard, \
+    .index_prepare = avx2_index_prepare, \
+    .index_scores = avx2_index_scores, \
+    .index_heads_step = 8
 
 #endif

@@ -15,6 +15,17 @@
 #define ATTENTION_BLOCK 64u                            /* rows unpacked at a time: 128 KiB at dim 512 */
 #define INDEX_CHUNK 512u                               /* index rows a task scores */
 
+/* What operations took (timed.c). */
+#define CPU_TIMES_MAX 64u
+struct cpu_times {
+    uint32_t n;
+    struct cpu_time {
+        const char *op;
+        uint32_t type;
+        uint64_t n, ns;
+    } all[CPU_TIMES_MAX];
+};
+
 struct backend_cpu {
     struct backend base;
     struct backend_limits limits;
@@ -29,6 +40,8 @@ struct backend_cpu {
     uint32_t *active;     /* [n_experts] experts that have pairs */
     float *index_scores;  /* [n_index_rows] of one query */
     uint8_t *workers;     /* [n_threads][worker_bytes] */
+    struct backend_ops timed_ops;
+    struct cpu_times times;
 };
 
 /* What a task receives. */
@@ -51,7 +64,7 @@ static inline uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static inline const struct format_kernels *format_of(const struct backend_cpu *cpu, const struct op_weight *w)
 {
     const struct format_kernels *format = cpu->kernels->format(w->type);
-    return format && format->form == INPUT_COARSE && w->n_stack == 1 ? NULL : format;
+    return format && format->form >= INPUT_COARSE && w->n_stack == 1 ? NULL : format;
 }
 static inline enum input_form form_of(const struct format_kernels *format)
 {

@@ -106,7 +106,8 @@ INLINE void unpack_kind(enum float_kind kind, const uint8_t *w, const struct til
     { \
         unpack_kind(kind, w, tile, row_i); \
     } \
-    const struct format_kernels avx2_##name = {INPUT_FLOAT, 0, 0, dot_cols, dot_##name, dots_##name, unpack_##name};
+    const struct format_kernels avx2_##name = {INPUT_FLOAT, 0, 0, dot_cols, dot_##name, dots_##name, \
+                                                   unpack_##name, NULL};
 
 FLOAT_FORMAT(f32, KIND_F32, DOT_COLS)
 FLOAT_FORMAT(f16, KIND_F16, DOT_COLS)

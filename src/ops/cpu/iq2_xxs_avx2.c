@@ -133,6 +133,6 @@ static void unpack_iq2_xxs(const uint8_t *w, const struct tile *tile, uint32_t r
     }
 }
 
-const struct format_kernels avx2_iq2_xxs = {INPUT_COARSE, 256, 0, 3, dot_iq2_xxs, NULL, unpack_iq2_xxs};
+const struct format_kernels avx2_iq2_xxs = {INPUT_COARSE, 256, 0, 3, dot_iq2_xxs, NULL, unpack_iq2_xxs, NULL};
 
 #endif

@@ -3,13 +3,16 @@
  * A matrix product has two ways: `dot` reads packed weights and one input row; `tile` unpacks weight rows once and
  * `gemm` multiplies them with many input rows. Both give the same bits: every output is a sum of exact integers for
  * each group of weights, converted lane by lane (8 lanes) and added to one 8-lane float chain in ascending order,
- * whose lanes are added at the end in one fixed order (or, for float weights, one chain of 8-lane multiply-adds).
+ * whose lanes are added at the end in one fixed order. For float weights it is one chain of 8-lane multiply-adds, for
+ * rows in lanes (struct lanes_kernels) a chain of single floats.
  *
  * Forms of input rows (a row is a record of input_record_bytes):
  *   FLOAT   the float32 values themselves, not copied.
  *   FINE    16-bit integers with one scale a row: x = d q. Error: at most max|x| / 65534 a value.
  *   COARSE  8-bit integers with a multiplier for 16 values and a scale for the row: x = d t q, 1 <= t <= 255,
  *           |q| <= 127. Error: at most (max|x of the 16| + max|x| / 255) / 254 a value. For 2-bit experts.
+ *   LANES   COARSE for rows in lanes: t and t_sums in natural order, q8 within each 32 its two 16s, a and b, in turns:
+ *           a0 a1 b0 b1 a2 a3 b2 b3 ..., so that each 32 bits hold as much of one multiplier as of the other.
  * Order of values: q8 natural; q16 within each 32: the 16 even ones, then the 16 odd ones, so that both ways put the
  * same products into the same 32-bit lane (lane i: values 4i .. 4i+3). */
 #ifndef DS4_OPS_CPU_KERNELS_H
@@ -20,13 +23,16 @@
 #include <stdint.h>
 
 #define TILE_ROWS 24u          /* weight rows unpacked at a time */
-#define TILE_PIECE 2048u      /* inner elements unpacked at a time: a multiple of every block; 192 KiB as floats */
+#define TILE_PIECE 2048u      /* inner elements unpacked at a time: a multiple of every block; 96 KiB as integers */
+#define FLOAT_PIECE 512u      /* the same of weights that are unpacked to floats: 48 KiB */
 #define PANEL 4u              /* rows of a tile that lie interleaved */
+#define LANES 8u              /* rows that lie in the lanes of one vector */
+#define LANES_PIECE 512u      /* inner elements unpacked at a time of rows in lanes: 12 or 24 KiB */
 #define COLS_MAX 512u         /* inputs handed to one gemm call: a whole chunk, for which weights are unpacked once */
 #define INPUT_MULT_BLOCK 16u  /* values that share a multiplier t */
 #define INPUT_BLOCK 256u      /* coarse rows are a multiple of this */
 
-enum input_form { INPUT_FLOAT, INPUT_FINE, INPUT_COARSE, INPUT_FORMS };
+enum input_form { INPUT_FLOAT, INPUT_FINE, INPUT_COARSE, INPUT_LANES, INPUT_FORMS };
 
 /* One input row. FINE: sums[i] = sum of q16 of the i-th 32, exactly. COARSE, for each 256: t and t sum(q8) / SUM_UNIT,
  * rounded, of its sixteen 16s in the order of coarse_order. */
@@ -62,6 +68,8 @@ struct tile {
     float *mins;       /* [row][mins_stride], multiplied by the input's sums */
     int16_t *mins16;   /* with groups of 16 instead: [row][mins_stride], multiplied by the input's t_sums and d_min */
     float *d_min;      /* [panel][n_groups][PANEL], SUM_UNIT included */
+    uint8_t *q8;       /* in lanes: [n_in / 4][TILE_ROWS][4], values ordered as the input's */
+    int16_t *scales16; /* in lanes: [n_in / 32][TILE_ROWS][2], times d; mins16 likewise, times d_min */
     float *f32;        /* [panel][n_in / 8, rounded up][PANEL][8], zero-padded */
     float *sums;       /* [TILE_ROWS][COLS_MAX][8] sums over the pieces so far */
     size_t mins_stride;
@@ -83,6 +91,27 @@ static inline float *tile_d(const struct tile *tile, uint32_t row)
     return tile->d + (size_t)(row / PANEL) * PANEL * tile->n_groups + row % PANEL;
 }
 
+/* In lanes d and d_min are [n_groups][TILE_ROWS], and 16-bit numbers follow each other as inputs do, pairs of even
+ * values and of odd ones in turns: [n_in / 4][2][TILE_ROWS][2]. */
+static inline int16_t *tile_q16_lanes(const struct tile *tile, uint32_t at, uint32_t odd, uint32_t row)
+{
+    return tile->q16 + (((size_t)at / 4 * 2 + odd) * TILE_ROWS + row) * 2;
+}
+static inline uint8_t *tile_q8(const struct tile *tile, uint32_t at, uint32_t row)
+{
+    return tile->q8 + ((size_t)at / 4 * TILE_ROWS + row) * 4;
+}
+
+/* The gemm of tiles in lanes. */
+typedef void gemm_lanes_fn(const struct tile *tile, const struct gemm_col *cols, uint32_t n_cols, bool last);
+/* Rows in the lanes of vectors: as many bytes of each of TILE_ROWS rows in turn as inputs are broadcast together. Every
+ * output is one float chain: the exact sum of each group, converted, times its scale, in ascending order. */
+struct lanes_kernels {
+    /* Unpacks the tile's part of eight rows, which begin at rows[0], rows[1] ..., into rows row_i ... of the tile. */
+    void (*unpack)(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i);
+    gemm_lanes_fn *gemm;
+};
+
 struct format_kernels {
     enum input_form form;
     uint32_t group;     /* weights that share a float scale: 32, 128 or 256; 0: float */
@@ -95,6 +124,7 @@ struct format_kernels {
                  uint32_t n_cols);
     /* Unpacks the tile's part of a row, which begins at w, into row row_i of the tile. */
     void (*unpack)(const uint8_t *w, const struct tile *tile, uint32_t row_i);
+    const struct lanes_kernels *lanes; /* instead of unpack and the table's gemm */
 };
 
 /* Rows of state of one block of an attention and what is known so far of one head. */
@@ -138,17 +168,18 @@ struct cpu_kernels {
 
 extern const struct cpu_kernels cpu_kernels_scalar;
 #if defined(__x86_64__)
-extern const struct cpu_kernels cpu_kernels_avx2;
+extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512vnni;
 #elif defined(__aarch64__)
 extern const struct cpu_kernels cpu_kernels_neon;
 #endif
 const struct cpu_kernels *cpu_kernels_best(void);
 
-/* Layout of a record: q16 [n], sums [n/16], d, then COARSE: t [n/16], t_sums [n/16], q8 [n]. n is a multiple of 32. */
+/* Layout of a record: d and 60 bytes, q16 [n], sums [n/16], then COARSE and LANES: t [n/16], t_sums [n/16], q8 [n]. n
+ * is a multiple of 32. LANES leaves out q16 and sums. */
 static inline size_t input_record_bytes(enum input_form form, uint32_t n_in)
 {
-    size_t n = n_in, bytes = 2 * n + 4 * (n / INPUT_MULT_BLOCK) + 4;
-    if (form == INPUT_COARSE) bytes += 4 * (n / INPUT_MULT_BLOCK) + n;
+    size_t n = n_in, bytes = 64 + 2 * n + 4 * (n / INPUT_MULT_BLOCK);
+    if (form >= INPUT_COARSE) bytes += 4 * (n / INPUT_MULT_BLOCK) + n;
     return (bytes + 63) / 64 * 64;
 }
 struct input_record {
@@ -160,10 +191,10 @@ struct input_record {
 static inline struct input_record input_record_at(uint8_t *record, uint32_t n_in)
 {
     struct input_record r;
-    r.q16 = (int16_t *)(void *)record;
+    r.d = (float *)(void *)record;
+    r.q16 = (int16_t *)(void *)(record + 64);
     r.sums = (float *)(void *)(r.q16 + n_in);
-    r.d = r.sums + n_in / INPUT_MULT_BLOCK;
-    r.t = (int16_t *)(void *)(r.d + 1);
+    r.t = (int16_t *)(void *)(r.sums + n_in / INPUT_MULT_BLOCK);
     r.t_sums = r.t + n_in / INPUT_MULT_BLOCK;
     r.q8 = (int8_t *)(r.t_sums + n_in / INPUT_MULT_BLOCK);
     return r;

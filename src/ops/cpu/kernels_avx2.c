@@ -32,20 +32,8 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .name = "avx2",
     .supported = supported,
     .format = format,
-    .quantise = avx2_quantise,
     .gemm = avx2_gemm,
-    .sum_squares = avx2_sum_squares,
-    .scale = avx2_scale,
-    .swiglu = avx2_swiglu,
-    .mix = avx2_mix,
-    .expand = avx2_expand,
-    .kv_unpack = avx2_kv_unpack,
-    .attend = avx2_attend,
-    .pool = avx2_pool,
-    .hadamard = avx2_hadamard,
-    .index_prepare = avx2_index_prepare,
-    .index_scores = avx2_index_scores,
-    .index_heads_step = 8,
+    AVX2_BESIDE_PRODUCTS,
 };
 
 #endif

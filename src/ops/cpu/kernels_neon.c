@@ -1,30 +1,12 @@
 /* kernels_neon.c - the table of the NEON variant: products of float tiles, norms, streams and attention in vectors of
- * four. Eight lanes are two vectors, added up in the one fixed order. Weights of every format are unpacked to float by
- * their decoders; what else is not here is the portable variant's. */
+ * four. Eight lanes are two vectors, added up in the one fixed order. Weights of formats without integer kernels
+ * (formats_neon.c) are unpacked to float by their decoders; what else is not here is the portable variant's. */
 #if defined(__aarch64__)
-#include <arm_neon.h>
 #include <math.h>
 
-#include "ops/cpu/kernels.h"
+#include "ops/cpu/neon.h"
+#include "quant/quant.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
-
-struct lanes { float32x4_t low, high; };
-
-INLINE struct lanes load8(const float *p) { return (struct lanes){vld1q_f32(p), vld1q_f32(p + 4)}; }
-INLINE struct lanes all8(float f) { return (struct lanes){vdupq_n_f32(f), vdupq_n_f32(f)}; }
-INLINE struct lanes add_product(struct lanes sum, struct lanes a, struct lanes b)
-{
-    return (struct lanes){vfmaq_f32(sum.low, a.low, b.low), vfmaq_f32(sum.high, a.high, b.high)};
-}
-/* ((l0+l4) + (l2+l6)) + ((l1+l5) + (l3+l7)) */
-INLINE float sum_lanes(struct lanes v)
-{
-    float32x4_t s = vaddq_f32(v.low, v.high);
-    float32x2_t t = vadd_f32(vget_low_f32(s), vget_high_f32(s));
-    return vget_lane_f32(t, 0) + vget_lane_f32(t, 1);
-}
 /* The n < 8 leading values, zeros after. */
 INLINE struct lanes load_rest(const float *p, uint32_t n)
 {
@@ -35,10 +17,16 @@ INLINE struct lanes load_rest(const float *p, uint32_t n)
 
 static bool supported(void) { return true; } /* part of every 64-bit ARM */
 
-static const struct format_kernels *format(uint32_t type) { return cpu_kernels_scalar.format(type); }
-static void quantise(enum input_form form, const float *x, uint32_t n_in, uint8_t *record)
+static const struct format_kernels *format(uint32_t type)
 {
-    cpu_kernels_scalar.quantise(form, x, n_in, record);
+    switch (type) {
+    case QUANT_Q8_0: return &neon_q8_0;
+    case QUANT_MXFP4: return &neon_mxfp4;
+    case QUANT_Q4_K: return &neon_q4_k;
+    case QUANT_Q2_K: return &neon_q2_k;
+    case QUANT_IQ2_XXS: return &neon_iq2_xxs;
+    default: return NULL; /* floats */
+    }
 }
 
 /* One panel by one or two columns. */
@@ -68,7 +56,10 @@ INLINE void block(const struct tile *tile, uint32_t row, const struct gemm_col *
 static void gemm(const struct format_kernels *kernels, const struct tile *tile, const struct gemm_col *cols,
                  uint32_t n_cols, bool last)
 {
-    (void)kernels; /* floats always */
+    if (kernels) {
+        neon_gemm_ints(kernels, tile, cols, n_cols, last);
+        return;
+    }
     struct lanes *all = (struct lanes *)(void *)tile->sums; /* [n_cols][TILE_ROWS] */
     for (uint32_t c = 0, n; c < n_cols; c += n) {
         n = n_cols - c < 2 ? 1 : 2;
@@ -175,7 +166,7 @@ const struct cpu_kernels cpu_kernels_neon = {
     .name = "neon",
     .supported = supported,
     .format = format,
-    .quantise = quantise,
+    .quantise = neon_quantise,
     .gemm = gemm,
     .sum_squares = sum_squares,
     .scale = scale,

@@ -6,8 +6,6 @@
 #include "ops/cpu/kernels.h"
 #include "ops/rows.h"
 
-#define LANES 8u
-
 static bool supported(void) { return true; }
 
 static const struct format_kernels *format(uint32_t type)

@@ -96,6 +96,6 @@ static void unpack_q4_k(const uint8_t *w, const struct tile *tile, uint32_t row_
     }
 }
 
-const struct format_kernels avx2_q4_k = {INPUT_FINE, 256, 32, 3, dot_q4_k, NULL, unpack_q4_k};
+const struct format_kernels avx2_q4_k = {INPUT_FINE, 256, 32, 3, dot_q4_k, NULL, unpack_q4_k, NULL};
 
 #endif

@@ -74,6 +74,6 @@ static void unpack_q6_k(const uint8_t *w, const struct tile *tile, uint32_t row_
     }
 }
 
-const struct format_kernels avx2_q6_k = {INPUT_FINE, 128, 0, 3, dot_q6_k, NULL, unpack_q6_k};
+const struct format_kernels avx2_q6_k = {INPUT_FINE, 128, 0, 3, dot_q6_k, NULL, unpack_q6_k, NULL};
 
 #endif

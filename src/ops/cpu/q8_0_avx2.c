@@ -1,7 +1,7 @@
 /* q8_0_avx2.c - Q8_0 and MXFP4: 32 signed bytes (or 4-bit floats, doubled to integers) with a scale, against 16-bit
- * inputs. Block: d f16, q i8[32]; MXFP4: e UE8M0, then codes, values 0-15 in low nibbles, 16-31 in high ones. */
+ * inputs. Block: d f16, q i8[32]; MXFP4: e UE8M0, then codes, values 0-15 in low nibbles, 16-31 in high ones. Eight
+ * rows at a time, each a lane of the result. */
 #if defined(__x86_64__)
-#include "base/f16.h"
 #include "ops/cpu/avx2.h"
 
 #define Q8_BYTES 34
@@ -18,93 +18,70 @@ INLINE __m256i mx_values(const uint8_t *codes)
 }
 
 INLINE __m256i block_values(bool mx, const uint8_t *block) { return mx ? mx_values(block + 1) : load256(block + 2); }
-INLINE float block_scale(bool mx, const uint8_t *block) { return mx ? e8m0_to_f32(*block) * 0.5f : half_at(block); }
 
-/* The scale in all lanes. */
-INLINE __m256 block_scales(bool mx, const uint8_t *block)
+/* The scales of the blocks at `offset` of eight rows. MXFP4: half of 2^(e - 127), as codes are doubled. */
+INLINE __m256 block_scales(bool mx, const uint8_t *const *rows, size_t offset)
 {
-    if (mx) return _mm256_set1_ps(block_scale(mx, block));
-    return _mm256_cvtph_ps(_mm_set1_epi16((int16_t)load_u16(block)));
+    __m256i dwords = dwords_of(rows, offset);
+    if (!mx) return low_halves(dwords);
+    dwords = _mm256_slli_epi32(_mm256_and_si256(dwords, _mm256_set1_epi32(0xFF)), 23);
+    dwords = _mm256_max_epi32(dwords, _mm256_set1_epi32(0x00400000)); /* 2^-127 */
+    return _mm256_mul_ps(_mm256_castsi256_ps(dwords), _mm256_set1_ps(0.5f));
 }
 
-/* n_rows rows that lie `stride` bytes apart; their results lie y_step apart. */
-INLINE void dot_rows(bool mx, const uint8_t *w, size_t stride, uint32_t n_rows, uint32_t n_in, const struct input *x,
-                     float *y, uint32_t y_step)
+/* Eight rows by n_cols inputs, a row a lane; each block is widened and its scale converted once for all. */
+INLINE void dot_rows(bool mx, const struct streams *s, uint32_t n_in, const struct gemm_col *cols, uint32_t n_cols)
 {
-    __m256 sum[STREAMS];
-    UNROLL for (uint32_t r = 0; r < n_rows; r++) sum[r] = _mm256_setzero_ps();
-    const uint32_t block_bytes = mx ? MX_BYTES : Q8_BYTES;
-    for (uint32_t b = 0; b < n_in / 32; b++) {
-        __m256i even = load256(x->q16 + 32 * b), odd = load256(x->q16 + 32 * b + 16);
-        UNROLL for (uint32_t r = 0; r < n_rows; r++) {
-            const uint8_t *block = w + r * stride + (size_t)b * block_bytes;
-            __m256i v = block_values(mx, block);
-            __m256i products = _mm256_add_epi32(_mm256_madd_epi16(even_i8(v), even), _mm256_madd_epi16(odd_i8(v), odd));
-            sum[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), block_scales(mx, block), sum[r]);
+    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    size_t offset = 0;
+    for (uint32_t b = 0; b < n_in / 32; b++, offset += mx ? MX_BYTES : Q8_BYTES) {
+        __m256i products[2][LANES] UNINITIALISED;
+        UNROLL for (uint32_t r = 0; r < LANES; r++) {
+            __m256i v = block_values(mx, s->rows[r] + offset), even = even_i8(v), odd = odd_i8(v);
+            UNROLL for (uint32_t c = 0; c < n_cols; c++) {
+                const int16_t *x = cols[c].x.q16 + 32 * b;
+                products[c][r] = _mm256_add_epi32(_mm256_madd_epi16(even, load256(x)),
+                                                  _mm256_madd_epi16(odd, load256(x + 16)));
+            }
         }
+        __m256 scales = block_scales(mx, s->rows, offset);
+        UNROLL for (uint32_t c = 0; c < n_cols; c++)
+            sum[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lane_sums_i32(products[c])), scales, sum[c]);
     }
-    for (uint32_t r = 0; r < n_rows; r++) y[r * y_step] = sum_lanes(sum[r]) * x->d;
-}
-
-/* Four rows by two inputs: each block is widened and its scale converted once for both. Results go to row `at` and
- * those y_step apart. */
-INLINE void dot_rows_2(bool mx, const uint8_t *w, size_t stride, uint32_t n_in, const struct gemm_col *cols,
-                       uint32_t at, uint32_t y_step)
-{
-    __m256 sum[4][2];
-    UNROLL for (uint32_t r = 0; r < 4; r++) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
-    const uint32_t block_bytes = mx ? MX_BYTES : Q8_BYTES;
-    const int16_t *x0 = cols[0].x.q16, *x1 = cols[1].x.q16;
-    for (uint32_t b = 0; b < n_in / 32; b++, x0 += 32, x1 += 32) {
-        UNROLL for (uint32_t r = 0; r < 4; r++) {
-            const uint8_t *block = w + r * stride + (size_t)b * block_bytes;
-            __m256i v = block_values(mx, block), even = even_i8(v), odd = odd_i8(v);
-            __m256 scale = block_scales(mx, block);
-            __m256i first = _mm256_madd_epi16(even, load256(x0)), second = _mm256_madd_epi16(even, load256(x1));
-            first = _mm256_add_epi32(first, _mm256_madd_epi16(odd, load256(x0 + 16)));
-            second = _mm256_add_epi32(second, _mm256_madd_epi16(odd, load256(x1 + 16)));
-            sum[r][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(first), scale, sum[r][0]);
-            sum[r][1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(second), scale, sum[r][1]);
-        }
-    }
-    for (uint32_t r = 0; r < 4; r++)
-        for (uint32_t c = 0; c < 2; c++) cols[c].y[at + r * y_step] = sum_lanes(sum[r][c]) * cols[c].x.d;
-}
-
-INLINE void dot_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
-                    const struct input *x, float *y)
-{
-    uint32_t n = n_rows / STREAMS, r = n * STREAMS;
-    for (uint32_t i = 0; i < n; i++) dot_rows(mx, w + i * row_bytes, n * row_bytes, STREAMS, n_in, x, y + i, n);
-    if (r + 4 <= n_rows) dot_rows(mx, w + r * row_bytes, row_bytes, 4, n_in, x, y + r, 1), r += 4;
-    for (; r < n_rows; r++) dot_rows(mx, w + r * row_bytes, row_bytes, 1, n_in, x, y + r, 1);
-}
-
-INLINE void unpack_row(bool mx, const uint8_t *w, const struct tile *tile, uint32_t row_i)
-{
-    int16_t *q = tile_q16(tile, row_i);
-    float *d = tile_d(tile, row_i);
-    for (uint32_t b = 0; b < tile->n_in / 32; b++, w += mx ? MX_BYTES : Q8_BYTES, q += 2 * TILE_Q16_STEP, d += PANEL) {
-        __m256i v = block_values(mx, w);
-        _mm256_storeu_si256((__m256i *)q, even_i8(v));
-        _mm256_storeu_si256((__m256i *)(q + TILE_Q16_STEP), odd_i8(v));
-        *d = block_scale(mx, w);
-    }
+    for (uint32_t c = 0; c < n_cols; c++) streams_store(s, sum[c], cols[c].x.d, cols[c].y);
 }
 
 INLINE void dots_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
                      const struct gemm_col *cols, uint32_t n_cols)
 {
-    uint32_t n = n_rows / 4, paired = n_cols & ~1u;
+    uint32_t n = (n_rows + LANES - 1) / LANES;
     for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *rows = w + i * row_bytes;
-        for (uint32_t c = 0; c < paired; c += 2) dot_rows_2(mx, rows, n * row_bytes, n_in, cols + c, i, n);
-        if (paired < n_cols)
-            dot_rows(mx, rows, n * row_bytes, 4, n_in, &cols[paired].x, cols[paired].y + i, n);
+        struct streams s = streams_at(w, row_bytes, n_rows, i, n);
+        uint32_t c = 0;
+        for (; c + 2 <= n_cols; c += 2) dot_rows(mx, &s, n_in, cols + c, 2);
+        if (c < n_cols) dot_rows(mx, &s, n_in, cols + c, 1);
     }
-    for (uint32_t r = 4 * n; r < n_rows; r++)
-        for (uint32_t c = 0; c < n_cols; c++)
-            dot_rows(mx, w + r * row_bytes, row_bytes, 1, n_in, &cols[c].x, cols[c].y + r, 1);
+}
+INLINE void dot_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
+                    const struct input *x, float *y)
+{
+    struct gemm_col col = {*x, y};
+    dots_all(mx, w, row_bytes, n_rows, n_in, &col, 1);
+}
+
+INLINE void unpack_rows(bool mx, const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
+{
+    size_t offset = 0;
+    for (uint32_t at = 0; at < tile->n_in; at += 32, offset += mx ? MX_BYTES : Q8_BYTES) {
+        __m256i v[LANES] UNINITIALISED;
+        UNROLL for (uint32_t r = 0; r < LANES; r++) v[r] = block_values(mx, rows[r] + offset);
+        transpose_8(v);
+        UNROLL for (uint32_t i = 0; i < 8; i++) {
+            _mm256_storeu_si256((__m256i *)(void *)tile_q16_lanes(tile, at + 4 * i, 0, row_i), even_i8(v[i]));
+            _mm256_storeu_si256((__m256i *)(void *)tile_q16_lanes(tile, at + 4 * i, 1, row_i), odd_i8(v[i]));
+        }
+        _mm256_storeu_ps(tile->d + (size_t)at / 32 * TILE_ROWS + row_i, block_scales(mx, rows, offset));
+    }
 }
 
 static void dots_q8_0(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct gemm_col *cols,
@@ -122,21 +99,23 @@ static void dot_q8_0(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32
 {
     dot_all(false, w, row_bytes, n_rows, n_in, x, y);
 }
-static void unpack_q8_0(const uint8_t *w, const struct tile *tile, uint32_t row_i)
+static void unpack_q8_0(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
 {
-    unpack_row(false, w, tile, row_i);
+    unpack_rows(false, rows, tile, row_i);
 }
 static void dot_mxfp4(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x,
                       float *y)
 {
     dot_all(true, w, row_bytes, n_rows, n_in, x, y);
 }
-static void unpack_mxfp4(const uint8_t *w, const struct tile *tile, uint32_t row_i)
+static void unpack_mxfp4(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
 {
-    unpack_row(true, w, tile, row_i);
+    unpack_rows(true, rows, tile, row_i);
 }
 
-const struct format_kernels avx2_q8_0 = {INPUT_FINE, 32, 0, DOT_COLS, dot_q8_0, dots_q8_0, unpack_q8_0};
-const struct format_kernels avx2_mxfp4 = {INPUT_FINE, 32, 0, DOT_COLS, dot_mxfp4, dots_mxfp4, unpack_mxfp4};
+static const struct lanes_kernels lanes_q8_0 = {unpack_q8_0, avx2_gemm_lanes_32};
+static const struct lanes_kernels lanes_mxfp4 = {unpack_mxfp4, avx2_gemm_lanes_32};
+const struct format_kernels avx2_q8_0 = {INPUT_FINE, 32, 0, DOT_COLS, dot_q8_0, dots_q8_0, NULL, &lanes_q8_0};
+const struct format_kernels avx2_mxfp4 = {INPUT_FINE, 32, 0, DOT_COLS, dot_mxfp4, dots_mxfp4, NULL, &lanes_mxfp4};
 
 #endif

@@ -54,7 +54,7 @@ static void quantise_fine(const float *x, uint32_t n_in, uint8_t *record)
     }
 }
 
-/* One 16 of the coarse form: its multiplier, its values as integers (q) and times the multiplier (scaled). */
+/* One 16 of the forms of 8 bits: its multiplier, its values as integers (q) and times the multiplier (scaled). */
 INLINE int32_t quantise_16(const float *x, float to_ratio, float d, __m256i *q, __m256i *scaled)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -71,25 +71,58 @@ INLINE int32_t quantise_16(const float *x, float to_ratio, float d, __m256i *q, 
     return ratio;
 }
 
+/* The unit of all values of a row in 8 bits, and what turns the amplitude of a 16 into its multiplier. */
+struct unit { float d, to_ratio; };
+INLINE struct unit unit_of(const float *x, uint32_t n_in)
+{
+    float most = amplitude(x, n_in);
+    if (most < SMALLEST) return (struct unit){0, 0};
+    return (struct unit){most / (127.0f * 255.0f), 255.0f / most};
+}
+
+/* 32 values as bytes, in the order that packing four vectors leaves, and times their multipliers (scaled). The
+ * multipliers of its 16s go to t[0] and t[second], their sums likewise to t_sums. */
+INLINE __m256i quantise_32(const float *x, struct unit unit, int16_t *t, int16_t *t_sums, uint32_t second,
+                           __m256i *scaled)
+{
+    __m256i q[4];
+    UNROLL for (uint32_t half = 0; half < 2; half++) {
+        int32_t ratio = quantise_16(x + 16 * half, unit.to_ratio, unit.d, q + 2 * half, scaled + 2 * half);
+        int32_t sum = sum_lanes_i32(_mm256_add_epi32(q[2 * half], q[2 * half + 1]));
+        t[half * second] = (int16_t)ratio;
+        t_sums[half * second] = (int16_t)((ratio * sum + SUM_UNIT / 2) >> 5);
+    }
+    return _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+}
+
 static void quantise_coarse(const float *x, uint32_t n_in, uint8_t *record)
 {
+    const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     struct input_record out = input_record_at(record, n_in);
-    float most = amplitude(x, n_in), d = most < SMALLEST ? 0 : most / (127.0f * 255.0f);
-    float to_ratio = most >= SMALLEST ? 255.0f / most : 0;
-    *out.d = d;
+    struct unit unit = unit_of(x, n_in);
+    *out.d = unit.d;
     for (uint32_t i = 0; i < n_in; i += 32) {
-        __m256i q[4], scaled[4];
-        UNROLL for (uint32_t half = 0; half < 2; half++) {
-            uint32_t block = i / INPUT_BLOCK * 16, at = coarse_order(i % INPUT_BLOCK / 16 + half);
-            int32_t t = quantise_16(x + i + 16 * half, to_ratio, d, q + 2 * half, scaled + 2 * half);
-            int32_t sum = sum_lanes_i32(_mm256_add_epi32(q[2 * half], q[2 * half + 1]));
-            out.t[block + at] = (int16_t)t;
-            out.t_sums[block + at] = (int16_t)((t * sum + SUM_UNIT / 2) >> 5);
-        }
+        __m256i scaled[4];
+        uint32_t at = i / INPUT_BLOCK * 16 + coarse_order(i % INPUT_BLOCK / 16); /* and 8 behind it, the odd one */
+        __m256i bytes = quantise_32(x + i, unit, out.t + at, out.t_sums + at, 8, scaled);
         store_q16(scaled, out.q16 + i);
-        __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-        words = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-        _mm256_storeu_si256((__m256i *)(out.q8 + i), words);
+        _mm256_storeu_si256((__m256i *)(void *)(out.q8 + i), _mm256_permutevar8x32_epi32(bytes, in_order));
+    }
+}
+
+static void quantise_lanes(const float *x, uint32_t n_in, uint8_t *record)
+{
+    /* What packing 4 x 8 integers leaves, in the order of q8: their 64 bits apart, then words of a and b in turns. */
+    const __m256i apart = _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7);
+    const __m256i turns = twice128(_mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
+    struct input_record out = input_record_at(record, n_in);
+    struct unit unit = unit_of(x, n_in);
+    *out.d = unit.d;
+    for (uint32_t i = 0; i < n_in; i += 32) {
+        __m256i scaled[4];
+        __m256i bytes = quantise_32(x + i, unit, out.t + i / 16, out.t_sums + i / 16, 1, scaled);
+        bytes = _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(bytes, apart), turns);
+        _mm256_storeu_si256((__m256i *)(void *)(out.q8 + i), bytes);
     }
 }
 
@@ -97,6 +130,7 @@ void avx2_quantise(enum input_form form, const float *x, uint32_t n_in, uint8_t 
 {
     if (form == INPUT_FINE) quantise_fine(x, n_in, record);
     else if (form == INPUT_COARSE) quantise_coarse(x, n_in, record);
+    else if (form == INPUT_LANES) quantise_lanes(x, n_in, record);
 }
 
 #endif

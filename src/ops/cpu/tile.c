@@ -9,7 +9,7 @@
 /* Scratch: struct gemm_col [COLS_MAX], which the caller fills, sums, tile. */
 uint64_t multiply_bytes(void)
 {
-    return COLS_BYTES + (uint64_t)(SUMS + TILE_ROWS * TILE_PIECE) * sizeof(float); /* a float tile is the largest */
+    return COLS_BYTES + (uint64_t)(SUMS + TILE_ROWS * TILE_PIECE) * sizeof(float);
 }
 
 /* Rows that fill the last panel up are zero. */
@@ -48,8 +48,8 @@ static void decode_row(const struct quant_format *format, const uint8_t *row, co
 static struct tile unpack_tile(const struct format_kernels *format, const struct op_weight *w, const uint8_t *row,
                                uint32_t n_rows, uint32_t from, float *memory)
 {
-    uint32_t n_padded = (uint32_t)round_up(n_rows, PANEL);
-    struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(TILE_PIECE, w->n_in - from), .sums = memory};
+    uint32_t n_padded = (uint32_t)round_up(n_rows, PANEL), piece = format && format->group ? TILE_PIECE : FLOAT_PIECE;
+    struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(piece, w->n_in - from), .sums = memory};
     const struct quant_format *layout = quant_format(w->type);
     float *at = tile.sums + SUMS;
     if (!format || !format->group) {
@@ -77,6 +77,36 @@ static struct tile unpack_tile(const struct format_kernels *format, const struct
     return tile;
 }
 
+/* The same of rows in lanes: always TILE_ROWS, the last row stands for those beyond it. */
+static struct tile unpack_lanes(const struct format_kernels *format, const struct op_weight *w, const uint8_t *row,
+                                uint32_t n_rows, uint32_t from, float *memory)
+{
+    struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(LANES_PIECE, w->n_in - from), .sums = memory};
+    const struct quant_format *layout = quant_format(w->type);
+    size_t n = (size_t)TILE_ROWS * tile.n_in, bytes = format->form == INPUT_LANES ? n : 2 * n;
+    size_t piece_bytes = tile.n_in / layout->block_elems * layout->block_bytes;
+    tile.n_groups = tile.n_in / format->group;
+    tile.q8 = (uint8_t *)(tile.sums + SUMS);
+    tile.q16 = (int16_t *)(void *)tile.q8;
+    tile.d = (float *)(void *)(tile.q8 + bytes);
+    tile.d_min = tile.d + TILE_ROWS * tile.n_groups;
+    tile.scales16 = (int16_t *)(void *)(tile.d_min + TILE_ROWS * tile.n_groups);
+    tile.mins16 = tile.scales16 + n / 16;
+    row += (size_t)(from / layout->block_elems) * layout->block_bytes;
+    for (uint32_t i = 0; i < TILE_ROWS; i += LANES) {
+        const uint8_t *rows[LANES];
+        for (uint32_t j = 0; j < LANES; j++) {
+            rows[j] = row + min_u32(i + j, n_rows - 1) * w->row_bytes;
+            /* Eight rows ahead; the last ones fetch the first of the next piece. */
+            const uint8_t *ahead = row + (i + j + LANES) * w->row_bytes;
+            if (i + j + LANES >= n_rows) ahead = ahead - (size_t)n_rows * w->row_bytes + piece_bytes;
+            for (size_t line = 0; line < piece_bytes && i + j < n_rows; line += 64) __builtin_prefetch(ahead + line);
+        }
+        format->lanes->unpack(rows, &tile, i);
+    }
+    return tile;
+}
+
 void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t stack_i, uint32_t row_first,
                    uint32_t n_rows, uint32_t n_cols, void *memory)
 {
@@ -92,8 +122,11 @@ void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uin
     }
     ensure(n_rows <= TILE_ROWS && n_cols <= COLS_MAX);
     float *rest = (float *)(void *)((uint8_t *)memory + COLS_BYTES);
-    for (uint32_t from = 0; from < w->n_in; from += TILE_PIECE) {
-        struct tile tile = unpack_tile(format, w, rows, n_rows, from, rest);
-        cpu->kernels->gemm(format, &tile, cols, n_cols, from + tile.n_in == w->n_in);
+    for (uint32_t from = 0, n; from < w->n_in; from += n) {
+        bool in_lanes = format && format->lanes;
+        struct tile tile = (in_lanes ? unpack_lanes : unpack_tile)(format, w, rows, n_rows, from, rest);
+        n = tile.n_in;
+        if (in_lanes) format->lanes->gemm(&tile, cols, n_cols, from + n == w->n_in);
+        else cpu->kernels->gemm(format, &tile, cols, n_cols, from + n == w->n_in);
     }
 }
