@@ -62,9 +62,11 @@ static enum move step_frame(struct step *s)
     case NODE_LITERALS: return step_literals(s);
     case NODE_STRING:
     case NODE_KEY: return step_string(s);
+    case NODE_PATTERN: return step_pattern(s);
     case NODE_RAW: return step_raw(s);
     case NODE_NUMBER: return step_number(s);
     case NODE_ARRAY: return step_array(s);
+    case NODE_SET: return step_set(s);
     case NODE_OBJECT: return step_object(s);
     case NODE_INVOKE: return step_invoke(s);
     case NODE_CALLS: return step_calls(s);
@@ -99,13 +101,28 @@ bool automaton_push(struct automaton *a, const struct frame *from, struct frame 
     return !a->failed;
 }
 
-static void feed_fork(struct automaton *a, const struct step *s, struct stands *out)
+static struct frame frame_of_name(struct automaton *a, const struct step *s)
 {
     uint32_t below = put_below(a, &s->fork_below);
     struct frame key = frame_at_start(a->p, s->fork_child, below, s->f->depth, s->f->dialect);
     key.data = s->fork_below.node;
     key.hi = (uint16_t)s->n->n_entries;
+    return key;
+}
+
+static void feed_fork(struct automaton *a, const struct step *s, struct stands *out)
+{
+    struct frame key = frame_of_name(a, s);
     if (!a->failed) feed_one(a, key, s->c, out);
+}
+
+bool automaton_begin_name(struct automaton *a, const struct frame *from, struct frame *key)
+{
+    struct frame f = *from;
+    struct step s = {.a = a, .p = a->p, .n = &a->p->nodes[f.node], .f = &f, .c = 1};
+    (void)step_frame(&s); /* whatever the byte does to declared names */
+    if (s.forks) *key = frame_of_name(a, &s);
+    return s.forks && !a->failed;
 }
 
 /* Follows what a byte does: it may end nodes and begin others before one takes it. */

@@ -25,7 +25,7 @@ struct frame {
     uint8_t state;      /* of the kind; 0 = nothing written */
     uint8_t utf8;       /* STRING, KEY, RAW: what the character at hand still wants */
     uint8_t depth;      /* containers around it */
-    uint8_t space;      /* bytes of white space at this place */
+    uint8_t space;      /* bytes of white space at this place; INVOKE: only declared names, while a mask is made */
     uint8_t dialect;    /* of the block around it, or NO_DIALECT */
     uint8_t negative;   /* NUMBER */
     uint8_t match;      /* STRING, RAW: bytes of the closing tag of a parameter that stand at the end; INVOKE: the value
@@ -33,10 +33,12 @@ struct frame {
     uint8_t match_escaped; /* RAW with limits: the same of the escaped form */
     uint16_t at;        /* bytes of the literal or tag that is being written */
     uint16_t lo, hi;    /* entries that begin so; of tags: lo = bits of those still possible */
-    uint16_t spare;
-    uint32_t count;     /* characters, items, digits, calls; OBJECT, INVOKE: the node of the value at hand */
+    uint16_t spare;     /* OBJECT: members written, where they are counted */
+    uint32_t count;     /* characters, items, digits, calls; OBJECT, INVOKE: the node of the value at hand; PATTERN: the
+                           state of its table */
     uint32_t inner;     /* CALLS: the node of the call at hand */
-    uint64_t data;      /* OBJECT, INVOKE: members written; NUMBER: digits; KEY: the node whose entries it avoids */
+    uint64_t data;      /* OBJECT, INVOKE: members written; SET: items written; NUMBER: digits; KEY: the node whose
+                           entries it avoids */
 };
 _Static_assert(sizeof(struct frame) == 40, "a frame has no padding");
 
@@ -58,6 +60,9 @@ struct frame frame_at_start(const struct program *p, uint32_t node, uint32_t bel
 void automaton_feed(struct automaton *a, const struct frame *from, unsigned char byte, struct stands *out);
 /* Makes a frame that waits for a value wait below it; *child = the value at its start. False: out of memory. */
 bool automaton_push(struct automaton *a, const struct frame *f, struct frame *child);
+/* Where the name of a parameter begins: *key = one that is not declared, at its start. False: there is none, or no
+ * memory. */
+bool automaton_begin_name(struct automaton *a, const struct frame *f, struct frame *key);
 /* True when the answer may end here. */
 bool automaton_may_end(const struct automaton *a, const struct frame *stand);
 /* True when a byte at this place is content, not syntax: inside a string or free text. */

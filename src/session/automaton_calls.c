@@ -105,8 +105,10 @@ static enum move step_name(struct step *s)
         s->fork_below = *f;
         s->fork_below.state = INVOKE_KIND;
         s->fork_child = G_TAG_KEY;
-        s->forks = (s->n->item != NODE_NONE && node_fits(s->p, s->n->item, f->depth + 1u)) ||
-                   (s->n->item_raw != NODE_NONE && node_fits(s->p, s->n->item_raw, f->depth + 1u));
+        s->forks = f->space != INVOKE_DECLARED_ONLY &&
+                   ((s->n->item != NODE_NONE && node_fits(s->p, s->n->item, f->depth + 1u)) ||
+                    (s->n->item_raw != NODE_NONE && node_fits(s->p, s->n->item_raw, f->depth + 1u)));
+        f->space = 0;
         f->lo = 0;
         f->hi = (uint16_t)s->n->n_entries;
     }

@@ -27,6 +27,7 @@ bool automaton_is_free(const struct automaton *a, const struct frame *f)
     switch (a->p->nodes[f->node].kind) {
     case NODE_STRING:
     case NODE_KEY: return true;
+    case NODE_PATTERN: return f->state == PATTERN_INSIDE;
     case NODE_RAW: return f->match == 0;
     case NODE_TEXT: return f->at == 0;
     default: return false;
@@ -70,6 +71,16 @@ static int next_in_raw(const struct automaton *a, const struct frame *f)
     return f->count + closer_chars(a->p, f, f->match) >= n->min ? '<' : 'a';
 }
 
+static int next_in_pattern(const struct automaton *a, const struct frame *f)
+{
+    const struct gnode *n = &a->p->nodes[f->node];
+    const struct pattern *t = a->p->patterns[n->first];
+    if (f->state == PATTERN_START && !n->raw) return '"';
+    if (f->state == PATTERN_CLOSING)
+        return (unsigned char)program_tag(a->p, f->dialect, TAG_PARAMETER_END).ptr[f->at];
+    return !t->ends[f->count] ? t->way[f->count] : n->raw ? '<' : '"';
+}
+
 static int next_in_literals(const struct automaton *a, const struct frame *f)
 {
     const struct gnode *n = &a->p->nodes[f->node];
@@ -87,11 +98,14 @@ static int next_in_number(const struct automaton *a, const struct frame *f)
     const struct gnode *n = &a->p->nodes[f->node];
     struct number_prefix x = number_of(f);
     if (number_is_whole(n, &x)) return NOTHING_LEFT;
+    int best = NOTHING_LEFT;
     for (const char *c = "0123456789.-"; *c; c++) {
         struct number_prefix y = x;
-        if (number_step(n, &y, *c)) return *c;
+        if (!number_step(n, &y, *c)) continue;
+        if (number_is_whole(n, &y)) return *c;
+        if (best == NOTHING_LEFT) best = *c;
     }
-    return NOTHING_LEFT;
+    return best;
 }
 
 /* The entry to go on with among lo..hi: a required member first, then the cheapest value. */
@@ -206,9 +220,11 @@ static int next_byte(const struct automaton *a, const struct frame *f)
     case NODE_LITERALS: return next_in_literals(a, f);
     case NODE_STRING:
     case NODE_KEY: return next_in_string(a, f);
+    case NODE_PATTERN: return next_in_pattern(a, f);
     case NODE_RAW: return next_in_raw(a, f);
     case NODE_NUMBER: return next_in_number(a, f);
     case NODE_ARRAY: return next_in_array(a, f);
+    case NODE_SET: return next_in_set(a, f);
     case NODE_OBJECT: return next_in_object(a, f);
     case NODE_INVOKE: return next_in_invoke(a, f);
     case NODE_CALLS: return next_in_calls(a, f);

@@ -163,6 +163,32 @@ enum move step_string(struct step *s)
     return MOVE_STAY;
 }
 
+/* ---- patterns -------------------------------------------------------------------------------------------------- */
+
+/* No text of a pattern has a bare quotation mark, nor, in a call, the first byte of a tag. */
+enum move step_pattern(struct step *s)
+{
+    struct frame *f = s->f;
+    const struct pattern *t = s->p->patterns[s->n->first];
+    bool raw = s->n->raw, ends = t->ends[f->count] && f->state != PATTERN_CLOSING;
+    if (f->state == PATTERN_START && !raw) {
+        f->state = PATTERN_INSIDE;
+        return s->c == '"' ? MOVE_STAY : MOVE_NONE;
+    }
+    if (f->state == PATTERN_CLOSING || (raw && ends && s->c == '<')) {
+        struct ds4_span closer = program_tag(s->p, f->dialect, TAG_PARAMETER_END);
+        if (s->c != (unsigned char)closer.ptr[f->at]) return MOVE_NONE;
+        f->state = PATTERN_CLOSING;
+        f->count = 0;
+        return ++f->at == closer.len ? MOVE_ENDS : MOVE_STAY;
+    }
+    if (!raw && ends && s->c == '"') return MOVE_ENDS;
+    uint32_t next = pattern_step(t, f->count, s->c);
+    f->state = PATTERN_INSIDE;
+    f->count = next;
+    return next == PATTERN_DEAD ? MOVE_NONE : MOVE_STAY;
+}
+
 /* ---- numbers --------------------------------------------------------------------------------------------------- */
 
 struct number_prefix number_of(const struct frame *f)
@@ -218,10 +244,28 @@ enum move step_array(struct step *s)
 
 /* ---- objects --------------------------------------------------------------------------------------------------- */
 
+static uint32_t ones(uint64_t bits) { return (uint32_t)__builtin_popcountll(bits); }
+
+/* Whether there is room for one more member, declared as one of these bits or (0) not, and all that must still come. */
+static bool has_room(const struct gnode *n, const struct frame *f, uint64_t member)
+{
+    if (n->max == NO_LIMIT) return true;
+    uint32_t written = (f->spare & ~MEMBERS_UNDECLARED) + 1u, missing = ones(n->required & ~f->data & ~member);
+    uint32_t counted = ones(f->data | member) + (!member || f->spare & MEMBERS_UNDECLARED ? 1u : 0);
+    if (counted < n->min && n->min - counted > missing) missing = n->min - counted;
+    return written + missing <= n->max;
+}
+
+static bool has_enough(const struct gnode *n, const struct frame *f)
+{
+    return !n->min || ones(f->data) + (f->spare & MEMBERS_UNDECLARED ? 1u : 0) >= n->min;
+}
+
 bool member_allowed(const struct automaton *a, const struct frame *f, const struct gentry *e)
 {
     const struct gnode *n = &a->p->nodes[f->node];
     if (!node_fits(a->p, e->node, f->depth + 1u)) return false;
+    if (n->n_declared <= 64 && !has_room(n, f, 1ull << e->declared)) return false;
     if (n->n_declared <= 64) return !(f->data >> e->declared & 1);
     return e->declared >= f->data && e->declared <= a->p->refs[n->order + f->data];
 }
@@ -229,7 +273,8 @@ bool member_allowed(const struct automaton *a, const struct frame *f, const stru
 bool members_complete(const struct automaton *a, const struct frame *f)
 {
     const struct gnode *n = &a->p->nodes[f->node];
-    return n->n_declared <= 64 ? (n->required & ~f->data) == 0 : a->p->refs[n->order + f->data] == n->n_declared;
+    if (n->n_declared > 64) return a->p->refs[n->order + f->data] == n->n_declared;
+    return (n->required & ~f->data) == 0 && has_enough(n, f);
 }
 
 bool any_allowed(const struct automaton *a, const struct frame *f)
@@ -243,6 +288,7 @@ bool any_allowed(const struct automaton *a, const struct frame *f)
 static bool undeclared_possible(const struct automaton *a, const struct frame *f)
 {
     const struct gnode *n = &a->p->nodes[f->node];
+    if (!has_room(n, f, 0)) return false;
     return (n->item != NODE_NONE && node_fits(a->p, n->item, f->depth + 1u)) ||
            (n->item_raw != NODE_NONE && node_fits(a->p, n->item_raw, f->depth + 1u));
 }
@@ -261,6 +307,7 @@ void member_take(const struct automaton *a, struct frame *f, const struct gentry
     else f->data = e->declared + 1;
     f->count = e->node;
     f->lo = f->hi = f->at = 0;
+    if (a->p->nodes[f->node].max != NO_LIMIT) f->spare++;
 }
 
 static enum move begin_key(struct step *s)
@@ -269,6 +316,8 @@ static enum move begin_key(struct step *s)
     (void)go_to(s, OBJECT_COLON);
     s->fork_below = *f;
     s->fork_below.count = s->n->item;
+    if (s->n->max != NO_LIMIT) s->fork_below.spare++;
+    if (s->n->min) s->fork_below.spare |= MEMBERS_UNDECLARED;
     s->fork_child = G_KEY;
     s->forks = undeclared_possible(s->a, f);
     f->state = OBJECT_KEY;

@@ -88,15 +88,38 @@ static struct graph_rows gather_rows(struct session_host *host, const struct ds4
     return rows;
 }
 
-static enum ds4_status read_logits(struct session_host *host, const struct ds4_job *job, uint32_t row_first,
+/* Rows of the batch whose logits are wanted on the host, or (there) in the backend's memory, and where each goes: into
+ * host->row_i and row_out. A job that asks for all rows wants them on the host. */
+static uint32_t choose_rows(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs, bool there)
+{
+    uint32_t row_first = 0, n = 0;
+    for (size_t i = 0; i < n_jobs; row_first += (uint32_t)jobs[i++].n) {
+        struct ds4_session *s = jobs[i].session;
+        uint32_t last = (uint32_t)jobs[i].n - 1;
+        if (s->tokens.n + jobs[i].n < s->rows_to) continue; /* the tail is being made again */
+        s->logits_there = !jobs[i].logits && host->logits_there;
+        for (uint32_t t = jobs[i].logits ? 0 : last; t <= last && s->logits_there == there; t++) {
+            host->row_i[n] = row_first + t;
+            host->row_out[n++] = jobs[i].logits ? jobs[i].logits + t * host->h->n_vocab
+                                 : there        ? session_logits_there(s)
+                                                : s->logits;
+        }
+    }
+    return n;
+}
+
+/* Logits of the last row of each job, or of all that it asks for, where they belong: in one go for each place. */
+static enum ds4_status read_logits(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
                                    struct ds4_error *error)
 {
     size_t n_vocab = host->h->n_vocab;
-    uint32_t last = row_first + (uint32_t)job->n - 1;
-    if (!job->logits) return graph_logits(host->graph, &last, 1, job->session->logits, error);
-    for (uint32_t t = 0; t < job->n; t++) host->row_i[t] = row_first + t;
-    TRY(graph_logits(host->graph, host->row_i, (uint32_t)job->n, job->logits, error));
-    memcpy(job->session->logits, job->logits + (job->n - 1) * n_vocab, n_vocab * sizeof(float));
+    uint32_t n = choose_rows(host, jobs, n_jobs, true);
+    if (n) TRY(graph_logits_there(host->graph, host->row_i, n, host->row_out, error));
+    n = choose_rows(host, jobs, n_jobs, false);
+    if (n) TRY(graph_logits(host->graph, host->row_i, n, host->row_out, error));
+    for (size_t i = 0; i < n_jobs; i++)
+        if (jobs[i].logits)
+            memcpy(jobs[i].session->logits, jobs[i].logits + (jobs[i].n - 1) * n_vocab, n_vocab * sizeof(float));
     return DS4_OK;
 }
 
@@ -151,13 +174,8 @@ enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jo
     }
     struct graph_rows rows = gather_rows(host, jobs, n_jobs);
     TRY(graph_forward(host->graph, &rows, error));
+    TRY(read_logits(host, jobs, n_jobs, error));
     uint32_t row_first = 0;
-    for (size_t i = 0; i < n_jobs; i++) {
-        bool remaking = jobs[i].session->tokens.n + jobs[i].n < jobs[i].session->rows_to;
-        if (!remaking) TRY(read_logits(host, &jobs[i], row_first, error));
-        row_first += (uint32_t)jobs[i].n;
-    }
-    row_first = 0;
     for (size_t i = 0; i < n_jobs; i++) {
         struct ds4_session *s = jobs[i].session;
         if (s->streams) TRY(feed_draft(host, &jobs[i], row_first, error));
@@ -207,7 +225,7 @@ enum ds4_status ds4_session_draft(struct ds4_session *s, int32_t next, size_t ma
         struct graph_rows rows = {.tokens = &token, .pos = &pos, .seq_i = &zero, .seqs = &seq,
                                   .span_ids = host->span_ids, .n_rows = 1, .n_seqs = 1};
         TRY(graph_mtp(host->graph, &rows, host->draft_streams, NULL, error));
-        TRY(graph_mtp_logits(host->graph, &zero, 1, host->draft_logits, error));
+        TRY(graph_mtp_logits(host->graph, &zero, 1, &host->draft_logits, error));
         graph_read_streams(host->graph, true, 0, host->draft_streams);
         token = drafts[(*n)++] = largest(host->draft_logits, host->h->n_vocab);
         pos++;

@@ -208,38 +208,23 @@ static enum plain plain_at(const struct ds4_grammar *g, const struct frame *f)
     const struct gnode *n = &g->p->nodes[f->node];
     if (f->utf8 || f->match_escaped) return N_PLAIN;
     if (n->kind == NODE_RAW) return f->match && (n->min || n->max != NO_LIMIT) ? N_PLAIN : PLAIN_RAW;
+    if (n->kind == NODE_KEY && n->raw) return PLAIN_NAME;
     if (f->state != STRING_INSIDE) return N_PLAIN;
-    if (n->kind == NODE_KEY) return n->raw ? N_PLAIN : PLAIN_JSON_IN_CALL;
+    if (n->kind == NODE_KEY) return PLAIN_JSON_IN_CALL;
     if (n->kind != NODE_STRING) return N_PLAIN;
     return f->dialect == NO_DIALECT ? PLAIN_JSON : PLAIN_JSON_IN_CALL;
-}
-
-/* First bytes after which a plain token is to be read all the same: it may go on with a closing tag or a declared
- * name. */
-static void find_suspects(const struct ds4_grammar *g, const struct frame *f, bool suspect[256])
-{
-    memset(suspect, 0, 256);
-    if (f->match) suspect[(unsigned char)program_tag(g->p, f->dialect, TAG_PARAMETER_END).ptr[f->match]] = true;
-    if (g->p->nodes[f->node].kind != NODE_KEY) return;
-    const struct gnode *object = &g->p->nodes[f->data];
-    for (uint32_t i = f->lo; i < f->hi; i++) {
-        struct ds4_span name = entry_text(g->p, &g->p->entries[object->entry + i]);
-        if (f->at < name.len) suspect[(unsigned char)name.ptr[f->at]] = true;
-    }
 }
 
 static void add_plain(struct ds4_grammar *g, const struct frame *f, enum plain plain)
 {
     const struct ds4_token_index *x = g->index;
     uint32_t max = g->p->nodes[f->node].max, room = max == NO_LIMIT ? NO_LIMIT : max - f->count;
-    bool suspect[256];
     uint32_t *mask = g->scratch;
     memcpy(mask, x->plain[plain], x->n_words * sizeof *mask);
     for (uint32_t id = 0; id < x->n_vocab && room < x->token_bytes_max; id++)
         if (x->chars[id] > room) mask[id / 32] &= ~(1u << id % 32);
-    find_suspects(g, f, suspect);
-    for (uint32_t b = 0; b < 256; b++) {
-        if (!suspect[b]) continue;
+    if (f->match) { /* a plain token may go on with the closing tag */
+        unsigned char b = (unsigned char)program_tag(g->p, f->dialect, TAG_PARAMETER_END).ptr[f->match];
         for (uint32_t i = x->all.first[b]; i < x->all.first[b + 1]; i++)
             mask[x->all.tokens[i].id / 32] &= ~(1u << x->all.tokens[i].id % 32);
         add_range(g, &x->all, x->all.first[b], x->all.first[b + 1], f);
@@ -248,11 +233,56 @@ static void add_plain(struct ds4_grammar *g, const struct frame *f, enum plain p
     add_range(g, &x->rest[plain], 0, x->rest[plain].n, f);
 }
 
+/* Inside a pattern its table alone says which tokens stay inside; those that may also end it are read. */
+static void add_pattern(struct ds4_grammar *g, const struct frame *f)
+{
+    const struct gnode *n = &g->p->nodes[f->node];
+    const struct pattern *t = g->p->patterns[n->first];
+    const struct token_list *all = &g->index->all, *rest = &g->index->rest[n->raw ? PLAIN_RAW : PLAIN_JSON];
+    uint32_t state[INDEX_TOKEN_BYTES_MAX + 1] = {f->count}, alive = 0; /* as in add_range */
+    bool dead = false;
+    for (uint32_t i = 0; i < all->n;) {
+        const struct index_token *token = &all->tokens[i];
+        if (dead && token->same > alive) {
+            i = alive == 0 ? all->first[(unsigned char)token->ptr[0] + 1] : i + 1;
+            continue;
+        }
+        if (token->same < alive) alive = token->same;
+        dead = false;
+        while (alive < token->len && !dead) {
+            state[alive + 1] = pattern_step(t, state[alive], (unsigned char)token->ptr[alive]);
+            dead = state[alive + 1] == PATTERN_DEAD;
+            alive += !dead;
+        }
+        if (!dead) mask_set(g->mask, token->id);
+        i++;
+    }
+    add_range(g, rest, 0, rest->n, f);
+}
+
 static void add_frame(struct ds4_grammar *g, const struct frame *f)
 {
+    const struct gnode *n = &g->p->nodes[f->node];
     enum plain plain = plain_at(g, f);
-    if (plain == N_PLAIN) add_range(g, &g->index->all, 0, g->index->all.n, f);
+    bool inside = f->state == PATTERN_INSIDE || (n->raw && f->state == PATTERN_START);
+    if (n->kind == NODE_PATTERN && inside) add_pattern(g, f);
+    else if (plain == N_PLAIN) add_range(g, &g->index->all, 0, g->index->all.n, f);
     else add_plain(g, f, plain);
+}
+
+/* Where the name of a parameter begins: the declared ones, of which few tokens are a beginning, and any other name, of
+ * which most are. */
+static void add_names(struct ds4_grammar *g, const struct frame *f)
+{
+    const struct gnode *n = &g->p->nodes[f->node];
+    struct frame declared = *f, key;
+    declared.space = INVOKE_DECLARED_ONLY;
+    for (uint32_t i = 0, before = 256; i < n->n_entries; i++) { /* in the order of their bytes */
+        unsigned char b = (unsigned char)entry_text(g->p, &g->p->entries[n->entry + i]).ptr[0];
+        if (b != before) add_range(g, &g->index->all, g->index->all.first[b], g->index->all.first[b + 1], &declared);
+        before = b;
+    }
+    if (automaton_begin_name(&g->a, f, &key)) add_frame(g, &key);
 }
 
 /* A parameter whose value comes next may be raw text, of which most is plain: it is begun beforehand. */
@@ -261,6 +291,11 @@ static void add_stand(struct ds4_grammar *g, const struct frame *f)
     const struct program *p = g->p;
     uint32_t n_below = g->a.n_below;
     struct frame child;
+    if (p->nodes[f->node].kind == NODE_INVOKE && f->state == INVOKE_NAME && f->at == 0) {
+        add_names(g, f);
+        g->a.n_below = n_below;
+        return;
+    }
     if (p->nodes[f->node].kind != NODE_INVOKE || f->state != INVOKE_VALUE || !automaton_push(&g->a, f, &child)) {
         add_frame(g, f);
         return;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
+#include "session/grammar_number.h"
 
 static enum ds4_status no_memory(struct ds4_error *error)
 {
@@ -61,6 +62,19 @@ enum ds4_status program_entry(struct program *p, uint32_t start, uint32_t node, 
     if (!grow(&entries, p->n_entries, &p->cap_entries, sizeof *p->entries)) return no_memory(error);
     p->entries = entries;
     p->entries[p->n_entries++] = (struct gentry){start, (uint32_t)p->texts.text.len - start, node, declared};
+    return DS4_OK;
+}
+
+enum ds4_status program_pattern(struct program *p, struct pattern *pattern, uint32_t *out, struct ds4_error *error)
+{
+    void *patterns = p->patterns;
+    if (!grow(&patterns, p->n_patterns, &p->cap_patterns, sizeof *p->patterns)) {
+        pattern_destroy(pattern);
+        return no_memory(error);
+    }
+    p->patterns = patterns;
+    *out = p->n_patterns;
+    p->patterns[p->n_patterns++] = pattern;
     return DS4_OK;
 }
 
@@ -175,6 +189,8 @@ void program_release(struct program *p)
     mem_free(p->refs);
     mem_free(p->entries);
     buf_deinit(&p->texts);
+    for (uint32_t i = 0; i < p->n_patterns; i++) pattern_destroy(p->patterns[i]);
+    mem_free(p->patterns);
     mem_free(p);
 }
 
@@ -269,9 +285,38 @@ static uint32_t best_entry(const struct program *p, const struct gnode *n, uint3
     return best;
 }
 
+/* The cheapest members that make an object as large as it must be, beside those that are required: their bytes, and how
+ * deep they are. */
+static uint32_t min_of_extras(const struct program *p, const struct gnode *n, uint32_t *depth)
+{
+    uint32_t total = 0, n_required = (uint32_t)__builtin_popcountll(n->required);
+    uint64_t taken = n->required;
+    bool undeclared = n->item != NODE_NONE;
+    if (n->kind != NODE_OBJECT || n->n_declared > 64) return 0;
+    if (n->min > n->max || n_required > n->max) return BYTES_NEVER;
+    for (uint32_t i = n_required; i < n->min; i++) {
+        uint32_t best = undeclared ? sum(8, p->nodes[n->item].min_bytes) : BYTES_NEVER, node = n->item;
+        uint64_t bit = 0;
+        for (uint32_t k = n->entry; k < n->entry + n->n_entries; k++) {
+            const struct gentry *e = &p->entries[k];
+            uint32_t bytes = sum(e->len + 4u, p->nodes[e->node].min_bytes);
+            if (taken >> e->declared & 1 || bytes >= best) continue;
+            best = bytes;
+            bit = 1ull << e->declared;
+            node = e->node;
+        }
+        if (best == BYTES_NEVER) return BYTES_NEVER;
+        total = sum(total, best);
+        if (p->nodes[node].min_depth > *depth) *depth = p->nodes[node].min_depth;
+        undeclared = undeclared && bit;
+        taken |= bit;
+    }
+    return total;
+}
+
 static uint32_t min_of_members(const struct program *p, const struct gnode *n)
 {
-    uint32_t total = 2, each = n->kind == NODE_INVOKE ? 60 : 4;
+    uint32_t depth = 0, total = sum(2, min_of_extras(p, n, &depth)), each = n->kind == NODE_INVOKE ? 60 : 4;
     for (uint32_t i = n->entry; i < n->entry + n->n_entries; i++) {
         uint32_t bytes;
         if (!is_required(p, n, p->entries[i].declared)) continue;
@@ -293,6 +338,24 @@ static uint32_t min_of_items(const struct program *p, const struct gnode *n)
     return each == BYTES_HUGE || rest * (each + 2) >= BYTES_HUGE ? BYTES_HUGE : sum(total, rest * (each + 2));
 }
 
+/* The shortest of different items, as many as there must be. */
+static uint32_t min_of_set(const struct program *p, const struct gnode *n)
+{
+    uint32_t shortest[GRAMMAR_SET_MAX], total = 2;
+    if (n->min > n->max || n->min > n->n_declared) return BYTES_NEVER;
+    for (uint32_t i = 0; i < n->n_declared; i++) shortest[i] = BYTES_NEVER;
+    for (uint32_t i = n->entry; i < n->entry + n->n_entries; i++)
+        shortest[p->entries[i].declared] = least(shortest[p->entries[i].declared], p->entries[i].len);
+    for (uint32_t k = 0; k < n->min; k++) {
+        uint32_t best = k;
+        for (uint32_t i = k; i < n->n_declared; i++)
+            if (shortest[i] < shortest[best]) best = i;
+        total = sum(total, sum(shortest[best], 2));
+        shortest[best] = shortest[k];
+    }
+    return total;
+}
+
 static uint32_t min_of(const struct program *p, const struct gnode *n)
 {
     uint32_t best = BYTES_NEVER;
@@ -307,10 +370,14 @@ static uint32_t min_of(const struct program *p, const struct gnode *n)
     case NODE_KEY:
     case NODE_RAW:
         return n->min > n->max ? BYTES_NEVER : sum(2, n->min == NO_LIMIT ? BYTES_HUGE : n->min);
+    case NODE_PATTERN:
+        return sum(2, p->patterns[n->first]->min_bytes);
     case NODE_NUMBER:
-        return n->bounded && n->lo > n->hi ? BYTES_NEVER : 1;
+        return number_has_none(n) ? BYTES_NEVER : 1;
     case NODE_ARRAY:
         return n->min > n->max ? BYTES_NEVER : min_of_items(p, n);
+    case NODE_SET:
+        return min_of_set(p, n);
     case NODE_OBJECT:
     case NODE_INVOKE:
         return min_of_members(p, n);
@@ -363,9 +430,12 @@ static uint32_t depth_of(const struct program *p, const struct gnode *n)
         for (uint32_t i = 0; i < n->n && i < n->min; i++) deepen(p, p->refs[n->first + i], &depth);
         if (n->min > n->n) deepen(p, n->item, &depth);
         return depth + 1;
+    case NODE_SET:
+        return 1;
     case NODE_OBJECT:
         for (uint32_t i = n->entry; i < n->entry + n->n_entries; i++)
             if (is_required(p, n, p->entries[i].declared)) deepen(p, p->entries[i].node, &depth);
+        (void)min_of_extras(p, n, &depth);
         return depth + 1;
     case NODE_INVOKE:
         for (uint32_t i = n->entry; i < n->entry + n->n_entries; i++)

@@ -14,7 +14,7 @@ enum { PLACE_JSON, PLACE_RAW }; /* a JSON value, or the raw text of a parameter 
 enum keyword {
     K_TYPE, K_ENUM, K_CONST, K_REF, K_ANY_OF, K_ONE_OF, K_ALL_OF, K_PROPERTIES, K_REQUIRED, K_ADDITIONAL, K_ITEMS,
     K_PREFIX_ITEMS, K_MIN_ITEMS, K_MAX_ITEMS, K_MIN_LENGTH, K_MAX_LENGTH, K_MINIMUM, K_MAXIMUM, K_ABOVE, K_BELOW,
-    N_KEYWORDS
+    K_MULTIPLE_OF, K_MIN_MEMBERS, K_MAX_MEMBERS, K_PATTERN, K_FORMAT, K_UNIQUE, N_KEYWORDS
 };
 extern const char *const schema_keywords[N_KEYWORDS];
 
@@ -97,8 +97,16 @@ enum ds4_status schema_resolve(struct compiler *c, uint32_t ref, uint32_t schema
 uint32_t schema_behind_refs(struct compiler *c, uint32_t schema);
 /* Makes a node an array, an object, or (call) the parameters of one. */
 enum ds4_status schema_make_array(struct compiler *c, uint32_t node, const struct view *v) DS4_MUST_CHECK;
+/* Makes an array node one whose items all differ; in a schema that is not strict it may stay as it is. */
+enum ds4_status schema_make_set(struct compiler *c, uint32_t node, const struct view *v) DS4_MUST_CHECK;
 enum ds4_status schema_make_members(struct compiler *c, uint32_t node, const struct view *v,
         bool call) DS4_MUST_CHECK;
+/* Makes a node a string that a pattern or format describes, of min to max characters; *made says whether: there may be
+ * none, or, in a schema that is not strict, one that cannot be held to. */
+enum ds4_status schema_make_pattern(struct compiler *c, uint32_t node, const struct view *v, uint32_t min, uint32_t max,
+        bool *made) DS4_MUST_CHECK;
+/* Refuses, in a strict schema, a format that is not known. */
+enum ds4_status schema_check_format(struct compiler *c, const struct view *v) DS4_MUST_CHECK;
 /* Opens every pending node. */
 enum ds4_status schema_compile_rest(struct compiler *c) DS4_MUST_CHECK;
 enum ds4_status schema_open(struct compiler *c, struct ds4_span text) DS4_MUST_CHECK;

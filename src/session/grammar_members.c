@@ -4,6 +4,8 @@
 
 #include "base/mem.h"
 
+#define MEMBERS_MAX 30000u /* of an object whose members are counted: 15 bits in a frame */
+
 /* ---- arrays and objects ---------------------------------------------------------------------------------------- */
 
 static enum ds4_status item_node(struct compiler *c, uint32_t schema, uint32_t *out)
@@ -38,7 +40,10 @@ enum ds4_status schema_make_array(struct compiler *c, uint32_t node, const struc
         TRY(schema_node(c, i, T_ALL, PLACE_JSON, &child));
         TRY(program_ref(c->p, child, c->error));
     }
-    return DS4_OK;
+    uint32_t unique = v->k[K_UNIQUE];
+    if (unique == JTEXT_NONE || max < 2) return DS4_OK;
+    if (!is_literal(c, unique, "true")) return schema_wrong(c, "\"uniqueItems\" is not true or false", v->value);
+    return schema_make_set(c, node, v);
 }
 
 /* Puts a name as it stands in a tag. */
@@ -148,6 +153,26 @@ static enum ds4_status forget_repeated(struct compiler *c, uint32_t node, uint8_
     return DS4_OK;
 }
 
+/* minProperties and maxProperties. Members that are not declared may have the same name, so that no more than one of
+ * them is sure to count. */
+static enum ds4_status count_members(struct compiler *c, uint32_t node, const struct view *v)
+{
+    struct gnode *o = &c->p->nodes[node];
+    uint32_t min = 0, max = NO_LIMIT;
+    TRY(schema_read_count(c, v, K_MIN_MEMBERS, &min));
+    TRY(schema_read_count(c, v, K_MAX_MEMBERS, &max));
+    bool many = o->kind == NODE_INVOKE || o->n_declared > GRAMMAR_MEMBERS_COUNTED_MAX;
+    bool open = o->item != NODE_NONE && min > o->n_declared + 1;
+    if (c->strict && min && (many || open))
+        return schema_unsupported(c, many ? "minProperties (here)" : "minProperties (beyond the declared ones and one)",
+                                  v->value);
+    if (c->strict && max != NO_LIMIT && many) return schema_unsupported(c, "maxProperties (here)", v->value);
+    if (many) return DS4_OK;
+    o->min = open ? 0 : min;
+    o->max = max == NO_LIMIT || max < MEMBERS_MAX ? max : MEMBERS_MAX;
+    return DS4_OK;
+}
+
 enum ds4_status schema_make_members(struct compiler *c, uint32_t node, const struct view *v, bool call)
 {
     uint32_t more = v->k[K_ADDITIONAL], properties = v->k[K_PROPERTIES], required = v->k[K_REQUIRED];
@@ -174,6 +199,7 @@ enum ds4_status schema_make_members(struct compiler *c, uint32_t node, const str
     o->item_raw = item_raw;
     o->entry = c->p->n_entries;
     enum ds4_status status = put_members(c, node, v, flags);
+    if (status == DS4_OK) status = count_members(c, node, v);
     program_sort_entries(c->p, node);
     if (status == DS4_OK) status = forget_repeated(c, node, flags);
     if (status == DS4_OK) status = put_order(c, node, flags);

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "base/buf.h"
+#include "session/pattern.h"
 #include "text/dsml.h"
 #include "text/json_style.h"
 
@@ -27,6 +28,8 @@
 #define GRAMMAR_SCHEMA_VALUES_MAX 10000u /* JSON values of one schema */
 #define GRAMMAR_NODES_MAX 65536u
 #define GRAMMAR_REFS_MAX (1u << 20)
+#define GRAMMAR_MEMBERS_COUNTED_MAX 64u /* minProperties and maxProperties beside so many declared members */
+#define GRAMMAR_SET_MAX 64u            /* different items of an array whose items differ: bits of a frame */
 #define GRAMMAR_ENTRIES_MAX 65535u     /* literals of one node: 16 bits in a frame */
 #define GRAMMAR_LITERAL_BYTES_MAX 65535u
 #define GRAMMAR_SHORTEST_BYTES_MAX (1u << 20) /* the shortest text that a grammar may ask for */
@@ -41,9 +44,11 @@ enum node_kind {
     NODE_LITERALS, /* one of the entries, byte for byte */
     NODE_STRING,  /* JSON string of min..max characters */
     NODE_KEY,     /* name of a member that is not declared: no escapes, no declared name */
+    NODE_PATTERN, /* JSON string or (raw) text of a parameter that patterns[first] describes */
     NODE_RAW,     /* text of a parameter up to its closing tag, min..max characters */
     NODE_NUMBER,
     NODE_ARRAY,   /* refs[first..first+n) are the first items, item the others */
+    NODE_SET,     /* JSON array of min..max of the entries, n_declared different ones, none of them twice */
     NODE_OBJECT,  /* entries are names with quotes; item the value of other members, or NODE_NONE */
     NODE_INVOKE,  /* one call from behind its opening tag; entries `NAME" string="true">` */
     NODE_CALLS,   /* a block of calls; entries `NAME">` and a line break, nodes INVOKE */
@@ -56,13 +61,14 @@ struct gnode {
     uint32_t first, n;        /* refs of ALT, ALIAS and ARRAY */
     uint32_t entry, n_entries;
     uint32_t item, item_raw;  /* item_raw: INVOKE, value of an undeclared parameter given as raw text */
-    uint32_t min, max;        /* characters, or items */
+    uint32_t min, max;        /* characters, items, or members */
     uint32_t n_declared;      /* members that are declared */
     uint32_t order;           /* of more than 64 members: refs[order + i] = first required one from i on, i <= n */
     uint64_t required;        /* bits of declared members, up to 64 */
     bool integer, bounded;    /* NUMBER */
     int64_t lo, hi;           /* bounded: units of 1 (integer) or 10^-6 */
-    bool raw;                 /* LITERALS and KEY inside a tag or raw text */
+    int64_t multiple;         /* the same: what the number is a multiple of; 0 = of anything */
+    bool raw;                 /* LITERALS, KEY and PATTERN inside a tag or raw text */
     uint32_t min_bytes;       /* of the shortest text, about; BYTES_NEVER = there is none */
     uint32_t min_depth;       /* containers inside each other in that text */
 };
@@ -70,7 +76,7 @@ struct gnode {
 struct gentry {
     uint32_t start, len;      /* in texts */
     uint32_t node;            /* of the value that follows */
-    uint32_t declared;        /* which member */
+    uint32_t declared;        /* which member, or which of a set's items: equal ones have the same number */
 };
 
 /* Nodes that every grammar has, by number. */
@@ -91,6 +97,8 @@ struct program {
     struct gentry *entries;
     uint32_t n_entries, cap_entries;
     struct buf texts;
+    struct pattern **patterns;
+    uint32_t n_patterns, cap_patterns;
     char tags[DSML_N_DIALECTS][N_TAGS][DSML_TAG_TEXT_MAX];
     uint8_t tag_len[DSML_N_DIALECTS][N_TAGS];
     uint32_t calls;           /* the node of a block, or NODE_NONE */
@@ -119,6 +127,9 @@ enum ds4_status program_ref(struct program *p, uint32_t node, struct ds4_error *
 /* Appends an entry whose text was put into p->texts from `start` on. */
 enum ds4_status program_entry(struct program *p, uint32_t start, uint32_t node, uint32_t declared,
                               struct ds4_error *error) DS4_MUST_CHECK;
+/* Takes a pattern; *out is its number. It is destroyed when this fails. */
+enum ds4_status program_pattern(struct program *p, struct pattern *pattern, uint32_t *out,
+                                struct ds4_error *error) DS4_MUST_CHECK;
 /* Brings the entries of a node into byte order. */
 void program_sort_entries(struct program *p, uint32_t node);
 /* Resolves aliases and choices, finds shortest texts. The nodes are final then. */

@@ -37,28 +37,41 @@ static int64_t scaled_floor(struct ds4_span text, int scale, bool *exact)
     return (int64_t)value;
 }
 
-void number_bounds(struct gnode *n, bool integer, const struct ds4_span text[4])
+bool number_bounds(struct gnode *n, bool integer, const struct ds4_span text[N_BOUNDS])
 {
     int64_t lo = -LIMIT, hi = LIMIT;
-    bool exact;
+    bool exact, known = true;
     n->integer = integer;
-    n->bounded = text[BOUND_MIN].len || text[BOUND_MAX].len || text[BOUND_ABOVE].len || text[BOUND_BELOW].len;
-    for (int i = 0; i < 4; i++) {
+    n->multiple = 0;
+    for (int i = 0; i < N_BOUNDS; i++) {
+        n->bounded |= text[i].len > 0;
         if (text[i].len == 0) continue;
         int64_t floor = scaled_floor(text[i], integer ? 0 : NUMBER_SCALE_DIGITS, &exact);
         if (i == BOUND_MIN && floor + !exact > lo) lo = floor + !exact;
         if (i == BOUND_ABOVE && floor + 1 > lo) lo = floor + 1;
         if (i == BOUND_MAX && floor < hi) hi = floor;
         if (i == BOUND_BELOW && floor - exact < hi) hi = floor - exact;
+        if (i == BOUND_MULTIPLE) n->multiple = floor;
+        if (i == BOUND_MULTIPLE) known = exact && floor > 0;
     }
     n->lo = lo;
     n->hi = hi;
+    return known;
 }
 
 static bool meets(const struct gnode *n, bool negative, __int128 low, __int128 high)
 {
     __int128 a = negative ? -high : low, b = negative ? -low : high;
-    return a <= n->hi && b >= n->lo;
+    a = a < n->lo ? n->lo : a;
+    b = b > n->hi ? n->hi : b;
+    if (!n->multiple || a > b) return a <= b;
+    __int128 rest = b % n->multiple; /* the greatest multiple up to b */
+    return b - rest - (rest < 0 ? n->multiple : 0) >= a;
+}
+
+bool number_has_none(const struct gnode *n)
+{
+    return n->bounded && !meets(n, false, 0, LIMIT) && !meets(n, true, n->integer ? 1 : 0, LIMIT);
 }
 
 static __int128 power(int digits)
@@ -75,7 +88,7 @@ bool number_reaches(const struct gnode *n, const struct number_prefix *x)
     if (!n->bounded) return true;
     switch (x->state) {
     case NUMBER_SIGN:
-        return n->lo < 0;
+        return meets(n, true, n->integer ? 1 : 0, LIMIT);
     case NUMBER_ZERO:
     case NUMBER_DOT:
         return meets(n, x->negative, value * unit, value * unit + unit - 1);

@@ -23,9 +23,13 @@ struct number_prefix {
     uint64_t digits;   /* read so far, the point left out; with bounds only */
 };
 
-enum { BOUND_MIN, BOUND_MAX, BOUND_ABOVE, BOUND_BELOW }; /* minimum, maximum, exclusiveMinimum, exclusiveMaximum */
-/* Sets the bounds of a NUMBER node from JSON numbers; empty = no such bound. */
-void number_bounds(struct gnode *n, bool integer, const struct ds4_span text[4]);
+/* minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf */
+enum { BOUND_MIN, BOUND_MAX, BOUND_ABOVE, BOUND_BELOW, BOUND_MULTIPLE, N_BOUNDS };
+/* Sets the bounds of a NUMBER node from JSON numbers; empty = no such bound. False: multipleOf is not above 0, or finer
+ * than numbers are written. */
+bool number_bounds(struct gnode *n, bool integer, const struct ds4_span text[N_BOUNDS]);
+/* No number is within the bounds. */
+bool number_has_none(const struct gnode *n);
 
 /* Takes the next character; false when no number of the node goes on with it. */
 bool number_step(const struct gnode *n, struct number_prefix *x, char c);

@@ -17,7 +17,8 @@
 const char *const schema_keywords[N_KEYWORDS] = {
     "type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf", "properties", "required", "additionalProperties",
     "items", "prefixItems", "minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum",
-    "exclusiveMaximum"};
+    "exclusiveMaximum", "multipleOf", "minProperties", "maxProperties", "pattern", "format",
+    "uniqueItems"};
 static const char *const annotations[] = {
     "title", "description", "default", "examples", "example", "$comment", "$schema", "$id", "$defs", "definitions",
     "deprecated", "readOnly", "writeOnly", "contentEncoding", "contentMediaType", "contentSchema", "strict"};
@@ -198,7 +199,9 @@ static uint8_t types_meant(const struct view *v)
         [K_PROPERTIES] = T_OBJECT, [K_REQUIRED] = T_OBJECT, [K_ADDITIONAL] = T_OBJECT, [K_ITEMS] = T_ARRAY,
         [K_PREFIX_ITEMS] = T_ARRAY, [K_MIN_ITEMS] = T_ARRAY, [K_MAX_ITEMS] = T_ARRAY, [K_MIN_LENGTH] = T_STRING,
         [K_MAX_LENGTH] = T_STRING, [K_MINIMUM] = T_INTEGER | T_NUMBER, [K_MAXIMUM] = T_INTEGER | T_NUMBER,
-        [K_ABOVE] = T_INTEGER | T_NUMBER, [K_BELOW] = T_INTEGER | T_NUMBER};
+        [K_ABOVE] = T_INTEGER | T_NUMBER, [K_BELOW] = T_INTEGER | T_NUMBER, [K_MULTIPLE_OF] = T_INTEGER | T_NUMBER,
+        [K_MIN_MEMBERS] = T_OBJECT, [K_MAX_MEMBERS] = T_OBJECT, [K_PATTERN] = T_STRING, [K_FORMAT] = T_STRING,
+        [K_UNIQUE] = T_ARRAY};
     uint8_t types = 0;
     for (int i = 0; i < N_KEYWORDS; i++)
         if (v->k[i] != JTEXT_NONE) types |= of[i];
@@ -212,7 +215,7 @@ static bool is_annotation(struct ds4_span name)
     return span_starts(name, SPAN("x-"));
 }
 
-/* Values with which a keyword that is not supported asks for nothing. */
+/* Values with which a keyword asks for nothing. */
 static bool asks_nothing(const struct compiler *c, struct ds4_span name, uint32_t value)
 {
     return (span_eq(name, SPAN("uniqueItems")) || span_eq(name, SPAN("nullable"))) && is_literal(c, value, "false");
@@ -226,8 +229,9 @@ enum ds4_status schema_view(struct compiler *c, const struct todo *t, struct vie
         struct ds4_span name = jtext_key(&c->doc, m);
         int i = 0;
         while (i < N_KEYWORDS && !span_eq(name, span_from(schema_keywords[i]))) i++;
+        if (asks_nothing(c, name, m)) continue;
         if (i < N_KEYWORDS) v->k[i] = m;
-        else if (c->strict && !is_annotation(name) && !asks_nothing(c, name, m))
+        else if (c->strict && !is_annotation(name))
             return schema_complain(c, DS4_ERR_UNSUPPORTED, "the keyword \"", name, "\" is not supported", t->value);
     }
     if (v->k[K_TYPE] == JTEXT_NONE) return DS4_OK;
@@ -303,6 +307,29 @@ static enum ds4_status make_literals(struct compiler *c, uint32_t node, const st
 
 /* ---- one schema ------------------------------------------------------------------------------------------------ */
 
+static enum ds4_status make_number(struct compiler *c, uint32_t node, const struct view *v, uint8_t type)
+{
+    static const enum keyword bounds[N_BOUNDS] = {K_MINIMUM, K_MAXIMUM, K_ABOVE, K_BELOW, K_MULTIPLE_OF};
+    struct gnode *n = &c->p->nodes[node];
+    struct ds4_span text[N_BOUNDS] = {{0}};
+    for (int i = 0; i < N_BOUNDS; i++) {
+        if (v->k[bounds[i]] == JTEXT_NONE) continue;
+        if (!is_kind(c, v->k[bounds[i]], JTEXT_NUMBER))
+            return schema_complain(c, DS4_ERR_FORMAT, "\"", span_from(schema_keywords[bounds[i]]), "\" is no number",
+                v->value);
+        text[i] = source_of(c, v->k[bounds[i]]);
+    }
+    n->kind = NODE_NUMBER;
+    bool integer = !(type & T_NUMBER);
+    if (number_bounds(n, integer, text)) return DS4_OK;
+    if (c->strict) return schema_unsupported(c, integer ? "multipleOf (no whole number above 0)"
+                                                        : "multipleOf (no multiple of 0.000001)", v->value);
+    text[BOUND_MULTIPLE] = (struct ds4_span){0};
+    n->bounded = false;
+    (void)number_bounds(n, integer, text);
+    return DS4_OK;
+}
+
 static enum ds4_status make_type(struct compiler *c, uint32_t node, const struct view *v, uint8_t type)
 {
     struct gnode *n = &c->p->nodes[node];
@@ -312,23 +339,16 @@ static enum ds4_status make_type(struct compiler *c, uint32_t node, const struct
     if (type == T_STRING) {
         TRY(schema_read_count(c, v, K_MIN_LENGTH, &min));
         TRY(schema_read_count(c, v, K_MAX_LENGTH, &max));
+        bool made;
+        TRY(schema_make_pattern(c, node, v, min, max, &made));
+        n = &c->p->nodes[node];
+        if (made) return DS4_OK;
         n->kind = v->place == PLACE_RAW ? NODE_RAW : NODE_STRING;
         n->min = min;
         n->max = max;
         return DS4_OK;
     }
-    static const enum keyword bounds[4] = {K_MINIMUM, K_MAXIMUM, K_ABOVE, K_BELOW};
-    struct ds4_span text[4] = {{0}};
-    for (int i = 0; i < 4; i++) {
-        if (v->k[bounds[i]] == JTEXT_NONE) continue;
-        if (!is_kind(c, v->k[bounds[i]], JTEXT_NUMBER))
-            return schema_complain(c, DS4_ERR_FORMAT, "\"", span_from(schema_keywords[bounds[i]]), "\" is no number",
-                v->value);
-        text[i] = source_of(c, v->k[bounds[i]]);
-    }
-    n->kind = NODE_NUMBER;
-    number_bounds(n, !(type & T_NUMBER), text);
-    return DS4_OK;
+    return make_number(c, node, v, type);
 }
 
 /* A choice between the types that are allowed. */
@@ -336,6 +356,7 @@ static enum ds4_status make_types(struct compiler *c, uint32_t node, const struc
 {
     static const uint8_t kinds[] = {T_STRING, T_INTEGER | T_NUMBER, T_BOOL, T_NULL, T_ARRAY, T_OBJECT};
     uint32_t made[6], n = 0;
+    TRY(schema_check_format(c, v));
     for (size_t i = 0; i < 6; i++) {
         uint8_t type = v->types & kinds[i];
         if (!type || (v->place == PLACE_RAW && type != T_STRING)) continue;

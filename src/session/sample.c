@@ -160,33 +160,37 @@ static double keep_by_weight(const struct ds4_sampler *s, double best, size_t *n
     return total;
 }
 
-/* Sorts and keeps the head that top_k, min_p and top_p leave; returns its mass. */
-static double keep_head(const struct ds4_sampler *s, double best, size_t *n)
+/* Sorts and keeps the head that top_k, min_p and top_p leave, of candidates besides which others weigh from least to
+ * most together; below_min: those are all below min_p. Returns the head's mass; negative: its end cannot be told. */
+static double keep_head(const struct ds4_sampler *s, double best, size_t *n, double least, double most, bool below_min)
 {
     struct candidate *c = s->candidates;
     double t = (double)s->p.temperature, total = 0, mass = 0;
     qsort(c, *n, sizeof *c, by_logit);
-    if (s->p.top_k > 0 && (size_t)s->p.top_k < *n) *n = (size_t)s->p.top_k;
+    if (s->p.top_k > 0 && (size_t)s->p.top_k <= *n) {
+        *n = (size_t)s->p.top_k;
+        least = most = 0;
+    } else if (s->p.top_k > 0) {
+        least = 0; /* of the others some are cut off */
+    }
     for (size_t i = 0; i < *n; i++) total += exp(((double)c[i].logit - best) / t);
     for (size_t i = 0; i < *n; i++) {
         double w = exp(((double)c[i].logit - best) / t);
-        if (i > 0 && (w < (double)s->p.min_p || mass >= (double)s->p.top_p * total)) {
+        if (i > 0 && (w < (double)s->p.min_p || mass >= (double)s->p.top_p * (total + most))) {
             *n = i;
-            break;
+            return mass;
         }
+        if (i > 0 && mass >= (double)s->p.top_p * (total + least)) return -1;
         mass += w;
     }
-    return mass;
+    return most > 0 && !below_min ? -1 : mass;
 }
 
-static int32_t draw(struct ds4_sampler *s, size_t n)
+/* Draws from the first n candidates, which weigh mass together. */
+static int32_t draw_from(struct ds4_sampler *s, size_t n, struct candidate top, double mass)
 {
     const struct candidate *c = s->candidates;
-    struct candidate top = best_of(c, n);
-    double best = (double)top.logit;
-    bool sorted = s->p.top_k > 0 || s->p.top_p < 1;
-    double mass = sorted ? keep_head(s, best, &n) : keep_by_weight(s, best, &n);
-    double left = uniform(s) * mass;
+    double best = (double)top.logit, left = uniform(s) * mass;
     for (size_t i = 0; i < n; i++) {
         left -= exp(((double)c[i].logit - best) / (double)s->p.temperature);
         if (left < 0) return c[i].id;
@@ -194,6 +198,16 @@ static int32_t draw(struct ds4_sampler *s, size_t n)
     return n ? c[n - 1].id : top.id; /* rounding of the sum */
 }
 
+static bool keeps_head(const struct ds4_sampler *s) { return s->p.top_k > 0 || s->p.top_p < 1; }
+
+static int32_t draw(struct ds4_sampler *s, size_t n)
+{
+    const struct candidate *c = s->candidates;
+    struct candidate top = best_of(c, n);
+    double best = (double)top.logit;
+    double mass = keeps_head(s) ? keep_head(s, best, &n, 0, 0, true) : keep_by_weight(s, best, &n);
+    return draw_from(s, n, top, mass);
+}
 enum ds4_status ds4_sampler_pick(struct ds4_sampler *s, const float *logits, const uint32_t *mask, bool force_greedy,
                                  int32_t *id, struct ds4_error *error)
 {
@@ -207,6 +221,55 @@ enum ds4_status ds4_sampler_pick(struct ds4_sampler *s, const float *logits, con
     if (n == 0) return err_set(error, DS4_ERR_STATE, "no token is allowed here");
     *id = s->p.temperature <= 0 || force_greedy ? best_of(s->candidates, n).id : draw(s, n);
     return DS4_OK;
+}
+
+/* In units of the temperature. With top_k or top_p what lies further down counts as a sum only: each weighs less than
+ * e^-8 of the largest. Without them all down to min_p may be drawn. */
+#define MARGIN_OF_HEAD 8.0f
+#define MARGIN_MOST 16.0f
+
+static float margin_of_min_p(const struct ds4_sampler *s) { return s->p.min_p > 0 ? -logf(s->p.min_p) : INFINITY; }
+
+float sampler_temperature(const struct ds4_sampler *s) { return s->p.temperature; }
+
+bool sampler_needs(const struct ds4_sampler *s, bool force_greedy, float *margin)
+{
+    if (s->counts || s->p.n_bias) return false;
+    *margin = 0;
+    if (s->p.temperature <= 0 || force_greedy) return true;
+    float below = keeps_head(s) ? MARGIN_OF_HEAD : margin_of_min_p(s);
+    if (below > MARGIN_MOST) return false; /* too many may be drawn */
+    *margin = below * s->p.temperature * 1.0001f + 1e-4f; /* rounding of the bound must not exclude one */
+    return true;
+}
+
+bool sampler_pick_near(struct ds4_sampler *s, const struct backend_candidates *near, bool force_greedy, int32_t *id)
+{
+    size_t n = near->n;
+    float margin;
+    if (!sampler_needs(s, force_greedy, &margin) || near->not_numbers || n == 0 || n > BACKEND_CANDIDATES_MAX ||
+        n > s->n_vocab)
+        return false;
+    for (size_t i = 0; i < n; i++) s->candidates[i] = (struct candidate){near->logits[i], near->ids[i]};
+    struct candidate top = best_of(s->candidates, n);
+    if (s->p.temperature <= 0 || force_greedy) {
+        *id = top.id;
+        return true;
+    }
+    double best = (double)top.logit, mass;
+    if (!keeps_head(s)) {
+        mass = keep_by_weight(s, best, &n);
+    } else {
+        double known = 0, slack = 1e-3 * (double)near->mass;
+        for (size_t i = 0; i < n; i++) known += exp(((double)near->logits[i] - best) / (double)s->p.temperature);
+        double others = (double)near->mass - known;
+        bool below_min = margin_of_min_p(s) <= MARGIN_OF_HEAD;
+        mass = keep_head(s, best, &n, others > slack ? others - slack : 0, (others > 0 ? others : 0) + slack,
+                         below_min);
+    }
+    if (mass < 0) return false;
+    *id = draw_from(s, n, top, mass);
+    return true;
 }
 
 float ds4_logprob(const float *logits, size_t n_vocab, int32_t id)

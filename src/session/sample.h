@@ -2,9 +2,17 @@
 #ifndef DS4_SESSION_SAMPLE_H
 #define DS4_SESSION_SAMPLE_H
 
-#include "base/err.h"
+#include "ops/backend.h"
 
 enum ds4_status sampler_create(uint32_t n_vocab, const struct ds4_sampling *sampling, struct ds4_sampler **out,
                                struct ds4_error *error) DS4_MUST_CHECK;
+
+/* What must be known to choose as ds4_sampler_pick would, without all logits: those that are at most *margin below the
+ * largest. False: all of them are needed. */
+bool sampler_needs(const struct ds4_sampler *s, bool force_greedy, float *margin);
+/* Chooses the token that ds4_sampler_pick would choose from all logits; false, with nothing drawn, when that cannot be
+ * told from the candidates of that margin. */
+bool sampler_pick_near(struct ds4_sampler *s, const struct backend_candidates *near, bool force_greedy, int32_t *id);
+float sampler_temperature(const struct ds4_sampler *s);
 
 #endif

@@ -2,6 +2,7 @@
 #include "session/session.h"
 
 #include "base/mem.h"
+#include "session/sample.h"
 
 uint32_t session_spans_for(size_t n_tokens)
 {
@@ -31,18 +32,23 @@ enum ds4_status session_host_init(struct session_host *host, struct ds4_error *e
     TRY(pool_init(&host->pool, host->backend, host->layout, host->n_sessions_max, host->n_sessions_max * spans_each,
                   error));
     uint32_t chunk = host->chunk_tokens;
+    struct backend *b = host->backend;
+    if (b->ops->candidates)
+        host->logits_there = b->ops->alloc(b, (size_t)host->n_sessions_max * host->h->n_vocab * sizeof(float));
     host->tokens = mem_alloc(chunk, sizeof *host->tokens);
     host->pos = mem_alloc(chunk, sizeof *host->pos);
     host->seq_i = mem_alloc(chunk, sizeof *host->seq_i);
     host->row_i = mem_alloc(chunk, sizeof *host->row_i);
+    host->row_out = mem_alloc(chunk, sizeof *host->row_out);
     host->seqs = mem_alloc(host->n_sessions_max, sizeof *host->seqs);
     host->span_ids = mem_alloc((size_t)host->n_sessions_max * spans_each, sizeof *host->span_ids);
     if (host->draft) {
         host->draft_streams = mem_alloc((size_t)host->h->n_hc * host->h->n_embd, sizeof(float));
         host->draft_logits = mem_alloc(host->h->n_vocab, sizeof(float));
     }
-    if (host->tokens && host->pos && host->seq_i && host->row_i && host->seqs && host->span_ids &&
-        (!host->draft || (host->draft_streams && host->draft_logits)))
+    bool there = host->logits_there || !b->ops->candidates;
+    if (there && host->tokens && host->pos && host->seq_i && host->row_i && host->row_out && host->seqs &&
+        host->span_ids && (!host->draft || (host->draft_streams && host->draft_logits)))
         return DS4_OK;
     session_host_deinit(host);
     return err_set(error, DS4_ERR_NOMEM, "no memory for a batch of %u rows", chunk);
@@ -50,11 +56,16 @@ enum ds4_status session_host_init(struct session_host *host, struct ds4_error *e
 
 void session_host_deinit(struct session_host *host)
 {
+    if (host->logits_there)
+        host->backend->ops->release(host->backend, host->logits_there,
+                                    (size_t)host->n_sessions_max * host->h->n_vocab * sizeof(float));
+    host->logits_there = NULL;
     pool_deinit(&host->pool);
     mem_free(host->tokens);
     mem_free(host->pos);
     mem_free(host->seq_i);
     mem_free(host->row_i);
+    mem_free(host->row_out);
     mem_free(host->seqs);
     mem_free(host->span_ids);
     mem_free(host->draft_streams);
@@ -62,6 +73,7 @@ void session_host_deinit(struct session_host *host)
     host->draft_streams = host->draft_logits = NULL;
     host->tokens = host->pos = NULL;
     host->seq_i = host->row_i = host->span_ids = NULL;
+    host->row_out = NULL;
     host->seqs = NULL;
 }
 
@@ -120,7 +132,7 @@ enum ds4_status ds4_session_fork(struct ds4_session *from, struct ds4_session **
     s->n_high = from->n_high;
     s->restored = from->restored;
     s->has_logits = from->has_logits;
-    if (s->has_logits) memcpy(s->logits, from->logits, host->h->n_vocab * sizeof *s->logits);
+    if (s->has_logits) memcpy(s->logits, ds4_session_logits(from), host->h->n_vocab * sizeof *s->logits);
     if (s->streams) memcpy(s->streams, from->streams, n_streams(host->h, true) * sizeof *s->streams);
     s->streams_from = from->streams_from;
     *out = s;
@@ -135,7 +147,36 @@ const int32_t *ds4_session_tokens(const struct ds4_session *s, size_t *n)
 
 size_t ds4_session_rows(const struct ds4_session *s) { return s->rows_to ? s->rows_to : s->tokens.n; }
 
-const float *ds4_session_logits(const struct ds4_session *s) { return s->has_logits ? s->logits : NULL; }
+float *session_logits_there(const struct ds4_session *s)
+{
+    return s->host->logits_there ? s->host->logits_there + (size_t)s->tail_i * s->host->h->n_vocab : NULL;
+}
+
+const float *ds4_session_logits(const struct ds4_session *s)
+{
+    struct backend *b = s->host->backend;
+    if (s->has_logits && s->logits_there) { /* what is known stays the same: it is only here as well */
+        b->ops->read(b, s->logits, session_logits_there(s), s->host->h->n_vocab * sizeof *s->logits);
+        ((struct ds4_session *)(uintptr_t)s)->logits_there = false;
+    }
+    return s->has_logits ? s->logits : NULL;
+}
+
+enum ds4_status ds4_session_pick(struct ds4_session *s, struct ds4_sampler *sampler, const uint32_t *mask,
+                                 bool force_greedy, int32_t *id, struct ds4_error *error)
+{
+    struct backend *b = s->host->backend;
+    struct backend_candidates near;
+    float margin;
+    if (!s->has_logits) return err_set(error, DS4_ERR_STATE, "the session has no logits to go on from");
+    if (s->logits_there && !mask && sampler_needs(sampler, force_greedy, &margin)) {
+        if (!b->ops->candidates(b, session_logits_there(s), s->host->h->n_vocab, margin, sampler_temperature(sampler),
+                                &near))
+            return b->ops->finish(b, error);
+        if (sampler_pick_near(sampler, &near, force_greedy, id)) return DS4_OK;
+    }
+    return ds4_sampler_pick(sampler, ds4_session_logits(s), mask, force_greedy, id, error);
+}
 
 size_t session_rewind_min(const struct ds4_session *s)
 {

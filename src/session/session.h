@@ -34,7 +34,10 @@ struct session_host {
     /* Batch under construction, host side: [chunk_tokens] and [n_sessions_max] entries. */
     int32_t *tokens, *pos;
     uint32_t *seq_i, *row_i, *span_ids;
+    float **row_out;             /* where the logits of row_i go */
     struct op_seq *seqs;
+    float *logits_there;         /* [n_sessions_max][n_vocab] of the backend, of a session at its tail_i; NULL: they are
+                                    read to the host at once */
     float *draft_streams, *draft_logits; /* [n_hc][n_embd] and [n_vocab]; NULL without drafting */
 };
 
@@ -49,6 +52,7 @@ struct ds4_session {
     size_t rows_to;              /* 0; or, while the tail is being made again: tokens whose compressed rows are there */
     float *logits;               /* [n_vocab] */
     bool has_logits;
+    bool logits_there;           /* they are in the backend's memory only; read when they are asked for */
     float *streams;              /* [SESSION_STREAMS][n_hc][n_embd], of position p in p % SESSION_STREAMS, for
                                     drafting; NULL when off */
     size_t streams_from;         /* first position whose streams are there: when drafts were refused, those of the
@@ -62,6 +66,8 @@ uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool d
 /* Place of the streams of a position; NULL when they are not known. */
 float *session_streams(const struct ds4_session *s, size_t pos);
 uint32_t session_spans_for(size_t n_tokens);
+/* Where the backend keeps the session's logits; NULL: it does not. */
+float *session_logits_there(const struct ds4_session *s);
 
 enum ds4_status session_create(struct session_host *host, struct ds4_session **out,
                                struct ds4_error *error) DS4_MUST_CHECK;

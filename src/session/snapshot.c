@@ -122,7 +122,7 @@ enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, 
     store_u32(buf + 36, 0);
     struct travel t = {.tail = pool_tail(&host->pool, s->tail_i), .bytes = buf, .at = TIP_HEADER_BYTES, .save = true};
     move_layers(&t, host, s->tokens.n);
-    if (flags & TIP_LOGITS) memcpy(buf + t.at, s->logits, logits_bytes(host)), t.at += logits_bytes(host);
+    if (flags & TIP_LOGITS) memcpy(buf + t.at, ds4_session_logits(s), logits_bytes(host)), t.at += logits_bytes(host);
     if (flags & TIP_STREAMS) memcpy(buf + t.at, last, streams_bytes(host)), t.at += streams_bytes(host);
     *len = t.at;
     return DS4_OK;
@@ -177,6 +177,7 @@ static void take_tip(struct ds4_session *s, const int32_t *tokens, size_t n_toke
     uint32_t flags = load_u32(tip + 32);
     if (flags & TIP_LOGITS) memcpy(s->logits, tip + t.at, logits_bytes(host)), t.at += logits_bytes(host);
     s->has_logits = flags & TIP_LOGITS;
+    s->logits_there = false;
     memmove(s->tokens.ids, tokens, n_tokens * sizeof *tokens);
     s->tokens.n = s->n_high = s->restored = s->streams_from = n_tokens;
     if (!(flags & TIP_STREAMS) || !s->streams || n_tokens == 0) return;

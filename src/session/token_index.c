@@ -37,7 +37,8 @@ static bool is_plain(struct ds4_span text, enum plain kind)
         unsigned char c = (unsigned char)text.ptr[i];
         if (kind != PLAIN_RAW && (c < 0x20 || c == '"' || c == '\\')) return false;
         if (kind != PLAIN_JSON && c == '<') return false;
-        if (kind == PLAIN_RAW && c == '&') return false;
+        if ((kind == PLAIN_RAW || kind == PLAIN_NAME) && c == '&') return false;
+        if (kind == PLAIN_NAME && c == '>') return false;
     }
     return utf8_valid(text);
 }

@@ -1,7 +1,7 @@
 /* token_index.h - the tokens of a vocabulary in the order of their bytes, so that tokens with a common beginning are
  * neighbours and the automaton reads it once; and what of that order never depends on the grammar.
  *
- * Nearly all tokens are plain text in the middle of a string. Which they are is the same for every string, so three
+ * Nearly all tokens are plain text in the middle of a string. Which they are is the same for every string, so four
  * sets of plain tokens are kept as masks, and the order of the rest beside each. Control tokens are in no list. */
 #ifndef DS4_SESSION_TOKEN_INDEX_H
 #define DS4_SESSION_TOKEN_INDEX_H
@@ -24,8 +24,8 @@ struct token_list {
 };
 
 /* Plain in a JSON string (no quote, backslash, control byte), in one inside a call (nor "<"), in the raw text of a call
- * (no "<", no "&"): whole characters only. */
-enum plain { PLAIN_JSON, PLAIN_JSON_IN_CALL, PLAIN_RAW, N_PLAIN };
+ * (no "<", no "&"), in the name of a parameter (none of all these, nor ">"): whole characters only. */
+enum plain { PLAIN_JSON, PLAIN_JSON_IN_CALL, PLAIN_RAW, PLAIN_NAME, N_PLAIN };
 
 struct ds4_token_index {
     uint32_t n_vocab, n_words;    /* n_words of 32 bits make a mask */

@@ -37,6 +37,12 @@ static const struct {
      "\"age\", \"tags\", \"kind\"], \"additionalProperties\": false}",
      "{\"name\": \"Ada Lovelace, Countess\", \"age\": 36, \"tags\": [\"mathematics\", \"poetry\"], \"kind\": "
      "\"person\"}"},
+    {"patterns", "{\"type\": \"object\", \"properties\": {\"when\": {\"type\": \"string\", \"format\": \"date-time\"}, "
+     "\"mail\": {\"type\": \"string\", \"format\": \"email\"}, \"code\": {\"type\": \"string\", \"pattern\": "
+     "\"^[A-Z]{2,4}-[0-9]{1,6}( [a-z]+)*$\"}}, \"required\": [\"when\", \"mail\", \"code\"], "
+     "\"additionalProperties\": false}",
+     "{\"when\": \"2024-02-28T23:59:01Z\", \"mail\": \"ada.lovelace@example.org\", \"code\": "
+     "\"ABC-2024 of some other words\"}"},
     {"call", NULL,
      "\n\n<" M "tool_calls>\n<" M "invoke name=\"write\">\n<" M "parameter name=\"path\" string=\"true\">a/b.c</" M
      "parameter>\n<" M "parameter name=\"text\" string=\"true\">int main(void)\n{\n    if (a < b && c) return 0; "

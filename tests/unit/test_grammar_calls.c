@@ -121,10 +121,10 @@ TEST(a_strict_tool_names_what_cannot_be_honoured_and_another_goes_without)
     struct ds4_error error = {0};
     struct ds4_grammar *g = NULL;
     struct ds4_span tool = SPAN("{\"name\":\"f\",\"strict\":true,"
-                                "\"parameters\":{\"properties\":{\"a\":{\"pattern\":\"x\"}}}}");
+                                "\"parameters\":{\"properties\":{\"a\":{\"pattern\":\"(x)\\\\1\"}}}}");
     struct ds4_grammar_options options = {.tools = &tool, .n_tools = 1};
     assert_status(ds4_grammar_create(walker_open()->index, &options, &g, &error), DS4_ERR_UNSUPPORTED, error);
-    assert_non_null(strstr(error.message, "\"pattern\" is not supported at #/properties/a"));
+    assert_non_null(strstr(error.message, "\"pattern\" is not supported here (references to groups) at #/"));
     tool = SPAN("{\"name\":\"f\",\"parameters\":{\"properties\":{\"a\":{\"pattern\":\"x\",\"type\":\"integer\"}}}}");
     g = walker_grammar(&options);
     assert_int_equal(walker_walk(g, SPAN("<tool_calls>\n<invoke name=\"f\">\n<parameter name=\"a\" string=\"true"),
@@ -200,6 +200,54 @@ TEST(random_choices_among_what_is_allowed_are_whole_calls)
     }
 }
 
+/* What the mask says at a place, of every token, is what reading the token says. */
+static void compare_all(struct ds4_grammar *g, const char *place)
+{
+    const struct walker *w = walker_open();
+    uint32_t n = ds4_engine_info(w->engine)->n_vocab, *kept = malloc((n + 31) / 32 * sizeof *kept);
+    const uint32_t *mask;
+    struct ds4_error error = {0};
+    assert_ok(ds4_grammar_mask(g, &mask, &error), error);
+    memcpy(kept, mask, (n + 31) / 32 * sizeof *kept);
+    for (int32_t id = 0; id < (int32_t)n; id++) {
+        struct ds4_grammar *fork;
+        assert_ok(ds4_grammar_fork(g, &fork, &error), error);
+        bool taken = ds4_grammar_accept(fork, id, &error) == DS4_OK;
+        ds4_grammar_destroy(fork);
+        if (taken != (kept[id / 32] >> (id % 32) & 1u)) {
+            struct ds4_span bytes = ds4_token_bytes(w->engine, id);
+            fail_msg("the mask is wrong about \"%.*s\" behind %s", (int)bytes.len, bytes.ptr, place);
+        }
+    }
+    free(kept);
+}
+
+TEST(a_mask_at_a_name_or_in_a_pattern_says_of_every_token_what_reading_it_says)
+{
+    static const char open_tool[] = "{\"name\":\"get\",\"parameters\":{\"type\":\"object\",\"properties\":{"
+        "\"city\":{\"type\":\"string\",\"pattern\":\"^[A-Z][a-z]*( [a-z]*)?$\"},\"c\":{\"type\":\"array\","
+        "\"items\":{\"type\":\"string\",\"pattern\":\"^a.*\"}}}}}";
+    static const char *const places[] = {
+        OPEN "<" M "parameter name=\"", OPEN "<" M "parameter name=\"c", OPEN "<" M "parameter name=\"city",
+        OPEN "<" M "parameter name=\"x\xC3", OPEN STRING("x", "y") "<" M "parameter name=\"",
+        OPEN "<" M "parameter name=\"city\" string=\"true\">", OPEN "<" M "parameter name=\"city\" string=\"true\">Ro",
+        OPEN JSON("c", "[\"a\"]") "<" M "parameter name=\"ci", OPEN "<" M "parameter name=\"c\" string=\"false\">[\"",
+        OPEN "<" M "parameter name=\"c\" string=\"false\">[\"ab",
+        OPEN "<" M "parameter name=\"c\" string=\"false\">[\"ab\\"};
+    struct ds4_span tools[1] = {span_from(open_tool)};
+    struct ds4_grammar_options options = {.tools = tools, .n_tools = 1, .tools_required = true};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        struct ds4_grammar *g = walker_grammar(&options);
+        struct buf text = {0};
+        buf_put_text(&text, "\n\n");
+        buf_put_text(&text, places[i]);
+        assert_int_equal(walker_walk(g, buf_span(&text), false, false), WALK_OPEN);
+        compare_all(g, places[i]);
+        buf_deinit(&text);
+        ds4_grammar_destroy(g);
+    }
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -208,7 +256,8 @@ int main(void)
         T(text_is_free_until_a_block_begins_in_whatever_dialect), T(an_answer_in_a_form_may_be_a_call_or_the_value),
         T(reasoning_is_free_but_does_not_end_an_answer_that_must_come),
         T(a_strict_tool_names_what_cannot_be_honoured_and_another_goes_without),
-        T(random_choices_among_what_is_allowed_are_whole_calls)};
+        T(random_choices_among_what_is_allowed_are_whole_calls),
+        T(a_mask_at_a_name_or_in_a_pattern_says_of_every_token_what_reading_it_says)};
     int failed = run_tests_(__FILE__, tests, sizeof tests / sizeof *tests);
     walker_close();
     return failed;

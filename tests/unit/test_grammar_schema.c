@@ -209,6 +209,106 @@ TEST(members_beyond_64_keep_their_order_and_their_obligations)
     check_text(schema, "{\"k3\":3}", false);
 }
 
+TEST(numbers_are_multiples)
+{
+    static const struct example examples[] = {
+        {"{\"type\":\"integer\",\"multipleOf\":7}", {"0", "7", "-14", "7007"}, {"1", "8", "-1", "70.0"}},
+        {"{\"type\":\"integer\",\"multipleOf\":100,\"minimum\":-100,\"maximum\":250}",
+         {"-100", "0", "100", "200"}, {"10", "300", "-200", "150"}},
+        {"{\"type\":\"number\",\"multipleOf\":0.25}", {"0.25", "-1.5", "3", "2.50"}, {"0.3", "0.26", "1e2"}},
+        {"{\"type\":\"integer\",\"multipleOf\":5,\"minimum\":-4}", {"0", "5"}, {"-5", "-", "3"}}};
+    CHECK(examples);
+}
+
+TEST(members_are_counted)
+{
+    static const struct example examples[] = {
+        {"{\"type\":\"object\",\"minProperties\":1}", {"{\"a\":1}", "{\"a\":1,\"b\":{}}"}, {"{}"}},
+        {"{\"type\":\"object\",\"maxProperties\":1}", {"{}", "{\"a\":1}"}, {"{\"a\":1,\"b\":2}", "{\"a\":1,}"}},
+        {"{\"properties\":{\"a\":{\"const\":1},\"b\":{\"const\":2},\"c\":{\"const\":3}},\"required\":[\"b\"],"
+         "\"minProperties\":2,\"maxProperties\":2}", {"{\"a\":1,\"b\":2}", "{\"b\":2,\"c\":3}"},
+         {"{\"b\":2}", "{\"a\":1,\"c\":3}", "{\"a\":1,\"b\":2,\"c\":3}"}},
+        {"{\"properties\":{\"a\":{\"const\":1},\"b\":{\"const\":2}},\"additionalProperties\":{\"type\":\"null\"},"
+         "\"minProperties\":2,\"maxProperties\":3}", {"{\"a\":1,\"x\":null}", "{\"x\":null,\"y\":null,\"b\":2}"},
+         {"{\"a\":1}", "{\"x\":null,\"x\":null}", "{\"x\":null,\"y\":null,\"z\":null}"}}};
+    CHECK(examples);
+}
+
+TEST(items_that_must_differ_do)
+{
+    static const struct example examples[] = {
+        {"{\"items\":{\"enum\":[\"a\",\"ab\",\"b c\"]},\"uniqueItems\":true}",
+         {"[]", "[\"a\"]", "[\"ab\", \"a\"]", "[ \"b c\",\"ab\" , \"a\" ]"},
+         {"[\"a\",\"a\"]", "[\"a\",\"ab\",\"a\"]", "[\"a\",\"ab\",\"b c\",", "[\"a\",]", "[,]", "[\"c\"]", "[\"a\""}},
+        {"{\"items\":{\"enum\":[1,12,2]},\"uniqueItems\":true,\"minItems\":2}", {"[1,12]", "[12,1,2]", "[2, 1]"},
+         {"[1]", "[]", "[1,1]", "[12,12]", "[1,12,1]", "[1,13]"}},
+        {"{\"items\":{\"enum\":[1,1.0,10e-1,\"1\",true,0,-0.0]},\"uniqueItems\":true}",
+         {"[1,\"1\",true,0]", "[1.0,0]", "[10e-1]"}, {"[1,1.0]", "[1.0,10e-1]", "[0,-0.0]", "[true,true]"}},
+        {"{\"items\":{\"enum\":[{\"a\":1,\"b\":[2]},{\"b\":[2.0],\"a\":1},{\"a\":1}]},\"uniqueItems\":true}",
+         {"[{\"a\": 1, \"b\": [2]}, {\"a\": 1}]"}, {"[{\"a\": 1, \"b\": [2]}, {\"b\": [2.0], \"a\": 1}]"}},
+        {"{\"items\":{\"enum\":[\"A\",\"\\u0041\",[],{}]},\"uniqueItems\":true}", {"[\"A\",[],{}]"}, {"[\"A\",\"A\"]"}},
+        {"{\"items\":{\"type\":\"boolean\"},\"uniqueItems\":true}", {"[true]", "[false,true]"},
+         {"[true,true]", "[true,false,", "[null]"}},
+        {"{\"items\":{\"type\":[\"boolean\",\"null\"]},\"uniqueItems\":true,\"maxItems\":2}", {"[null,true]"},
+         {"[null,true,false]", "[null,null]"}},
+        {"{\"items\":{\"type\":\"integer\",\"minimum\":-1,\"exclusiveMaximum\":12},\"uniqueItems\":true}",
+         {"[1,11,-1,10,0]"}, {"[1,1]", "[12]", "[11,1,11]", "[-2]"}},
+        {"{\"items\":{\"$ref\":\"#/$defs/d\"},\"uniqueItems\":true,\"$defs\":{\"d\":{\"const\":\"x\"}}}",
+         {"[]", "[\"x\"]"}, {"[\"x\",\"x\"]"}},
+        {"{\"type\":\"array\",\"uniqueItems\":true,\"maxItems\":1}", {"[]", "[\"any\"]"}, {"[1,2]"}},
+        {"{\"type\":\"array\",\"uniqueItems\":false}", {"[1,1]"}, {"{}"}}};
+    CHECK(examples);
+}
+
+TEST(strings_match_their_pattern_as_they_are_written)
+{
+    static const struct example examples[] = {
+        {"{\"pattern\":\"^[a-c]+$\"}", {"\"abc\"", "\"a\""}, {"\"\"", "\"abd\"", "\"d", "1"}},
+        {"{\"pattern\":\"b\"}", {"\"b\"", "\"abc\"", "\"xx\\nb\xE2\x82\xAC\""}, {"\"a\"", "\"\""}},
+        {"{\"pattern\":\"^a|b$\"}", {"\"ax\"", "\"xb\""}, {"\"xa\"", "\"bx\""}},
+        {"{\"pattern\":\"^\\\\d{3}-\\\\w?\\\\s$\"}", {"\"123-_ \"", "\"000- \""}, {"\"12-a \"", "\"123-ab \""}},
+        {"{\"pattern\":\"^[\\\"\\\\\\\\\\n]{2}$\"}", {"\"\\\"\\\\\"", "\"\\n\\n\""}, {"\"\\\"\"", "\"nn\""}},
+        {"{\"pattern\":\"^[\xC3\xA4-\xC3\xBC]{2}$\"}", {"\"\xC3\xA4\xC3\xBC\""},
+         {"\"\xC3\xA4\"", "\"\xC3\xA3\xC3\xA4\"", "\"ae\""}},
+        {"{\"pattern\":\"^[^a]$\"}", {"\"b\"", "\"\xF0\x9F\x98\x80\"", "\"\xE2\x82\xAC\""}, {"\"a\"", "\"bb\""}},
+        {"{\"pattern\":\"^(?:ab){1,2}c??$\",\"maxLength\":4}", {"\"ab\"", "\"abc\"", "\"abab\""},
+         {"\"ababc\"", "\"a\""}},
+        {"{\"pattern\":\"^[a-z]*$\",\"minLength\":2,\"maxLength\":3}", {"\"ab\"", "\"abc\""}, {"\"a\"", "\"abcd\""}},
+        {"{\"pattern\":\"^(?!a)(?!.*xx)[a-z]+$\"}", {"\"b\"", "\"bxax\""}, {"\"ab\"", "\"bxxb\""}},
+        {"{\"pattern\":\"^(?=.*[0-9])[a-z0-9]{3}$\"}", {"\"a1b\""}, {"\"abc\"", "\"12\""}},
+        {"{\"pattern\":\"\\\\u00e9\\\\x41$\"}", {"\"\xC3\xA9" "A\""}, {"\"eA\""}},
+        {"{\"type\":[\"string\",\"null\"],\"pattern\":\"^x$\"}", {"\"x\"", "null"}, {"\"y\""}}};
+    CHECK(examples);
+}
+
+/* From the texts that define them: RFC 3339, 9562, 5321, 2673, 4291, 1123, 3986. */
+TEST(strings_have_their_format)
+{
+    static const struct example examples[] = {
+        {"{\"format\":\"date\"}", {"\"1985-04-12\"", "\"1996-12-31\""},
+         {"\"1985-4-12\"", "\"2001-02-30\"", "\"2001-13-01\"", "\"2001-04-31\"", "\"x\""}},
+        {"{\"format\":\"time\"}", {"\"23:20:50.52Z\"", "\"12:00:27+00:20\""},
+         {"\"24:00:00Z\"", "\"12:00\"", "\"12:00:00\""}},
+        {"{\"format\":\"date-time\"}", {"\"1985-04-12T23:20:50.52Z\"", "\"1996-12-19T16:39:57-08:00\""},
+         {"\"1985-04-12\"", "\"1985-04-12 23:20:50Z\"", "\"1985-04-12T23:20:50\""}},
+        {"{\"format\":\"uuid\"}", {"\"f81d4fae-7dec-11d0-a765-00a0c91e6bf6\""},
+         {"\"f81d4fae7dec11d0a76500a0c91e6bf6\""}},
+        {"{\"format\":\"email\"}", {"\"joe.bloggs@example.com\""},
+         {"\"joe\"", "\"a@b\"", "\".a@example.com\"", "\"a..b@example.com\""}},
+        {"{\"format\":\"ipv4\"}", {"\"192.168.0.1\"", "\"255.0.0.10\""},
+         {"\"256.0.0.1\"", "\"1.2.3\"", "\"01.2.3.4\""}},
+        {"{\"format\":\"ipv6\"}", {"\"2001:DB8:0:0:8:800:200C:417A\""}, {"\"12345::\"", "\"1:2:3\""}},
+        {"{\"format\":\"hostname\"}", {"\"www.example.com\"", "\"a\""}, {"\"-a\"", "\"a-\"", "\"a..b\""}},
+        {"{\"format\":\"uri\"}", {"\"http://www.ietf.org/rfc/rfc2396.txt\"", "\"ftp://a.b:21/c?d=e#f\""},
+         {"\"//a\"", "\"a b\""}},
+        {"{\"format\":\"duration\"}", {"\"P1Y2M3DT4H\"", "\"P2W\"", "\"PT36H\""},
+         {"\"P\"", "\"1D\"", "\"P1S\"", "\"P1D2H\""}},
+        {"{\"format\":\"date\",\"pattern\":\"^20\"}", {"\"2025-04-12\""}, {"\"1985-04-12\""}},
+        {"{\"format\":\"email\",\"pattern\":\"^(?!\\\\.)(?!.*\\\\.\\\\.)([A-Za-z0-9_'+\\\\-\\\\.]*)[A-Za-z0-9_+-]@"
+         "([A-Za-z0-9][A-Za-z0-9\\\\-]*\\\\.)+[A-Za-z]{2,}$\"}", {"\"joe.b@example.com\""}, {"\"joe@example\""}}};
+    CHECK(examples);
+}
+
 struct refusal {
     const char *schema;
     enum ds4_status status;
@@ -218,14 +318,26 @@ struct refusal {
 TEST(what_cannot_be_honoured_is_named_with_its_path)
 {
     static const struct refusal refusals[] = {
-        {"{\"type\":\"string\",\"pattern\":\"^a\"}", DS4_ERR_UNSUPPORTED, "\"pattern\""},
-        {"{\"properties\":{\"a\":{\"items\":{\"format\":\"date\"}}}}", DS4_ERR_UNSUPPORTED,
-         "\"format\" is not supported at #/properties/a/items"},
+        {"{\"type\":\"string\",\"pattern\":\"(a)\\\\1\"}", DS4_ERR_UNSUPPORTED, "\"pattern\""},
+        {"{\"pattern\":\"a(?=b)\"}", DS4_ERR_UNSUPPORTED, "lookahead"},
+        {"{\"pattern\":\"(\"}", DS4_ERR_FORMAT, "\"pattern\""},
+        {"{\"pattern\":\"a**\"}", DS4_ERR_FORMAT, "\"pattern\""},
+        {"{\"pattern\":\"^a$\",\"minLength\":2}", DS4_ERR_UNSUPPORTED, "no text matches"},
+        {"{\"pattern\":\"^(([ab]{1000}){1000}){1000}$\"}", DS4_ERR_LIMIT, "\"pattern\""},
+        {"{\"properties\":{\"a\":{\"items\":{\"format\":\"iri\"}}}}", DS4_ERR_UNSUPPORTED,
+         "the \"format\" iri is not supported at #/properties/a/items"},
         {"{\"anyOf\":[{},{\"not\":{}}]}", DS4_ERR_UNSUPPORTED, "\"not\" is not supported at #/anyOf/1"},
         {"{\"patternProperties\":{}}", DS4_ERR_UNSUPPORTED, "\"patternProperties\""},
-        {"{\"minProperties\":1}", DS4_ERR_UNSUPPORTED, "\"minProperties\""},
+        {"{\"minProperties\":2}", DS4_ERR_UNSUPPORTED, "minProperties"},
+        {"{\"maxProperties\":2,\"minProperties\":3,\"additionalProperties\":false}", DS4_ERR_FORMAT, "no value"},
         {"{\"uniqueItems\":true}", DS4_ERR_UNSUPPORTED, "\"uniqueItems\""},
-        {"{\"multipleOf\":3}", DS4_ERR_UNSUPPORTED, "\"multipleOf\""},
+        {"{\"properties\":{\"a\":{\"items\":{\"type\":\"string\"},\"uniqueItems\":true}}}", DS4_ERR_UNSUPPORTED,
+         "not for those at #/properties/a/items"},
+        {"{\"items\":{\"type\":\"integer\",\"minimum\":0},\"uniqueItems\":true}", DS4_ERR_UNSUPPORTED, "#/items"},
+        {"{\"items\":{},\"uniqueItems\":1}", DS4_ERR_FORMAT, "\"uniqueItems\""},
+        {"{\"items\":{\"enum\":[1,1.0]},\"uniqueItems\":true,\"minItems\":2}", DS4_ERR_FORMAT, "no value"},
+        {"{\"multipleOf\":1e-7}", DS4_ERR_UNSUPPORTED, "multipleOf"},
+        {"{\"type\":\"integer\",\"multipleOf\":10,\"minimum\":11,\"maximum\":19}", DS4_ERR_FORMAT, "no value"},
         {"{\"wibble\":3}", DS4_ERR_UNSUPPORTED, "\"wibble\""},
         {"{\"if\":{},\"then\":{}}", DS4_ERR_UNSUPPORTED, "\"if\""},
         {"{\"allOf\":[{},{}]}", DS4_ERR_UNSUPPORTED, "allOf"},
@@ -284,7 +396,10 @@ int main(void)
         T(arrays_keep_items_and_counts), T(objects_keep_members), T(constants_and_choices_are_kept),
         T(references_and_recursion_are_kept), T(nesting_ends_at_its_limit_and_can_still_be_closed),
         T(members_beyond_64_keep_their_order_and_their_obligations),
-        T(what_cannot_be_honoured_is_named_with_its_path), T(schemas_that_explode_meet_a_limit)};
+        T(numbers_are_multiples), T(members_are_counted), T(items_that_must_differ_do),
+        T(strings_match_their_pattern_as_they_are_written),
+        T(strings_have_their_format), T(what_cannot_be_honoured_is_named_with_its_path),
+        T(schemas_that_explode_meet_a_limit)};
     int failed = run_tests_(__FILE__, tests, sizeof tests / sizeof *tests);
     (void)close_all(NULL);
     return failed;
