@@ -137,13 +137,14 @@ static uint64_t drop_older(struct ds4_store *s, uint64_t since)
     uint64_t freed = 0;
     for (size_t i = 0; i < s->index.cap; i++) {
         struct index_item *item = &s->index.items[i];
-        if (item->bytes && !item->pending && item->kind == ENTRY_TIP && item->last_use < since) item->doomed = true;
+        if (item->bytes && !item->pending && item->kind == ENTRY_TIP && item->last_use < since)
+            index_doom(&s->index, item);
     }
     freed += store_remove_doomed(s);
     for (size_t i = 0; i < s->index.cap; i++) {
         struct index_item *item = &s->index.items[i];
         if (item->bytes && !item->pending && item->kind == ENTRY_SEGMENT && item->n_tips == 0 && item->last_use < since)
-            item->doomed = true;
+            index_doom(&s->index, item);
     }
     return freed + store_remove_doomed(s);
 }

@@ -1,73 +1,93 @@
-/* index.c - the table of entries and the choice of what to evict. See index.h. */
+/* index.c - the table of entries. See index.h. */
 #include "store/index.h"
 
-#include <math.h>
-
-#include "base/bytes.h"
 #include "base/mem.h"
+#include "store/index_parts.h"
 
-/* Chosen with the simulator of tests/measure/store.c. */
-#define HALF_LIFE_S 600.0 /* a use counts half after this long */
-#define FORMER_END 0.1     /* a tip that another grew from: only an edited turn or a branch comes back to it */
-#define TURNS_MAX 8u
-
-void index_init(struct index *x) { *x = (struct index){0}; }
+void index_init(struct index *x)
+{
+    *x = (struct index){0};
+    key_pool_init(&x->entries, sizeof(struct index_item));
+}
 
 void index_deinit(struct index *x)
 {
-    mem_free(x->items);
-    *x = (struct index){0};
-}
-
-static size_t slot_of(const struct index *x, const struct entry_key *key)
-{
-    size_t i = (size_t)load_u64(key->bytes) & (x->cap - 1);
-    while (x->items[i].bytes && !entry_key_eq(&x->items[i].key, key)) i = (i + 1) & (x->cap - 1);
-    return i;
+    tips_deinit(x);
+    key_pool_deinit(&x->entries);
+    mem_free(x->heap);
+    index_init(x);
 }
 
 struct index_item *index_find(const struct index *x, const struct entry_key *key)
 {
-    if (!x->cap) return NULL;
-    struct index_item *item = &x->items[slot_of(x, key)];
-    return item->bytes ? item : NULL;
+    uint32_t i = key_pool_find(&x->entries, key);
+    return i == KEY_POOL_NONE ? NULL : &x->items[i];
 }
 
-static enum ds4_status grow(struct index *x)
+void index_link(struct index *x, uint32_t *head, struct index_item *item)
 {
-    size_t cap = x->cap ? x->cap * 2 : 256;
-    struct index bigger = {.items = mem_zalloc(cap, sizeof *bigger.items), .cap = cap};
-    if (!bigger.items) return DS4_ERR_NOMEM;
-    for (size_t i = 0; i < x->cap; i++)
-        if (x->items[i].bytes) bigger.items[slot_of(&bigger, &x->items[i].key)] = x->items[i];
-    mem_free(x->items);
-    x->items = bigger.items;
-    x->cap = cap;
-    return DS4_OK;
+    item->newer = 0;
+    item->older = *head;
+    if (*head) x->items[*head - 1].newer = index_place(x, item) + 1;
+    *head = index_place(x, item) + 1;
 }
+
+void index_unlink(struct index *x, uint32_t *head, struct index_item *item)
+{
+    if (item->newer) x->items[item->newer - 1].older = item->older;
+    else *head = item->older;
+    if (item->older) x->items[item->older - 1].newer = item->newer;
+    item->newer = item->older = 0;
+}
+
+/* ---- counts ---------------------------------------------------------------------------------------------------- */
 
 /* Adds delta to the tip count of every segment from `key` up to the root. */
 static void count_up(struct index *x, const struct entry_key *key, int delta)
 {
     for (struct index_item *item = index_find(x, key); item && item->kind == ENTRY_SEGMENT;
          item = index_find(x, &item->parent)) {
+        x->n_looks++;
         if (delta < 0 && item->n_tips == 0) return; /* parts of the path came later than the tip */
+        if (delta > 0 && item->n_tips == 0) index_unlink(x, &x->orphans, item);
         item->n_tips += (uint32_t)delta;
+        if (item->n_tips == 0) index_link(x, &x->orphans, item);
     }
+}
+
+static void count_pending(struct index *x, const struct index_item *item, bool more)
+{
+    if (!item->pending) return;
+    x->pending_bytes += more ? item->bytes : 0 - item->bytes;
+    x->pending_row_bytes += more ? item->row_bytes : 0 - item->row_bytes;
 }
 
 enum ds4_status index_add(struct index *x, const struct index_item *item)
 {
-    if (2 * (x->n + 1) > x->cap) TRY(grow(x));
-    x->items[slot_of(x, &item->key)] = *item;
+    bool tip = item->kind == ENTRY_TIP;
+    if (tip && (!heap_reserve(x) || !tips_make_room(x, &item->parent, item->n_tokens))) return DS4_ERR_NOMEM;
+    uint32_t place = key_pool_add(&x->entries, &item->key);
+    x->items = (struct index_item *)(void *)x->entries.records;
+    x->cap = x->entries.n_ever;
+    if (place == KEY_POOL_NONE) {
+        if (tip) tips_drop_room(x, &item->parent, item->n_tokens);
+        return DS4_ERR_NOMEM;
+    }
+    struct index_item *added = &x->items[place];
+    *added = *item;
     x->n++;
     x->bytes += item->bytes;
-    if (item->kind == ENTRY_SEGMENT && (!x->span_tokens || item->n_tokens < x->span_tokens))
-        x->span_tokens = item->n_tokens;
-    if (item->kind == ENTRY_TIP) {
+    count_pending(x, item, true);
+    if (tip) {
         x->n_tips++;
+        tips_add(x, added);
         count_up(x, &item->parent, 1);
+        if (!item->pending) heap_add(x, added);
+        return DS4_OK;
     }
+    if (!x->span_tokens || item->n_tokens < x->span_tokens) x->span_tokens = item->n_tokens;
+    index_link(x, &x->orphans, added);
+    x->broken = x->broken || x->torn; /* tips may hang below it */
     return DS4_OK;
 }
 
@@ -76,116 +96,79 @@ void index_remove(struct index *x, const struct entry_key *key)
     struct index_item *item = index_find(x, key);
     if (!item) return;
     struct entry_key parent = item->parent;
+    bool tip = item->kind == ENTRY_TIP;
     x->bytes -= item->bytes;
     x->n--;
-    bool tip = item->kind == ENTRY_TIP;
-    if (!tip && item->n_tips) x->broken = true;
-    item->bytes = 0;
-    /* Close the gap: whatever was pushed past this slot moves back. */
-    for (size_t i = (size_t)(item - x->items);;) {
-        i = (i + 1) & (x->cap - 1);
-        if (!x->items[i].bytes) break;
-        struct index_item moved = x->items[i];
-        x->items[i].bytes = 0;
-        x->items[slot_of(x, &moved.key)] = moved;
-    }
+    count_pending(x, item, false);
     if (tip) {
         x->n_tips--;
-        count_up(x, &parent, -1);
+        heap_remove(x, item);
+        tips_remove(x, item);
+    } else if (item->n_tips) {
+        x->broken = x->torn = true;
+    } else {
+        index_unlink(x, &x->orphans, item);
     }
+    key_pool_remove(&x->entries, index_place(x, item));
+    if (tip) count_up(x, &parent, -1);
+}
+
+void index_settle(struct index *x, struct index_item *item)
+{
+    count_pending(x, item, false);
+    item->pending = false;
+    if (item->kind == ENTRY_TIP) heap_add(x, item);
+}
+
+void index_touch(struct index *x, struct index_item *item)
+{
+    if (!item->heap_at) return;
+    heap_remove(x, item);
+    heap_add(x, item);
 }
 
 void index_count_tips(struct index *x)
 {
-    for (size_t i = 0; i < x->cap; i++) x->items[i].n_tips = 0;
+    x->orphans = 0;
+    for (size_t i = 0; i < x->cap; i++) {
+        struct index_item *item = &x->items[i];
+        if (!item->bytes || item->kind != ENTRY_SEGMENT) continue;
+        item->n_tips = 0;
+        index_link(x, &x->orphans, item);
+    }
     for (size_t i = 0; i < x->cap; i++)
         if (x->items[i].bytes && x->items[i].kind == ENTRY_TIP) count_up(x, &x->items[i].parent, 1);
+    x->broken = false;
+    heap_make(x);
 }
 
-static void mark_path(struct index *x, const struct entry_key *from, bool mark)
+void index_mark_path(struct index *x, const struct entry_key *from, bool mark)
 {
-    for (struct index_item *s = index_find(x, from); s; s = index_find(x, &s->parent)) s->marked = mark;
-}
-
-void index_supersede(struct index *x, const struct entry_key *key)
-{
-    struct index_item *tip = index_find(x, key);
-    if (!tip) return;
-    mark_path(x, &tip->parent, true);
-    for (size_t i = 0; i < x->cap; i++) {
-        struct index_item *other = &x->items[i];
-        if (!other->bytes || other->kind != ENTRY_TIP || other->n_tokens >= tip->n_tokens) continue;
-        const struct index_item *segment = index_find(x, &other->parent);
-        if (!segment || !segment->marked) continue;
-        other->superseded = true;
-        if (other->turns + 1 > tip->turns) tip->turns = other->turns + 1;
+    for (struct index_item *s = from ? index_find(x, from) : NULL; s; s = index_find(x, &s->parent)) {
+        s->marked = mark;
+        x->n_looks++;
     }
-    mark_path(x, &tip->parent, false);
 }
 
-double index_value(const struct index_item *tip, uint64_t own_bytes, uint64_t own_tokens, uint64_t now)
+/* ---- the doomed ------------------------------------------------------------------------------------------------ */
+
+void index_doom(struct index *x, struct index_item *item)
 {
-    double age = now > tip->last_use ? (double)(now - tip->last_use) : 0;
-    double turns = tip->turns < TURNS_MAX ? tip->turns : TURNS_MAX;
-    double likely = tip->superseded && tip->hits < 2 ? FORMER_END : 1.0 + tip->hits + turns;
-    double worth = likely * exp2(-age / HALF_LIFE_S);
-    return worth * (double)(own_tokens + 1) / (double)own_bytes;
+    uint32_t link = index_place(x, item) + 1;
+    if (item->doomed) return;
+    item->doomed = true;
+    item->next_doomed = 0;
+    if (x->doomed_last) x->items[x->doomed_last - 1].next_doomed = link;
+    else x->doomed_first = link;
+    x->doomed_last = link;
 }
 
-/* Bytes of a tip and of all its segments, and its tokens: shared ones too. Counting only what no other tip needs would
- * call the newest end of a long conversation nearly worthless, since a former end shares most of it (tried, and worse
- * than least recently used: 51% of tokens computed instead of 36% at 300 MB). */
-static void whole_share(const struct index *x, const struct index_item *tip, uint64_t *bytes, uint64_t *tokens)
+struct index_item *index_next_doomed(struct index *x)
 {
-    const struct index_item *last = index_find(x, &tip->parent);
-    *bytes = tip->bytes; /* all segments have the same size */
-    if (last && x->span_tokens) *bytes += last->n_tokens / x->span_tokens * last->bytes;
-    *tokens = tip->n_tokens;
-}
-
-/* Marks the segments on the path to `keep`, which must stay. */
-static bool on_path(const struct index *x, const struct index_item *item, const struct entry_key *keep)
-{
-    for (const struct index_item *s = keep ? index_find(x, keep) : NULL; s; s = index_find(x, &s->parent))
-        if (s == item) return true;
-    return false;
-}
-
-static bool doom_orphan(struct index *x, uint64_t now, uint64_t grace_s, const struct entry_key *keep)
-{
-    struct index_item *best = NULL;
-    for (size_t i = 0; i < x->cap; i++) {
-        struct index_item *item = &x->items[i];
-        if (!item->bytes || item->pending || item->kind != ENTRY_SEGMENT || item->n_tips) continue;
-        if (item->last_use + grace_s > now || on_path(x, item, keep)) continue;
-        /* The deepest first, so that what remains is still a prefix. */
-        if (!best || item->n_tokens > best->n_tokens) best = item;
-    }
-    if (best) best->doomed = true;
-    return best;
-}
-
-bool index_choose_victim(struct index *x, uint64_t now, uint64_t grace_s, const struct entry_key *keep)
-{
-    struct index_item *worst = NULL;
-    double least = 0;
-    if (x->broken) index_count_tips(x);
-    if (doom_orphan(x, now, grace_s, keep)) return true;
-    for (size_t i = 0; i < x->cap; i++) {
-        struct index_item *item = &x->items[i];
-        if (!item->bytes || item->pending || item->kind != ENTRY_TIP || on_path(x, item, keep)) continue;
-        uint64_t bytes, tokens;
-        whole_share(x, item, &bytes, &tokens);
-        double value = index_value(item, bytes, tokens, now);
-        if (worst && value >= least) continue;
-        worst = item;
-        least = value;
-    }
-    if (!worst) return false;
-    worst->doomed = true;
-    for (struct index_item *s = index_find(x, &worst->parent); s && s->n_tips <= 1; s = index_find(x, &s->parent)) {
-        if (s->pending || on_path(x, s, keep)) break;
-        s->doomed = true;
-    }
-    return true;
+    if (!x->doomed_first) return NULL;
+    struct index_item *item = &x->items[x->doomed_first - 1];
+    x->doomed_first = item->next_doomed;
+    if (!x->doomed_first) x->doomed_last = 0;
+    item->doomed = false;
+    return item;
 }

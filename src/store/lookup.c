@@ -35,23 +35,6 @@ static enum ds4_status chain_make(const struct ds4_store *s, const int32_t *ids,
     return DS4_OK;
 }
 
-/* The longest usable tip of at most n_ids tokens whose tokens are a prefix of ids; NULL when there is none. */
-static struct index_item *best_tip(const struct ds4_store *s, const struct chain *c, const int32_t *ids, size_t n_ids)
-{
-    struct index_item *best = NULL;
-    size_t span = s->layout->span_tokens;
-    for (size_t i = 0; i < s->index.cap; i++) {
-        struct index_item *item = &s->index.items[i];
-        if (!item->bytes || item->kind != ENTRY_TIP || item->pending || item->n_tokens > n_ids) continue;
-        if (best && item->n_tokens <= best->n_tokens) continue;
-        size_t n_spans = (size_t)item->n_tokens / span, rest = (size_t)item->n_tokens % span;
-        if (n_spans > c->n_stored || !entry_key_eq(&item->parent, &c->keys[n_spans])) continue;
-        struct entry_key key = entry_tip_key(&item->parent, ids + n_spans * span, rest);
-        if (entry_key_eq(&key, &item->key)) best = item;
-    }
-    return best;
-}
-
 /* ---- restoring ------------------------------------------------------------------------------------------------ */
 
 struct span_source {
@@ -170,7 +153,8 @@ static void restore_best(struct ds4_store *s, struct ds4_session *session, const
         struct ds4_error error = {0};
         if (chain_make(s, ids, n, &chain, &error) != DS4_OK) return;
         report->n_known = chain.n_stored * s->layout->span_tokens;
-        struct index_item *tip = best_tip(s, &chain, ids, n);
+        struct index_item *tip = index_longest_tip(&s->index, chain.keys, chain.n_stored, s->layout->span_tokens,
+                                                   ids, n);
         size_t own = session_keeps(s, session, ids, n, NULL), by_rows = kept_by_rows(s, report->n_known);
         if (tip && tip->n_tokens < by_rows) tip = NULL;
         if (tip ? tip->n_tokens <= own : by_rows <= own) {
@@ -187,6 +171,7 @@ static void restore_best(struct ds4_store *s, struct ds4_session *session, const
             *used = last->key;
             last->hits++;
             last->last_use = clock_unix_s();
+            index_touch(&s->index, last);
             s->stats.n_hits++;
             s->stats.tokens_restored += tip ? tip->n_tokens : by_rows;
             report->source = DS4_STORE_DISK;

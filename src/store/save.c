@@ -22,6 +22,7 @@ bool store_queue_file(struct ds4_store *s, struct ds4_text *bytes, const struct 
     struct index_item record = *item;
     record.bytes = bytes->len;
     record.pending = true;
+    record.row_bytes = store_row_bytes(s, &record);
     if (!job || !store_make_room(s, record.bytes, keep) || index_add(&s->index, &record) != DS4_OK) {
         mem_free(job);
         ds4_text_free(bytes);
@@ -125,12 +126,8 @@ static bool tip_allowed(const struct ds4_store *s, enum ds4_save_reason reason, 
     double ratio = s->options.write_ratio_max;
     if (reason == DS4_SAVE_PERIODIC) ratio = 1 + (ratio - 1) * STORE_PERIODIC_SHARE;
     uint64_t rows = s->stats.row_bytes_written + store_row_bytes(s, tip), all = s->stats.bytes_written + tip->bytes;
-    for (size_t i = 0; i < s->index.cap; i++) {
-        const struct index_item *item = &s->index.items[i];
-        if (!item->bytes || !item->pending) continue;
-        all += item->bytes;
-        rows += store_row_bytes(s, item);
-    }
+    all += s->index.pending_bytes;
+    rows += s->index.pending_row_bytes;
     return (double)all <= ratio * (double)rows + (double)s->options.write_free_bytes;
 }
 
@@ -146,6 +143,7 @@ static bool save_tip(struct ds4_store *s, const struct ds4_session *session, enu
     struct index_item *known = index_find(&s->index, &e.key);
     if (known) {
         known->last_use = e.created;
+        index_touch(&s->index, known);
         return true;
     }
     uint8_t *tip = mem_alloc(s->layout->tip_bytes_max, 1);
@@ -190,7 +188,7 @@ void ds4_store_save(struct ds4_store *s, const struct ds4_session *session, enum
     size_t n;
     (void)ds4_session_tokens(session, &n);
     if (saved) *saved = false;
-    if (!s || s->read_only || n == 0) return;
+    if (!s || s->read_only || n == 0 || (s->writer && writer_is_late(s->writer))) return;
     store_collect(s);
     if (reason == DS4_SAVE_PERIODIC && n % s->layout->span_tokens != 0) return;
     bool done = save_all(s, session, reason);
@@ -199,6 +197,11 @@ void ds4_store_save(struct ds4_store *s, const struct ds4_session *session, enum
         done = save_all(s, session, reason);
     }
     if (saved) *saved = done;
+}
+
+void ds4_store_hurry(struct ds4_store *s, double seconds)
+{
+    if (s && s->writer) writer_hurry(s->writer, seconds);
 }
 
 void ds4_store_flush(struct ds4_store *s)

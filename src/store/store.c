@@ -116,6 +116,7 @@ static void scan_entry(struct ds4_store *s, enum entry_kind kind, const struct e
     struct entry e = {0};
     struct file_id id = {0};
     struct ds4_error error = {0};
+    uint64_t now = clock_unix_s(); /* the clock may have been set back */
     int fd;
     store_path(s, kind, key, "", path);
     if (file_open(path, FILE_READ_OWN, &fd, &error) != DS4_OK) return;
@@ -129,7 +130,7 @@ static void scan_entry(struct ds4_store *s, enum entry_kind kind, const struct e
     file_close(fd);
     struct index_item item = {.key = *key, .parent = e.parent, .kind = kind, .n_tokens = e.n_tokens,
                               .bytes = id.size_bytes, .text_len = e.text_len, .created = e.created,
-                              .last_use = e.created, .reason = e.reason};
+                              .last_use = e.created < now ? e.created : now, .reason = e.reason};
     memcpy(item.text_digest, e.text_digest, 16);
     if (status == DS4_ERR_FORMAT) store_quarantine(s, &item, &error);
     else if (status != DS4_OK) store_warn(s, "an entry cannot be read", &error);
@@ -189,11 +190,11 @@ static enum ds4_status open_parts(struct ds4_store *s, struct ds4_error *error)
     TRY(settle_dir(s, error));
     TRY(take_lock(s, error));
     TRY(file_list_dir(s->dir, scan_name, s, error));
-    index_count_tips(&s->index);
     for (size_t i = 0; i < s->index.cap; i++)
         if (s->index.items[i].bytes && s->index.items[i].kind == ENTRY_TIP)
             index_supersede(&s->index, &s->index.items[i].key);
     usage_read(s);
+    index_count_tips(&s->index);
     TRY(replay_open(s->dir, s->read_only, &s->replay, error));
     if (!s->read_only) (void)store_make_room(s, 0, NULL); /* the budget may be smaller than it was */
     return s->read_only ? DS4_OK : writer_create(s->dir, !s->options.no_sync, &s->writer, error);
@@ -239,8 +240,9 @@ void ds4_store_close(struct ds4_store *s)
     if (s->writer && s->replay) (void)!write_replay(s, NULL);
     if (s->writer) writer_flush(s->writer);
     store_collect(s);
+    bool late = s->writer && writer_is_late(s->writer);
     writer_destroy(s->writer);
-    if (!s->read_only && s->lock_fd >= 0) usage_write(s);
+    if (!s->read_only && s->lock_fd >= 0 && !late) usage_write(s);
     mem_free(s->others);
     replay_close(s->replay);
     index_deinit(&s->index);
@@ -253,6 +255,10 @@ void ds4_store_close(struct ds4_store *s)
 void store_collect(struct ds4_store *s)
 {
     for (struct writer_job *job; s->writer && (job = writer_collect(s->writer)); writer_job_free(job)) {
+        if (job->dropped) {
+            if (job->kind == WRITER_FILE) index_remove(&s->index, &job->key);
+            continue;
+        }
         if (job->kind != WRITER_FILE) {
             if (job->failed && job->kind == WRITER_REMOVE) s->other_bytes += job->n_bytes; /* still there */
             if (job->failed && job->kind == WRITER_PATCH) replay_write_all(s->replay);
@@ -260,10 +266,10 @@ void store_collect(struct ds4_store *s)
             continue;
         }
         struct index_item *item = index_find(&s->index, &job->key);
-        if (item) item->pending = false;
+        if (item) index_settle(&s->index, item);
         if (!job->failed) {
             s->stats.bytes_written += job->n_bytes;
-            if (item) s->stats.row_bytes_written += store_row_bytes(s, item);
+            if (item) s->stats.row_bytes_written += item->row_bytes;
             continue;
         }
         index_remove(&s->index, &job->key);
@@ -290,20 +296,14 @@ static void remove_file(struct ds4_store *s, const char *path, uint64_t bytes)
 uint64_t store_remove_doomed(struct ds4_store *s)
 {
     uint64_t freed = 0;
-    /* Tips first: a tip leaves the counts of its segments when it goes. */
-    for (int kind = ENTRY_TIP; kind >= ENTRY_SEGMENT; kind--) {
-        for (size_t i = 0; i < s->index.cap; i++) {
-            struct index_item *item = &s->index.items[i];
-            if (!item->bytes || !item->doomed || (int)item->kind != kind) continue;
-            char path[WRITER_PATH_BYTES];
-            struct entry_key key = item->key;
-            freed += item->bytes;
-            store_path(s, item->kind, &key, "", path);
-            remove_file(s, path, item->bytes);
-            index_remove(&s->index, &key);
-            s->stats.n_evicted++;
-            i = SIZE_MAX; /* the table closed a gap: look from the start */
-        }
+    for (struct index_item *item; (item = index_next_doomed(&s->index));) {
+        char path[WRITER_PATH_BYTES];
+        struct entry_key key = item->key;
+        freed += item->bytes;
+        store_path(s, item->kind, &key, "", path);
+        remove_file(s, path, item->bytes);
+        index_remove(&s->index, &key);
+        s->stats.n_evicted++;
     }
     return freed;
 }

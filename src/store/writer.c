@@ -3,10 +3,14 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 
+#define HURRY_STEP_US 2000
 #define BATCH_FILES 16 /* written and synced together: 15 MB of Flash's rows */
 
 struct writer {
@@ -17,6 +21,7 @@ struct writer {
     struct writer_job *done_first, *done_last;
     uint64_t queued_bytes;    /* waiting and being written */
     bool busy, stop;
+    atomic_ullong deadline_ns; /* nothing is begun after it; 0: there is none */
     char dir[WRITER_PATH_BYTES]; /* not changed after creation */
     bool sync;
 };
@@ -26,6 +31,12 @@ void writer_job_free(struct writer_job *job)
     if (!job) return;
     ds4_text_free(&job->bytes);
     mem_free(job);
+}
+
+bool writer_is_late(const struct writer *w)
+{
+    uint64_t deadline = atomic_load(&w->deadline_ns);
+    return deadline && clock_ns() >= deadline;
 }
 
 /* Writes a file under its temporary name and leaves it open; all of any other job. */
@@ -50,6 +61,7 @@ static void finish(const struct writer *w, struct writer_job *job, int fd)
 {
     ds4_text_free(&job->bytes); /* whoever collects the job may be long in coming */
     if (job->kind != WRITER_FILE) return;
+    if (!job->failed && writer_is_late(w)) job->failed = job->dropped = true; /* without its sync it is no file */
     if (!job->failed && w->sync) job->failed = file_sync(fd, job->temporary, &job->error) != DS4_OK;
     file_close(fd);
 }
@@ -61,14 +73,20 @@ static void write_batch(const struct writer *w, struct writer_job *jobs)
     int fds[BATCH_FILES];
     bool any = false;
     size_t i = 0;
-    for (struct writer_job *job = jobs; job; job = job->next) job->failed = begin(job, &fds[i++]) != DS4_OK;
+    for (struct writer_job *job = jobs; job; job = job->next) {
+        fds[i] = -1;
+        job->dropped = writer_is_late(w);
+        if (job->dropped) job->temporary[0] = 0;
+        job->failed = job->dropped || begin(job, &fds[i]) != DS4_OK;
+        i++;
+    }
     i = 0;
     for (struct writer_job *job = jobs; job; job = job->next) finish(w, job, fds[i++]);
     for (struct writer_job *job = jobs; job; job = job->next) {
         if (job->kind != WRITER_FILE) continue;
         if (!job->failed) job->failed = file_rename(job->temporary, job->path, &job->error) != DS4_OK;
-        if (job->failed) (void)!file_unlink(job->temporary, NULL);
-        else any = true;
+        if (!job->failed) any = true;
+        else if (job->temporary[0]) (void)!file_unlink(job->temporary, NULL);
     }
     struct ds4_error error = {0};
     if (!any || !w->sync || file_sync_dir(w->dir, &error) == DS4_OK) return;
@@ -176,7 +194,23 @@ struct writer_job *writer_collect(struct writer *w)
 void writer_flush(struct writer *w)
 {
     (void)pthread_mutex_lock(&w->lock);
-    while (w->first || w->busy) (void)pthread_cond_wait(&w->idle, &w->lock);
+    while ((w->first || w->busy) && !writer_is_late(w)) {
+        if (!atomic_load(&w->deadline_ns)) {
+            (void)pthread_cond_wait(&w->idle, &w->lock);
+            continue;
+        }
+        (void)pthread_mutex_unlock(&w->lock); /* the disk may keep the thread for longer than there is time */
+        (void)usleep(HURRY_STEP_US);
+        (void)pthread_mutex_lock(&w->lock);
+    }
+    (void)pthread_mutex_unlock(&w->lock);
+}
+
+void writer_hurry(struct writer *w, double seconds)
+{
+    (void)pthread_mutex_lock(&w->lock);
+    atomic_store(&w->deadline_ns, clock_ns() + (uint64_t)(seconds * 1e9) + 1);
+    (void)pthread_cond_broadcast(&w->idle);
     (void)pthread_mutex_unlock(&w->lock);
 }
 

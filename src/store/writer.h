@@ -29,6 +29,7 @@ struct writer_job {
     uint64_t at;
     bool cut;
     bool failed;
+    bool dropped;               /* failed because it was too late */
     struct ds4_error error;
 };
 
@@ -42,6 +43,9 @@ void writer_push(struct writer *w, struct writer_job *job);
 /* Finished jobs, oldest first, one at a time; NULL when there is none. The caller frees with writer_job_free. */
 struct writer_job *writer_collect(struct writer *w);
 void writer_flush(struct writer *w);
+/* From `seconds` from now on nothing is begun or waited for any more: what waits is dropped. */
+void writer_hurry(struct writer *w, double seconds);
+bool writer_is_late(const struct writer *w);
 uint64_t writer_queued_bytes(struct writer *w);
 void writer_job_free(struct writer_job *job);
 

@@ -330,9 +330,9 @@ static bool lru_victim(struct index *x)
         if (item->bytes && item->kind == ENTRY_TIP && (!oldest || item->last_use < oldest->last_use)) oldest = item;
     }
     if (!oldest) return false;
-    oldest->doomed = true;
+    index_doom(x, oldest);
     for (struct index_item *s = index_find(x, &oldest->parent); s && s->n_tips <= 1; s = index_find(x, &s->parent))
-        s->doomed = true;
+        index_doom(x, s);
     return true;
 }
 
@@ -340,21 +340,19 @@ static void sim_room(struct sim *sim, uint64_t extra, const struct entry_key *ke
 {
     while (sim->x.bytes + extra > sim->budget) {
         if (sim->lru ? !lru_victim(&sim->x) : !index_choose_victim(&sim->x, sim->now, 0, keep)) return;
-        for (int kind = ENTRY_TIP; kind >= ENTRY_SEGMENT; kind--)
-            for (size_t i = 0; i < sim->x.cap; i++) {
-                struct index_item *item = &sim->x.items[i];
-                if (!item->bytes || !item->doomed || (int)item->kind != kind) continue;
-                struct entry_key key = item->key;
-                index_remove(&sim->x, &key);
-                i = SIZE_MAX;
-            }
+        for (struct index_item *item; (item = index_next_doomed(&sim->x));) {
+            struct entry_key key = item->key;
+            index_remove(&sim->x, &key);
+        }
     }
 }
 
 static void sim_add(struct sim *sim, struct index_item item)
 {
-    if (index_find(&sim->x, &item.key)) {
-        index_find(&sim->x, &item.key)->last_use = sim->now;
+    struct index_item *known = index_find(&sim->x, &item.key);
+    if (known) {
+        known->last_use = sim->now;
+        index_touch(&sim->x, known);
         return;
     }
     sim_room(sim, item.bytes, &item.parent);

@@ -26,7 +26,7 @@
 
 static bool is_long;
 static struct ds4_engine *engine;
-static char base[200];
+static char base[FAKE_STORE_BASE_BYTES];
 static struct rng rng;
 
 static uint32_t below(uint32_t n) { return (uint32_t)(rng_next(&rng) % n); }
@@ -43,9 +43,7 @@ static const char *in_base(const char *name)
 static int set_up(void **state)
 {
     (void)state;
-    /* Memory where there is some: kills and power cuts are simulated, the disk itself is not under test. */
-    (void)snprintf(base, sizeof base, "/dev/shm/ds4-test-%d", (int)getpid());
-    if (mkdir(base, 0700) != 0) (void)snprintf(base, sizeof base, "%s", test_dir());
+    fake_store_base("test", base);
     engine = fake_store_engine(FAKE_STORE_SCRIPT);
     rng = (struct rng){test_seed()};
     return 0;

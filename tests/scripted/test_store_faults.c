@@ -31,13 +31,12 @@
 
 static bool is_long;
 static struct ds4_engine *engine;
-static char base[200], dir[300];
+static char base[FAKE_STORE_BASE_BYTES], dir[300];
 
 static int set_up(void **state)
 {
     (void)state;
-    (void)snprintf(base, sizeof base, "/dev/shm/ds4-faults-%d", (int)getpid());
-    if (mkdir(base, 0700) != 0) (void)snprintf(base, sizeof base, "%s", test_dir());
+    fake_store_base("faults", base);
     (void)snprintf(dir, sizeof dir, "%s/kv", base);
     engine = fake_store_engine(FAKE_STORE_SCRIPT);
     return 0;
@@ -47,10 +46,7 @@ static int tear_down(void **state)
 {
     (void)state;
     ds4_engine_close(engine);
-    fake_store_clear(dir);
-    (void)rmdir(dir);
-    (void)rmdir(base);
-    test_dir_remove();
+    fake_store_leave(base, dir);
     return 0;
 }
 
@@ -315,20 +311,15 @@ static bool sim_add(struct sim *sim, struct index_item item)
     struct index_item *known = index_find(&sim->x, &item.key);
     if (known) {
         known->last_use = sim->now;
+        index_touch(&sim->x, known);
         return true;
     }
     while (sim->x.bytes + item.bytes > sim->budget) {
         if (!index_choose_victim(&sim->x, sim->now, 0, &item.parent)) return false;
-        for (int kind = ENTRY_TIP; kind >= ENTRY_SEGMENT; kind--) {
-            for (size_t i = 0; i < sim->x.cap; i++) {
-                struct index_item *gone = &sim->x.items[i];
-                if (!gone->bytes || !gone->doomed || (int)gone->kind != kind) continue;
-                assert_true(kind == ENTRY_TIP || gone->n_tips == 0); /* never below a tip that stays */
-                struct entry_key key = gone->key;
-                index_remove(&sim->x, &key);
-                sim->n_evicted++;
-                i = SIZE_MAX;
-            }
+        for (struct index_item *gone; (gone = index_next_doomed(&sim->x)); sim->n_evicted++) {
+            assert_true(gone->kind == ENTRY_TIP || gone->n_tips == 0); /* never below a tip that stays */
+            struct entry_key key = gone->key;
+            index_remove(&sim->x, &key);
         }
     }
     item.last_use = sim->now;

@@ -15,7 +15,7 @@
 #define N_TOKENS 700u
 
 static struct ds4_engine *engine;
-static char base[200], dir[300];
+static char base[FAKE_STORE_BASE_BYTES], dir[300];
 
 static struct {
     pthread_mutex_t lock;
@@ -100,8 +100,7 @@ static void wait_until_stuck(void)
 static int set_up(void **state)
 {
     (void)state;
-    (void)snprintf(base, sizeof base, "/dev/shm/ds4-hang-%d", (int)getpid());
-    if (mkdir(base, 0700) != 0) (void)snprintf(base, sizeof base, "%s", test_dir());
+    fake_store_base("hang", base);
     (void)snprintf(dir, sizeof dir, "%s/kv", base);
     engine = fake_store_engine(FAKE_STORE_SCRIPT);
     return 0;
@@ -111,10 +110,7 @@ static int tear_down(void **state)
 {
     (void)state;
     ds4_engine_close(engine);
-    fake_store_clear(dir);
-    (void)rmdir(dir);
-    (void)rmdir(base);
-    test_dir_remove();
+    fake_store_leave(base, dir);
     return 0;
 }
 
@@ -197,19 +193,64 @@ static void check(uint64_t queue_bytes)
     ds4_store_close(store);
 }
 
-TEST(no_token_waits_for_a_disk_that_hangs)
+static void hook_disk(void)
 {
-    struct file_ops ops = file_ops_system;
+    static struct file_ops ops;
+    ops = file_ops_system;
     ops.open = hang_open, ops.close = hang_close, ops.pread = hang_pread, ops.pwrite = hang_pwrite;
     ops.fdatasync = hang_sync, ops.rename = hang_rename, ops.unlink = hang_unlink, ops.ftruncate = hang_ftruncate;
     file_test_hook(&ops);
+}
+
+TEST(no_token_waits_for_a_disk_that_hangs)
+{
+    hook_disk();
     check(1 << 20); /* room for all that waits */
     check(2000);    /* the queue is full at once */
     file_test_hook(NULL);
 }
 
+/* The test would wait for ever where anything did. */
+TEST(an_end_in_a_hurry_drops_what_waits_for_a_disk_that_hangs)
+{
+    int32_t ids[N_TOKENS];
+    struct ds4_session *s = NULL;
+    struct ds4_error error = {0};
+    struct ds4_store_stats stats;
+    bool saved = true;
+    hook_disk();
+    fake_store_clear(dir);
+    struct ds4_store *store = open_store(1 << 20);
+    assert_ok(ds4_session_create(engine, &s, &error), error);
+    fake_store_tokens(9, N_TOKENS, 0, ids);
+    assert_ok(ds4_store_sync(store, s, ids, N_FIRST, NULL, NULL, NULL, &error), error);
+    ds4_store_flush(store);
+    hang(true);
+    ds4_store_save(store, s, DS4_SAVE_TURN, NULL);
+    wait_until_stuck();
+    decode(store, s, ids);
+    ds4_store_hurry(store, 0);
+    ds4_store_flush(store);
+    ds4_store_save(store, s, DS4_SAVE_SHUTDOWN, &saved);
+    assert_false(saved);
+    ds4_store_stats(store, &stats);
+    assert_true(stats.queued_bytes > 0);
+    hang(false); /* the call that the writer is in comes back */
+    ds4_session_destroy(s);
+    ds4_store_close(store);
+    assert_int_equal(fake_store_count(dir, ".tmp"), 0);
+    store = fake_store_open(engine, dir, BUDGET);
+    assert_true(visit(store, 9, N_TOKENS, false) < N_TOKENS);
+    for (uint32_t seed = 1; seed < 5; seed++) (void)visit(store, seed, 300, false); /* nothing wrong is served */
+    ds4_store_stats(store, &stats);
+    assert_int_equal(stats.n_errors, 0);
+    ds4_store_close(store);
+    file_test_hook(NULL);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {T(no_token_waits_for_a_disk_that_hangs)};
+    const struct CMUnitTest tests[] = {T(no_token_waits_for_a_disk_that_hangs),
+                                       T(an_end_in_a_hurry_drops_what_waits_for_a_disk_that_hangs)};
     return cmocka_run_group_tests_name("a disk that hangs", tests, set_up, tear_down);
 }

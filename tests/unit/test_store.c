@@ -20,8 +20,8 @@ static int32_t tokens[N_TOKENS];
 static int set_up(void **state)
 {
     (void)state;
-    engine = model_open(model_micro(), (struct ds4_engine_options){.ctx_tokens = 1024, .chunk_tokens = 64,
-                                                                    .n_sessions_max = 3});
+    engine = model_open(model_micro(), (struct ds4_engine_options){.ctx_tokens = 1024, .n_threads = 1,
+                                                                    .chunk_tokens = 64, .n_sessions_max = 3});
     for (size_t i = 0; i < N_TOKENS; i++) tokens[i] = model_token(i, ds4_engine_info(engine)->n_vocab);
     return 0;
 }
@@ -34,9 +34,15 @@ static int tear_down(void **state)
     return 0;
 }
 
+static void say(void *user, enum ds4_log_level level, const char *line)
+{
+    (void)user;
+    print_message("store, level %d: %s\n", (int)level, line);
+}
+
 static struct ds4_store *open_store(const char *dir)
 {
-    struct ds4_store_options options = {.dir = dir, .write_ratio_max = 1000, .no_sync = true};
+    struct ds4_store_options options = {.dir = dir, .write_ratio_max = 1000, .no_sync = true, .log = say};
     struct ds4_store *s = NULL;
     struct ds4_error error = {0};
     assert_ok(ds4_store_open(engine, &options, &s, &error), error);
@@ -304,7 +310,7 @@ TEST(what_belongs_to_another_model_is_neither_used_nor_touched)
 {
     const char *dir = strdup(fresh_dir("foreign"));
     fill(dir, 300);
-    struct ds4_engine_options options_ideal = {.ctx_tokens = 1024, .ideal = true};
+    struct ds4_engine_options options_ideal = {.ctx_tokens = 1024, .n_threads = 1, .ideal = true};
     struct ds4_engine *ideal = model_open(model_micro(), options_ideal);
     struct ds4_store_options options = {.dir = dir, .write_ratio_max = 1000, .no_sync = true};
     struct ds4_store *store = NULL;

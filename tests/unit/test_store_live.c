@@ -20,8 +20,8 @@ static uint64_t fake_now(void) { return now_s; }
 static int set_up(void **state)
 {
     (void)state;
-    engine = model_open(model_small(), (struct ds4_engine_options){.ctx_tokens = 1024, .chunk_tokens = 64,
-                                                                  .n_sessions_max = 5});
+    engine = model_open(model_small(), (struct ds4_engine_options){.ctx_tokens = 1024, .n_threads = 1,
+                                                                  .chunk_tokens = 64, .n_sessions_max = 5});
     for (size_t c = 0; c < 8; c++)
         for (size_t i = 0; i < N_TOKENS; i++)
             ids[c][i] = model_token(i + (c < 4 && i < 256 ? 0 : 1000 * (c + 1)), ds4_engine_info(engine)->n_vocab);

@@ -18,8 +18,8 @@ static char base[200];
 static int set_up(void **state)
 {
     (void)state;
-    engine = model_open(model_micro(), (struct ds4_engine_options){.ctx_tokens = 1024, .chunk_tokens = 64,
-                                                                    .n_sessions_max = 3});
+    engine = model_open(model_micro(), (struct ds4_engine_options){.ctx_tokens = 1024, .n_threads = 1,
+                                                                    .chunk_tokens = 64, .n_sessions_max = 3});
     for (size_t i = 0; i < N_TOKENS; i++) tokens[i] = model_token(i, ds4_engine_info(engine)->n_vocab);
     (void)snprintf(base, sizeof base, "%s", test_dir());
     return 0;
@@ -204,7 +204,8 @@ static void assert_text_is(const struct ds4_engine *e, const struct ds4_tokens *
 
 TEST(tokens_that_were_sampled_take_the_place_of_those_made_from_their_text)
 {
-    struct ds4_engine *e = model_open("models/ds4-tiny.gguf", (struct ds4_engine_options){.ctx_tokens = 512});
+    struct ds4_engine *e = model_open("models/ds4-tiny.gguf",
+                                      (struct ds4_engine_options){.ctx_tokens = 512, .n_threads = 1});
     struct ds4_tokens sampled = {0}, prompt = {0}, got;
     struct ds4_error error = {0};
     size_t n;
@@ -260,7 +261,8 @@ TEST(tokens_that_were_sampled_take_the_place_of_those_made_from_their_text)
 
 TEST(text_that_spells_a_marker_is_never_made_one_by_what_is_stored)
 {
-    struct ds4_engine *e = model_open("models/ds4-tiny.gguf", (struct ds4_engine_options){.ctx_tokens = 512});
+    struct ds4_engine *e = model_open("models/ds4-tiny.gguf",
+                                      (struct ds4_engine_options){.ctx_tokens = 512, .n_threads = 1});
     struct ds4_tokens real = {0}, forged = {0}, got;
     struct ds4_error error = {0};
     int32_t user = ds4_special(e)->user;
