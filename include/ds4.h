@@ -106,6 +106,8 @@ struct ds4_engine_options {
     const char *notes_dir;        /* statistics about experts are kept beside the model, or here when that cannot be
                                      written; NULL = ~/.cache/ds4, "" = none are kept or used */
     bool paranoid;                /* checksums of streamed experts at every use */
+    uint64_t made_up_seed;        /* not 0, for measurements on a GPU that holds all weights: matrices are not read from
+                                     the file but made up on the device */
     bool check_tensors;           /* read every scale of every quantised tensor and refuse NaN/Inf */
     ds4_log_fn log;               /* optional */
     void *log_user;
@@ -155,10 +157,12 @@ struct ds4_plan {
     /* Streamed experts; all 0 when experts are mapped. */
     uint64_t expert_cache_bytes;       /* of the pool: an item of the list */
     uint64_t expert_cache_least_bytes; /* for these batches */
-    uint64_t expert_bytes;             /* of one expert of one layer in the file */
+    uint64_t expert_bytes;             /* read for one that is missed, with what was read in vain */
+    uint64_t mapped_hot_bytes;         /* pages of the file that every token reads: they count as resident */
     uint32_t n_expert_slots, n_expert_slots_least, n_experts; /* experts of all layers */
     uint32_t n_layers, n_experts_used;
     double expert_hit_rate;            /* share of the experts asked for that will be found in memory */
+    double expert_ahead_share;         /* of the others, those that are asked of the disk a layer before */
     double tokens_observed;            /* what that rests on; 0: every expert is taken to be as good as another */
     bool fits;           /* resident part within the budget */
     bool all_in_memory;  /* mapped part fits beside it */
@@ -169,6 +173,7 @@ struct ds4_speed {
     double disk_bytes_per_s; /* reading experts as streaming does */
     double dense_seconds;    /* computing a token, routed experts apart */
     double expert_seconds;   /* computing one expert for one token */
+    double wait_seconds;     /* from asking the disk for an expert until its bytes begin to come */
 };
 /* Measures for about so many seconds in all, and remembers it in the notes about the model (see notes_dir). The model
  * is not loaded; experts are read and thrown away. */
@@ -186,6 +191,16 @@ struct ds4_expert_figures {
     double predicted_tps;               /* of decoding, from ds4_speed_probe; 0 = that was never measured here */
 };
 void ds4_engine_expert_figures(const struct ds4_engine *engine, struct ds4_expert_figures *out);
+/* Where time goes: kernels of a GPU, operations of a CPU. While it is on, every kernel of a GPU is waited for, so that
+ * a pass takes longer; turned on again, the figures begin anew. UNSUPPORTED on a backend that has no kernels. */
+struct ds4_kernel_time {
+    char name[48];
+    uint64_t n; /* dispatches, or calls */
+    double seconds; /* by the clock of the device */
+};
+enum ds4_status ds4_engine_time_kernels(struct ds4_engine *engine, bool on, struct ds4_error *error) DS4_MUST_CHECK;
+/* Fills up to max, longest first; returns how many. */
+size_t ds4_engine_kernel_times(const struct ds4_engine *engine, struct ds4_kernel_time *out, size_t max);
 /* Fills *plan from the file's directory only; loads nothing. */
 enum ds4_status ds4_plan_make(const struct ds4_engine_options *options, struct ds4_plan *plan,
                               struct ds4_error *error) DS4_MUST_CHECK;
@@ -442,6 +457,9 @@ void ds4_store_save(struct ds4_store *store, const struct ds4_session *session, 
                     bool *saved);
 /* Waits until everything queued is on disk (or failed). */
 void ds4_store_flush(struct ds4_store *store);
+/* The end is near: `seconds` from now saves do nothing, what is queued and not begun is dropped, and nothing waits for
+ * the disk but ds4_store_close for the one call of the system that it is in. What is on disk stays whole. */
+void ds4_store_hurry(struct ds4_store *store, double seconds);
 
 /* Look-up by rendered bytes: the longest stored tip whose text is a prefix of text. Appends its tokens to *tokens and
  * sets *text_used; zero when there is none. The caller tokenises only what follows. */
@@ -601,6 +619,10 @@ void ds4_sampler_destroy(struct ds4_sampler *sampler);
  * overrides the temperature for this token only. A mask of tokens that all have a logit of minus infinity gives its
  * first. DEVICE when logits hold NaN, STATE when no token is allowed. */
 enum ds4_status ds4_sampler_pick(struct ds4_sampler *sampler, const float *logits, const uint32_t *mask,
+                                 bool force_greedy, int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
+/* The same from the logits of a session; of those that lie on a GPU only what may be chosen is read. STATE also when
+ * there are none. */
+enum ds4_status ds4_session_pick(struct ds4_session *session, struct ds4_sampler *sampler, const uint32_t *mask,
                                  bool force_greedy, int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
 /* Tells the sampler which token was emitted (for penalties). */
 void ds4_sampler_accept(struct ds4_sampler *sampler, int32_t id);

@@ -35,9 +35,7 @@ static enum ds4_status decode(const struct answer_request *q, struct ds4_sampler
     for (;;) {
         int32_t id;
         size_t n_tokens;
-        const float *logits = ds4_session_logits(q->session);
-        if (!logits) return err_set(error, DS4_ERR_STATE, "the session has no logits to go on from");
-        TRY(ds4_sampler_pick(sampler, logits, NULL, false, &id, error));
+        TRY(ds4_session_pick(q->session, sampler, NULL, false, &id, error));
         ds4_sampler_accept(sampler, id);
         TRY(ds4_parser_feed(parser, id, q->event, q->event_user));
         (void)ds4_session_tokens(q->session, &n_tokens);

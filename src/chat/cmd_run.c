@@ -4,9 +4,10 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "base/model_flags.h"
+#include "base/term.h"
 #include "chat/chat.h"
 #include "chat/repl.h"
+#include "command/model_flags.h"
 
 #define PROMPT_BYTES_MAX ((size_t)64 << 20) /* more text than the longest context holds */
 #define STATE_DIR_BYTES 4096
@@ -223,22 +224,20 @@ int cmd_run(int argc, char **argv)
     struct ds4_error error = {0};
     struct ds4_engine_options options;
     struct ds4_engine *engine = NULL;
-    struct term_progress progress = {0};
     enum ds4_status status;
     if (check_flags(&flags, &error) != DS4_OK) {
         (void)options_failed(&table, &error);
         return EXIT_CODE_USAGE;
     }
-    TRY_GOTO(model_flags_options(&flags.model, &progress, &options, &error), out);
+    TRY_GOTO(model_flags_options(&flags.model, &options, &error), out);
     /* A conversation keeps a second session (answer.h) where the memory allows it. */
     options.n_sessions_max = is_chat(&flags) ? 2 : 1;
-    status = ds4_engine_open(&options, &engine, &error);
+    status = model_flags_open(&options, &engine, &error);
     if (status == DS4_ERR_LIMIT && options.n_sessions_max > 1) {
         options.n_sessions_max = 1;
         error = (struct ds4_error){0};
-        status = ds4_engine_open(&options, &engine, &error);
+        status = model_flags_open(&options, &engine, &error);
     }
-    term_progress_clear(&progress);
     if (status == DS4_OK) status = converse(&flags, engine, &error);
 out:
     ds4_engine_close(engine);

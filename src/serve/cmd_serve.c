@@ -7,14 +7,17 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "base/model_flags.h"
 #include "base/net.h"
+#include "command/model_flags.h"
 #include "serve/app.h"
 #include "serve/doctor.h"
 
 #define DRAIN_SECONDS 8 /* answers in progress may take so long after the first signal */
 #define KV_FREE_BYTES (256ull << 20) /* for tips of short conversations, in the life of a server */
 #define FLUSH_SECONDS 1 /* and their last bytes so much longer */
+#define END_SECONDS 10  /* and the process is gone so long after the signal, whatever the disk or the engine do */
+#define CLOSE_SECONDS 1 /* of them the store may still close its files in */
+#define INSIST_SECONDS 0.5 /* a second signal ends the process after that */
 #define EXIT_CODE_HUNG 75 /* EX_TEMPFAIL: worth starting again */
 
 struct serve {
@@ -79,7 +82,7 @@ static const struct option rows[] = {
     {.name = "watchdog", .value = "SECONDS", .type = OPTION_F32, .offset = offsetof(struct serve, watchdog_s),
      .max = 1e6f, .preset = "300", .help = "end with status 75 when one step of the engine takes longer; 0 = never"},
     {.name = "time-scale", .value = "X", .type = OPTION_F32, .offset = offsetof(struct serve, time_scale), .min = 1,
-     .max = 1000, .preset = "1", .help = "divide every deadline of a connection by this; for tests"},
+     .max = 1000, .preset = "1", .help = "divide every deadline, but that of answers, by this; for tests"},
     {.name = "quiet", .type = OPTION_FLAG, .offset = offsetof(struct serve, quiet), .help = "no line for each request"},
     {.name = "doctor", .type = OPTION_FLAG, .offset = offsetof(struct serve, doctor),
      .help = "print the settings of Claude Code, Codex, opencode, Pi and the SDKs, look at what runs, and end"},
@@ -119,17 +122,17 @@ struct parts {
     struct trace *trace;
     struct app *app;
     struct server *server;
+    double end_s;            /* END_SECONDS, but in tests */
+    uint64_t asked_ns;       /* when the first signal came */
+    atomic_bool closed;
 };
 
 static enum ds4_status open_engine(struct serve *flags, struct parts *parts, struct ds4_error *error)
 {
     struct ds4_engine_options options;
-    struct term_progress progress = {0};
-    TRY(model_flags_options(&flags->model, &progress, &options, error));
+    TRY(model_flags_options(&flags->model, &options, error));
     options.n_sessions_max = flags->n_parallel + 1;
-    enum ds4_status status = ds4_engine_open(&options, &parts->engine, error);
-    term_progress_clear(&progress);
-    TRY(status);
+    TRY(model_flags_open(&options, &parts->engine, error));
     if (!flags->kv_dir) return DS4_OK;
     struct ds4_store_options store = {.dir = flags->kv_dir, .budget_bytes = flags->kv_bytes,
                                       .write_free_bytes = KV_FREE_BYTES, .never_wait = true};
@@ -149,7 +152,7 @@ static enum ds4_status open_threads(struct serve *flags, struct parts *parts, st
                                     .no_loop_guard = flags->no_loop_guard};
     TRY(worker_create(&worker, &app->worker, error));
     struct preparer_options preparer = {
-        .engine = parts->engine, .worker = app->worker,
+        .engine = parts->engine, .worker = app->worker, .recall = parts->replay,
         .api = {.min_p = flags->min_p, .think_budget = flags->think_budget, .tools_first = flags->tools_first,
                 .replay = recall_find, .replay_user = parts->replay,
                 .effort_table = flags->effort_table ? DS4_EFFORT_0731 : DS4_EFFORT_PREVIEW}};
@@ -190,12 +193,13 @@ static void bite(const struct app *app)
 /* Ends the worker's answers while the sockets are still served, so that clients hear why. */
 static void *drain(void *user)
 {
-    const struct parts *parts = user;
+    struct parts *parts = user;
     struct app *app = parts->app;
     while (atomic_load(&stop_wanted) == 0) {
         (void)usleep(20000);
         bite(app);
     }
+    parts->asked_ns = clock_ns();
     atomic_store(&app->draining, true);
     net_wake(server_wake_fd(parts->server));
     worker_drain(app->worker, DRAIN_SECONDS);
@@ -210,13 +214,33 @@ static enum ds4_status serve_until_stopped(struct parts *parts, struct ds4_error
     server_run(parts->server, &stop_wanted, DRAIN_SECONDS + FLUSH_SECONDS);
     (void)pthread_join(drainer, NULL);
     worker_drain(parts->app->worker, 0);
+    double left_s = parts->end_s - clock_seconds_since(parts->asked_ns) - CLOSE_SECONDS * parts->end_s / END_SECONDS;
+    ds4_store_hurry(parts->store, atomic_load(&stop_wanted) > 1 || left_s < 0 ? 0 : left_s);
     return DS4_OK;
+}
+
+/* Ends the process when closing takes too long: a call of the system may hang for as long as the disk does. Files are
+ * written under other names until they are whole, so that nothing that is left can be taken for good. */
+static void *insist(void *user)
+{
+    struct parts *parts = user;
+    uint64_t again_ns = 0;
+    for (; !atomic_load(&parts->closed); (void)usleep(10000)) {
+        if (!again_ns && atomic_load(&stop_wanted) > 1) again_ns = clock_ns();
+        if (again_ns && clock_seconds_since(again_ns) > INSIST_SECONDS) _exit(EXIT_CODE_OK);
+        if (clock_seconds_since(parts->asked_ns) <= parts->end_s) continue;
+        (void)fprintf(stderr, "ds4 serve: the disk or the engine does not answer; what was not written is lost\n");
+        _exit(EXIT_CODE_OK);
+    }
+    return NULL;
 }
 
 /* In reverse; connections go after those who answer them, but their jobs hold what they need. */
 static void close_all(struct parts *parts)
 {
     struct app *app = parts->app;
+    pthread_t insister;
+    bool insists = parts->asked_ns && pthread_create(&insister, NULL, insist, parts) == 0;
     if (app) preparer_destroy(app->preparer);
     if (app) worker_destroy(app->worker);
     server_close(parts->server);
@@ -226,6 +250,8 @@ static void close_all(struct parts *parts)
     ds4_store_close(parts->store);
     ds4_engine_close(parts->engine);
     mem_free(app);
+    atomic_store(&parts->closed, true);
+    if (insists) (void)pthread_join(insister, NULL);
 }
 
 /* The name of the model goes into JSON as it is. */
@@ -262,7 +288,9 @@ int cmd_serve(int argc, char **argv)
     int exit_code;
     if (!options_begin(&table, argc, argv, &flags, sizeof flags, &exit_code)) return exit_code;
     if (flags.doctor) return examine(&flags);
+    mem_share_heap();
     enum ds4_status status = check_flags(&flags, &error);
+    parts.end_s = END_SECONDS / (double)flags.time_scale;
     parts.app = mem_zalloc(1, sizeof *parts.app);
     if (!parts.app) status = err_set(&error, DS4_ERR_NOMEM, "no memory for the server");
     if (status == DS4_OK)

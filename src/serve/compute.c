@@ -119,7 +119,7 @@ static enum ds4_status set_up_tokens(struct compute *c, struct slot *s, struct d
     struct ds4_sampling sampling = r->sampling;
     if (!r->has_seed) sampling.seed = clock_ns() | 1;
     struct ds4_parser_options parser = {.in_thinking = !r->raw && r->chat.think != DS4_THINK_NONE,
-                                        .tools_active = r->chat.n_tools > 0, .dsml_entities = c->o.dsml_entities};
+                                        .tools_active = api_has_tools(r), .dsml_entities = c->o.dsml_entities};
     const struct ds4_message *last = r->chat.n_messages ? &r->chat.messages[r->chat.n_messages - 1] : NULL;
     if (last && last->role == DS4_ROLE_ASSISTANT) parser.in_thinking = false;
     s->thinking = parser.in_thinking;
@@ -165,7 +165,14 @@ static void end(struct compute *c, struct slot *s, enum answer_finish finish)
 static void remember(void *user, const struct answer *a, struct ds4_span block)
 {
     struct compute *c = user;
-    recall_put(c->o.replay, a, block);
+    for (size_t i = 0; i < c->slots.n; i++) {
+        const struct slot *s = &c->slots.items[i];
+        size_t n_held;
+        if (!s->job || &s->job->answer != a) continue;
+        const int32_t *held = ds4_session_tokens(s->session, &n_held);
+        recall_put(c->o.replay, a, block, held, n_held, s->next);
+        return;
+    }
 }
 
 static bool repeats(void *user, const struct answer *a)
@@ -368,18 +375,17 @@ static bool sample(struct compute *c, struct slot *s)
 {
     const struct api_request *r = &s->job->request;
     struct ds4_error error = {0};
-    const float *logits = ds4_session_logits(s->session);
     const uint32_t *mask = NULL;
     if (s->job->grammar && ds4_grammar_mask(s->job->grammar, &mask, &error) != DS4_OK) {
         fail(c, s, "no memory for the answer");
         return false;
     }
-    bool greedy = r->chat.n_tools > 0 && ds4_parser_in_syntax(s->parser);
+    bool greedy = api_has_tools(r) && ds4_parser_in_syntax(s->parser);
     struct ds4_span last = s->n_thinking ? ds4_token_bytes(c->o.engine, s->next) : SPAN("");
     if (s->thinking && r->think_budget && guard_ends_thinking(r->think_budget, s->n_thinking, last)) {
         metrics_add(&c->o.metrics->budgets_reached, 1);
         s->next = ds4_special(c->o.engine)->think_end;
-    } else if (!logits || ds4_sampler_pick(s->sampler, logits, mask, greedy, &s->next, &error) != DS4_OK) {
+    } else if (ds4_session_pick(s->session, s->sampler, mask, greedy, &s->next, &error) != DS4_OK) {
         fail_engine(c, s, "the engine gave no usable probabilities");
         return false;
     }
@@ -396,7 +402,8 @@ static bool sample(struct compute *c, struct slot *s)
     ds4_sampler_accept(s->sampler, s->next);
     const struct ds4_special_ids *special = ds4_special(c->o.engine);
     bool shown = s->next != special->eos && s->next != special->think_end && !ds4_parser_in_call(s->parser);
-    if (r->logprobs && shown) answer_add_logprobs(&s->job->answer, c->o.engine, logits, s->next, s->thinking);
+    if (r->logprobs && shown)
+        answer_add_logprobs(&s->job->answer, c->o.engine, ds4_session_logits(s->session), s->next, s->thinking);
     return true;
 }
 

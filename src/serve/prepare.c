@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "serve/constrain.h"
+#include "serve/continuation.h"
 
 struct preparer {
     struct preparer_options o;
@@ -197,9 +198,14 @@ static void refuse_unsupported(struct job *job)
     job_refuse(job, 400, sentence, job->request.unsupported, "unsupported_value");
 }
 
-static enum ds4_status render(struct preparer *p, struct job *job, struct ds4_text *text, struct ds4_error *error)
+static enum ds4_status render(struct preparer *p, struct job *job, struct ds4_text *text, bool *replied,
+                              struct ds4_error *error)
 {
+    enum continuation continuation = CONTINUATION_NONE;
     if (job->request.raw) return raw_prompts(p, job, error);
+    if (job->kind != JOB_TEMPLATE) TRY(continuation_of(p->o.engine, p->o.recall, job, &continuation, error));
+    *replied = continuation == CONTINUATION_REFUSED;
+    if (continuation != CONTINUATION_NONE) return DS4_OK;
     enum ds4_status status = ds4_render(p->o.engine, &job->request.chat, &job->prompt, text, error);
     if (status == DS4_ERR_FORMAT) {
         job->request.param = "messages";
@@ -213,9 +219,10 @@ static enum ds4_status render(struct preparer *p, struct job *job, struct ds4_te
 static bool prepare_chat(struct preparer *p, struct job *job, struct ds4_error *error, enum ds4_status *status)
 {
     struct ds4_text text = {0};
-    bool goes_on = false;
+    bool goes_on = false, replied = false;
     *status = api_parse(job->dialect, &p->o.api, &job->arena, buf_span(&job->body), &job->request, error);
-    if (*status == DS4_OK) *status = render(p, job, job->kind == JOB_TEMPLATE ? &text : NULL, error);
+    if (*status == DS4_OK) *status = render(p, job, job->kind == JOB_TEMPLATE ? &text : NULL, &replied, error);
+    if (replied) return false;
     if (*status == DS4_OK && job->kind == JOB_ANSWER)
         *status = constrain_job(p->o.engine, worker_token_index(p->o.worker), job, error);
     if (*status == DS4_OK) {

@@ -10,6 +10,7 @@ struct preparer_options {
     const struct ds4_engine *engine;
     struct worker *worker;
     struct api_options api;
+    struct recall *recall;
 };
 enum ds4_status preparer_create(const struct preparer_options *options, struct preparer **out,
                                 struct ds4_error *error) DS4_MUST_CHECK;

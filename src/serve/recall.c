@@ -17,6 +17,8 @@ struct entry {
     struct buf bytes;
     struct ds4_span reasoning;
     size_t block_len;            /* it stands first */
+    int32_t *turn;               /* all tokens up to the end of the block; NULL: forgotten */
+    size_t n_turn;
 };
 
 struct recall {
@@ -24,6 +26,7 @@ struct recall {
     struct ds4_store *store;
     struct entry entries[RECALL_BLOCKS_MAX];
     size_t next;
+    size_t n_tokens, oldest;     /* of all turns; no turn is known of what was put before number `oldest` */
 };
 
 struct recall *recall_create(struct ds4_store *store)
@@ -35,8 +38,17 @@ struct recall *recall_create(struct ds4_store *store)
     return NULL;
 }
 
-static void forget(struct entry *e)
+static void forget_turn(struct recall *r, struct entry *e)
 {
+    r->n_tokens -= e->n_turn;
+    mem_free(e->turn);
+    e->turn = NULL;
+    e->n_turn = 0;
+}
+
+static void forget(struct recall *r, struct entry *e)
+{
+    forget_turn(r, e);
     mem_free(e->calls);
     buf_deinit(&e->bytes);
     *e = (struct entry){0};
@@ -45,7 +57,7 @@ static void forget(struct entry *e)
 void recall_destroy(struct recall *r)
 {
     if (!r) return;
-    for (size_t i = 0; i < RECALL_BLOCKS_MAX; i++) forget(&r->entries[i]);
+    for (size_t i = 0; i < RECALL_BLOCKS_MAX; i++) forget(r, &r->entries[i]);
     (void)pthread_mutex_destroy(&r->lock);
     mem_free(r);
 }
@@ -60,7 +72,7 @@ static struct ds4_span keep(struct entry *e, struct ds4_span text)
 
 static void settle(const struct entry *e, struct ds4_span *s) { s->ptr = e->bytes.text.ptr + (uintptr_t)s->ptr; }
 
-static void fill(struct entry *e, const struct answer *a, struct ds4_span block)
+static void fill(struct recall *r, struct entry *e, const struct answer *a, struct ds4_span block)
 {
     e->n_calls = a->n_calls;
     e->block_len = block.len;
@@ -71,7 +83,7 @@ static void fill(struct entry *e, const struct answer *a, struct ds4_span block)
                                              .arguments = keep(e, buf_span(&a->calls[i].arguments))};
     e->reasoning = keep(e, buf_span(&a->think));
     if (e->bytes.failed) {
-        forget(e);
+        forget(r, e);
         return;
     }
     settle(e, &e->reasoning);
@@ -107,16 +119,33 @@ static void keep_on_disk(struct recall *r, const struct answer *a, struct ds4_sp
     buf_deinit(&out);
 }
 
-void recall_put(struct recall *r, const struct answer *a, struct ds4_span block)
+/* A turn that finds no memory is not known. */
+static void keep_turn(struct recall *r, struct entry *e, const int32_t *held, size_t n_held, int32_t last)
+{
+    if (n_held >= RECALL_TOKENS_MAX || e->n_calls == 0) return;
+    for (; r->n_tokens + n_held + 1 > RECALL_TOKENS_MAX; r->oldest++)
+        forget_turn(r, &r->entries[r->oldest % RECALL_BLOCKS_MAX]);
+    e->turn = mem_alloc(n_held + 1, sizeof *e->turn);
+    if (!e->turn) return;
+    if (n_held) memcpy(e->turn, held, n_held * sizeof *held);
+    e->turn[n_held] = last;
+    e->n_turn = n_held + 1;
+    r->n_tokens += e->n_turn;
+}
+
+void recall_put(struct recall *r, const struct answer *a, struct ds4_span block, const int32_t *held, size_t n_held,
+                int32_t last)
 {
     if (block.len + a->think.text.len > RECALL_BLOCK_BYTES_MAX || a->n_calls == 0 || a->think.failed) return;
     struct ds4_tool_call *calls = mem_zalloc(a->n_calls, sizeof *calls);
     if (!calls) return;
     (void)pthread_mutex_lock(&r->lock);
     struct entry *e = &r->entries[r->next++ % RECALL_BLOCKS_MAX];
-    forget(e);
+    if (r->next > RECALL_BLOCKS_MAX && r->oldest < r->next - RECALL_BLOCKS_MAX) r->oldest = r->next - RECALL_BLOCKS_MAX;
+    forget(r, e);
     e->calls = calls;
-    fill(e, a, block);
+    fill(r, e, a, block);
+    keep_turn(r, e, held, n_held, last);
     keep_on_disk(r, a, block);
     (void)pthread_mutex_unlock(&r->lock);
 }
@@ -193,4 +222,51 @@ struct ds4_span recall_find(void *user, struct arena *arena, const struct ds4_to
     if (!known) found = find_on_disk(r, arena, calls, n_calls, reasoning);
     (void)pthread_mutex_unlock(&r->lock);
     return found.ptr ? found : SPAN("");
+}
+
+/* ---- results without their conversation ----------------------------------------------------------------------- */
+
+static const struct ds4_message *result_of(struct ds4_span id, const struct ds4_message *results, size_t n_results)
+{
+    for (size_t i = 0; i < n_results; i++)
+        if (results[i].role == DS4_ROLE_TOOL && span_eq(results[i].tool_call_id, id)) return &results[i];
+    return NULL;
+}
+
+static bool answers(const struct entry *e, const struct ds4_message *results, size_t n_results)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < n_results; i++) n += results[i].role == DS4_ROLE_TOOL;
+    if (!e->turn || n != e->n_calls) return false;
+    for (size_t i = 0; i < n; i++) /* ids differ from each other: each has one result then */
+        if (!result_of(e->calls[i].id, results, n_results)) return false;
+    return true;
+}
+
+static enum ds4_status take_turn(const struct entry *e, struct arena *arena, struct ds4_tokens *tokens,
+                                 const struct ds4_tool_call **calls, size_t *n_calls)
+{
+    struct ds4_tool_call *out = arena_alloc(arena, e->n_calls, sizeof *out);
+    if (!out) return DS4_ERR_NOMEM;
+    for (size_t i = 0; i < e->n_calls; i++) {
+        out[i] = (struct ds4_tool_call){.id = arena_copy(arena, e->calls[i].id),
+                                        .name = arena_copy(arena, e->calls[i].name), .arguments = SPAN("{}")};
+        if (!out[i].id.ptr || !out[i].name.ptr) return DS4_ERR_NOMEM;
+    }
+    *calls = out;
+    *n_calls = e->n_calls;
+    return ds4_tokens_append(tokens, e->turn, e->n_turn);
+}
+
+enum ds4_status recall_turn(struct recall *r, struct arena *arena, const struct ds4_message *results, size_t n_results,
+                            struct ds4_tokens *tokens, const struct ds4_tool_call **calls, size_t *n_calls)
+{
+    enum ds4_status status = DS4_OK;
+    *n_calls = 0;
+    (void)pthread_mutex_lock(&r->lock);
+    for (size_t i = 0; i < RECALL_BLOCKS_MAX && *n_calls == 0 && status == DS4_OK; i++)
+        if (answers(&r->entries[i], results, n_results))
+            status = take_turn(&r->entries[i], arena, tokens, calls, n_calls);
+    (void)pthread_mutex_unlock(&r->lock);
+    return status;
 }

@@ -2,15 +2,19 @@
  *
  * One session is led from frontier to frontier (512, 1024, 2048, ... tokens). Tokens go through in full chunks
  * (prefill), the last ones before each frontier one by one (decode). Tokens are pseudo-random text tokens: the time of
- * a forward pass depends on which experts they wake, but not on what they say. */
+ * a forward pass depends on which experts they wake, but not on what they say.
+ *
+ * With --repeat, only the first tokens are computed. Copies of their rows (bytes of their own, so that caches hold no
+ * more than in truth) stand for all that follow; decoding begins at the last multiple of 256 before each frontier. */
 #include <stdio.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/mem.h"
-#include "base/model_flags.h"
 #include "base/rng.h"
 #include "base/sink.h"
+#include "command/model_flags.h"
 #include "tools/bench_ops.h"
 #include "tools/tools.h"
 
@@ -18,26 +22,45 @@
 
 struct bench_flags {
     struct model_flags model;
-    uint32_t first, n_decode, chunk_tokens;
-    bool json;
+    uint32_t first, growth, n_decode, chunk_tokens, n_repeat, n_rounds, made_up_seed;
+    bool json, kernels;
 };
 
 static const struct option rows[] = {
     MODEL_FLAG_ROWS(struct bench_flags, model),
     {.name = "first", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, first), .min = 1,
-     .max = 4194304, .preset = "512", .help = "first frontier; each next one is twice as far"},
+     .max = 4194304, .preset = "512", .help = "first frontier"},
+    {.name = "growth", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, growth), .min = 2,
+     .max = 4194304, .preset = "2", .help = "each next frontier is N times as far"},
     {.letter = 'n', .name = "decode", .value = "N", .type = OPTION_U32,
      .offset = offsetof(struct bench_flags, n_decode), .min = 1, .max = 65536, .preset = "32",
      .help = "tokens decoded before each frontier"},
     {.name = "chunk", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, chunk_tokens),
      .max = 65536, .help = "tokens in one forward pass of prefill; 0 = the engine's choice"},
+    {.name = "repeat", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, n_repeat),
+     .max = 4194304, .help = "compute only the first N tokens, a multiple of 256; copies of their state stand for the "
+     "rest, so that decoding far into a conversation is measured at once"},
+    {.name = "made-up", .value = "SEED", .type = OPTION_U32, .offset = offsetof(struct bench_flags, made_up_seed),
+     .max = UINT32_MAX, .help = "on a GPU that holds all weights: makes them up there, and reads none of the file's"},
+    {.name = "rounds", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, n_rounds), .min = 1,
+     .max = 1000, .preset = "1", .help = "with --repeat: go through the frontiers N times"},
     {.name = "json", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, json),
      .help = "as a JSON object; without it as CSV"},
+    {.name = "kernels", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, kernels),
+     .help = "what each operation (on a GPU: each kernel) took before each frontier, on standard error"},
 };
 static const struct options table = {
     .command = "bench", .summary = "speed at growing context", OPTIONS_ROWS(rows),
     .notes = "Frontiers go up to --ctx (default 4096). Columns: ctx in tokens, prefill and decode in tokens a\n"
-             "second, kv_bytes the state of the session.",
+             "second (0: not measured, with --repeat), kv_bytes the state of the session.",
+};
+
+/* What stands for the state of later tokens. */
+struct stand_in {
+    uint8_t *spans; /* [n_spans][span_bytes] */
+    size_t n_spans, span_bytes;
+    uint8_t *tip;
+    size_t tip_bytes;
 };
 
 struct bench {
@@ -47,6 +70,7 @@ struct bench {
     struct rng rng;
     int32_t *chunk; /* [chunk_tokens] */
     size_t n_tokens; /* in the session */
+    struct stand_in stand_in;
 };
 
 static int32_t next_token(struct bench *b)
@@ -84,16 +108,70 @@ static void report_experts(const struct ds4_expert_figures *before, const struct
     (void)fputc('\n', stderr);
 }
 
+static enum ds4_status prefill(struct bench *b, size_t n, struct ds4_error *error)
+{
+    while (b->n_tokens < n) {
+        size_t left = n - b->n_tokens;
+        TRY(advance(b, left < b->info->chunk_tokens ? left : b->info->chunk_tokens, error));
+    }
+    return DS4_OK;
+}
+
+static enum ds4_status read_stand_in(void *user, size_t span_i, uint8_t *dest, struct ds4_error *error)
+{
+    const struct stand_in *from = user;
+    (void)error;
+    memcpy(dest, from->spans + span_i % from->n_spans * from->span_bytes, from->span_bytes);
+    return DS4_OK;
+}
+
+/* Computes the first n tokens and keeps what stands for the rest. */
+static enum ds4_status stand_in_make(struct bench *b, size_t n, struct ds4_error *error)
+{
+    const struct ds4_state_layout *layout = ds4_state_layout(b->engine);
+    struct stand_in *to = &b->stand_in;
+    if (n % layout->span_tokens)
+        return err_set(error, DS4_ERR_FORMAT, "--repeat %zu is not a multiple of %u", n, layout->span_tokens);
+    TRY(prefill(b, n, error));
+    to->n_spans = ds4_session_spans(b->session);
+    to->span_bytes = layout->span_bytes;
+    to->spans = mem_alloc(to->n_spans, to->span_bytes);
+    to->tip = mem_alloc(layout->tip_bytes_max, 1);
+    if (!to->spans || !to->tip)
+        return err_set(error, DS4_ERR_NOMEM, "no memory for %zu spans of state", to->n_spans);
+    for (size_t i = 0; i < to->n_spans; i++)
+        memcpy(to->spans + i * to->span_bytes, ds4_session_span(b->session, i), to->span_bytes);
+    return ds4_session_tip_save(b->session, to->tip, layout->tip_bytes_max, &to->tip_bytes, error);
+}
+
+/* Moves the session to n tokens, a multiple of a span as those that were computed: their spans over and over, and the
+ * tip, whose parts are as long at every such position and which says at byte 24 where it belongs. */
+static enum ds4_status stand_in_use(struct bench *b, size_t n, struct ds4_error *error)
+{
+    struct stand_in *from = &b->stand_in;
+    int32_t *tokens = mem_alloc(n, sizeof *tokens);
+    if (!tokens) return err_set(error, DS4_ERR_NOMEM, "no memory for %zu tokens", n);
+    for (size_t i = 0; i < n; i++) tokens[i] = next_token(b);
+    store_u64(from->tip + 24, n);
+    enum ds4_status status =
+        ds4_session_restore_from(b->session, tokens, n, read_stand_in, from, from->tip, from->tip_bytes, error);
+    mem_free(tokens);
+    if (status == DS4_OK) b->n_tokens = n;
+    return status;
+}
+
 static enum ds4_status measure(struct bench *b, size_t frontier, size_t n_decode, double *prefill_tps,
                                double *decode_tps, struct ds4_error *error)
 {
-    size_t before = b->n_tokens;
+    size_t before = b->n_tokens, span_tokens = ds4_state_layout(b->engine)->span_tokens;
     uint64_t start_ns = clock_ns();
-    while (b->n_tokens < frontier - n_decode) {
-        size_t left = frontier - n_decode - b->n_tokens;
-        TRY(advance(b, left < b->info->chunk_tokens ? left : b->info->chunk_tokens, error));
+    if (b->stand_in.n_spans) {
+        TRY(stand_in_use(b, (frontier - n_decode) / span_tokens * span_tokens, error));
+        *prefill_tps = 0;
+    } else {
+        TRY(prefill(b, frontier - n_decode, error));
+        *prefill_tps = (double)(b->n_tokens - before) / (clock_seconds_since(start_ns) + 1e-9);
     }
-    *prefill_tps = (double)(b->n_tokens - before) / (clock_seconds_since(start_ns) + 1e-9);
     struct ds4_expert_figures figures_before, figures;
     ds4_engine_expert_figures(b->engine, &figures_before);
     start_ns = clock_ns();
@@ -104,15 +182,70 @@ static enum ds4_status measure(struct bench *b, size_t frontier, size_t n_decode
     return DS4_OK;
 }
 
+#define KERNELS_MAX 160
+#define PICKS 16
+
+/* Seconds of choosing a token as when a client is silent, mean of some. */
+static enum ds4_status time_picks(struct bench *b, double *seconds, struct ds4_error *error)
+{
+    struct ds4_sampling sampling = ds4_sampling_default();
+    struct ds4_sampler *sampler = NULL;
+    TRY(ds4_sampler_create(b->engine, &sampling, &sampler, error));
+    enum ds4_status status = DS4_OK;
+    uint64_t start_ns = clock_ns();
+    for (int i = 0; i < PICKS && status == DS4_OK; i++) {
+        int32_t id;
+        status = ds4_session_pick(b->session, sampler, NULL, false, &id, error);
+    }
+    *seconds = clock_seconds_since(start_ns) / PICKS;
+    ds4_sampler_destroy(sampler);
+    return status;
+}
+
+/* What was computed since the last frontier: calls, milliseconds and shares. */
+static enum ds4_status report_kernels(struct bench *b, struct ds4_error *error)
+{
+    struct ds4_kernel_time times[KERNELS_MAX];
+    size_t n = ds4_engine_kernel_times(b->engine, times, KERNELS_MAX);
+    double total = 0, pick = 0;
+    TRY(time_picks(b, &pick, error));
+    for (size_t i = 0; i < n; i++) total += times[i].seconds;
+    for (size_t i = 0; i < n; i++)
+        (void)fprintf(stderr, "%-28s %8llu calls %10.3f ms %5.1f%%\n", times[i].name, (unsigned long long)times[i].n,
+                      times[i].seconds * 1e3, total > 0 ? 100 * times[i].seconds / total : 0);
+    (void)fprintf(stderr, "%-28s %8u calls %10.3f ms, not in the above\n", "choosing a token", 1u, pick * 1e3);
+    return DS4_OK;
+}
+
+/* One line of the table. */
+static enum ds4_status run_frontier(struct bench *b, const struct bench_flags *flags, size_t frontier, bool is_first,
+                                    struct sink *out, struct ds4_error *error)
+{
+    double prefill_tps, decode_tps;
+    if (flags->kernels) TRY(ds4_engine_time_kernels(b->engine, true, error));
+    TRY(measure(b, frontier, flags->n_decode, &prefill_tps, &decode_tps, error));
+    if (flags->kernels) TRY(report_kernels(b, error));
+    unsigned long long kv_bytes =
+        b->info->state_bytes_fixed + b->info->state_bytes_per_token * (unsigned long long)b->n_tokens;
+    if (flags->json)
+        sink_printf(out, "%s\n{\"ctx\":%zu,\"prefill_tps\":%.4g,\"decode_tps\":%.4g,\"kv_bytes\":%llu}",
+                    is_first ? "" : ",", b->n_tokens, prefill_tps, decode_tps, kv_bytes);
+    else
+        sink_printf(out, "%zu,%.4g,%.4g,%llu\n", b->n_tokens, prefill_tps, decode_tps, kv_bytes);
+    return DS4_OK;
+}
+
 static enum ds4_status run_frontiers(struct bench *b, const struct bench_flags *flags, struct sink *out,
                                      struct ds4_error *error)
 {
     size_t limit = flags->model.ctx_tokens ? b->info->ctx_tokens : CTX_DEFAULT;
     if (limit > b->info->ctx_tokens) limit = b->info->ctx_tokens;
-    size_t frontier = flags->first;
-    if (frontier > limit || frontier <= flags->n_decode)
+    size_t frontier = flags->first, least = flags->n_repeat ? ds4_state_layout(b->engine)->span_tokens : 1;
+    if (frontier > limit || frontier < flags->n_decode + least)
         return err_set(error, DS4_ERR_LIMIT, "the first frontier of %zu tokens must lie above the %u decoded ones and "
                        "within the context of %zu: see --first, --decode, --ctx", frontier, flags->n_decode, limit);
+    if (flags->n_rounds > 1 && !flags->n_repeat)
+        return err_set(error, DS4_ERR_FORMAT, "--rounds goes back to the first frontier, which needs --repeat");
     if (flags->json) {
         sink_put_text(out, "{\"model\":");
         sink_put_json_string(out, span_from(b->info->name ? b->info->name : ""));
@@ -123,19 +256,13 @@ static enum ds4_status run_frontiers(struct bench *b, const struct bench_flags *
     } else {
         sink_put_text(out, "ctx,prefill_tps,decode_tps,kv_bytes\n");
     }
-    for (bool first = true; frontier <= limit; frontier *= 2) {
-        double prefill_tps, decode_tps;
-        TRY(measure(b, frontier, flags->n_decode, &prefill_tps, &decode_tps, error));
-        unsigned long long kv_bytes =
-            b->info->state_bytes_fixed + b->info->state_bytes_per_token * (unsigned long long)frontier;
-        if (flags->json)
-            sink_printf(out, "%s\n{\"ctx\":%zu,\"prefill_tps\":%.4g,\"decode_tps\":%.4g,\"kv_bytes\":%llu}",
-                        first ? "" : ",", frontier, prefill_tps, decode_tps, kv_bytes);
-        else
-            sink_printf(out, "%zu,%.4g,%.4g,%llu\n", frontier, prefill_tps, decode_tps, kv_bytes);
-        first = false;
-        if (sink_flush(out) != DS4_OK) break; /* sink_close tells */
-    }
+    if (flags->n_repeat) TRY(stand_in_make(b, flags->n_repeat, error));
+    bool is_first = true;
+    for (uint32_t i = 0; i < flags->n_rounds; i++)
+        for (size_t at = frontier; at <= limit; at *= flags->growth, is_first = false) {
+            TRY(run_frontier(b, flags, at, is_first, out, error));
+            if (sink_flush(out) != DS4_OK) return DS4_OK; /* sink_close tells */
+        }
     if (flags->json) sink_put_text(out, "\n]}\n");
     return DS4_OK;
 }
@@ -156,6 +283,8 @@ out:
     if (is_open) close_status = sink_close(&out, error);
     ds4_session_destroy(b.session);
     mem_free(b.chunk);
+    mem_free(b.stand_in.spans);
+    mem_free(b.stand_in.tip);
     return status == DS4_OK ? close_status : status;
 }
 
@@ -168,13 +297,12 @@ int cmd_bench(int argc, char **argv)
     struct ds4_error error = {0};
     struct ds4_engine_options options;
     struct ds4_engine *engine = NULL;
-    struct term_progress progress = {0};
     enum ds4_status status;
-    TRY_GOTO(model_flags_options(&flags.model, &progress, &options, &error), out);
+    TRY_GOTO(model_flags_options(&flags.model, &options, &error), out);
     options.chunk_tokens = flags.chunk_tokens;
-    status = ds4_engine_open(&options, &engine, &error);
-    term_progress_clear(&progress);
-    if (status == DS4_OK) status = run_bench(engine, &flags, &error);
+    options.made_up_seed = flags.made_up_seed;
+    TRY_GOTO(model_flags_open(&options, &engine, &error), out);
+    status = run_bench(engine, &flags, &error);
 out:
     ds4_engine_close(engine);
     return status == DS4_OK ? EXIT_CODE_OK : options_failed(&table, &error);

@@ -128,8 +128,8 @@ static void measure(struct ops_bench *b, const struct quant_format *format, uint
     double seconds = b->samples[n / 2], products = (double)flags->n_out * flags->n_in * batch;
     double gb = (double)row_bytes * flags->n_out / seconds * 1e-9, gflop = 2 * products / seconds * 1e-9;
     const char *line = flags->json ? "{\"format\": \"%s\", \"rows\": %u, \"cols\": %u, \"batch\": %u, \"threads\": %u, "
-                                     "\"ms\": %.4f, \"gb_s\": %.2f, \"gflop_s\": %.2f}\n"
-                                   : "%s,%u,%u,%u,%u,%.4f,%.2f,%.2f\n";
+                                     "\"ms\": %.4f, \"gb_s\": %.4g, \"gflop_s\": %.4g}\n"
+                                   : "%s,%u,%u,%u,%u,%.4f,%.4g,%.4g\n";
     (void)printf(line, format->name, flags->n_out, flags->n_in, batch, thread_pool_size(b->pool), seconds * 1e3, gb,
                  gflop);
     (void)fflush(stdout);

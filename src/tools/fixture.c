@@ -72,6 +72,8 @@ static const struct option rows[] = {
      "spelling of tensor names; alias: as other publishers do"},
     {0, "empty", NULL, OPTION_FLAG, R(config.empty), 0, 0, 0, false, NULL,
      "no data: a hole of the right length behind the directory"},
+    {0, "vectors", NULL, OPTION_FLAG, R(config.vectors), 0, 0, 0, false, NULL,
+     "data for vectors and tables only, holes for matrices (`ds4 bench --made-up` fills those on a GPU)"},
     NUMBER("split", n_shards, 1, 99, "number of files"),
     NUMBER("filled-experts", n_filled, 2, FIXTURE_EXPERTS_MAX, "flash: experts of a layer that get data"),
     {0, "merges", "FILE", OPTION_TEXT, R(merges), 0, 0, 0, false, "-",
@@ -150,6 +152,7 @@ static void take_numbers(struct fixture_config *config, const struct fixture_con
     config->seed = given->seed;
     config->dspark = given->dspark;
     config->empty = given->empty;
+    config->vectors = given->vectors;
 }
 
 static enum ds4_status make_config(struct fixture_config *config, const struct request *r, struct ds4_error *error)

@@ -44,12 +44,6 @@ struct checkpoint {
     struct ds4_error *error;
 };
 
-static bool ends_with(const char *text, const char *tail)
-{
-    size_t n = strlen(text), m = strlen(tail);
-    return n >= m && strcmp(text + n - m, tail) == 0;
-}
-
 static enum dtype dtype_of(const struct fixture_tensor *t)
 {
     static const char *const f8[] = {"wq_a.weight", "wq_b.weight", "attn.wkv.weight", "wo_a.weight", "wo_b.weight",
@@ -59,9 +53,9 @@ static enum dtype dtype_of(const struct fixture_tensor *t)
     if (t->rule == FIXTURE_HASH) return DTYPE_I64;
     if (t->official_tail[0]) return t->dims[0] % GROUP ? DTYPE_BF16 : DTYPE_E2M1;
     for (size_t i = 0; i < sizeof f32 / sizeof *f32; i++)
-        if (ends_with(t->official, f32[i])) return DTYPE_F32;
+        if (span_ends(span_from(t->official), span_from(f32[i]))) return DTYPE_F32;
     for (size_t i = 0; i < sizeof f8 / sizeof *f8; i++)
-        if (tiled && ends_with(t->official, f8[i])) return DTYPE_E4M3;
+        if (tiled && span_ends(span_from(t->official), span_from(f8[i]))) return DTYPE_E4M3;
     return tiled && strstr(t->official, "shared_experts") ? DTYPE_E4M3 : DTYPE_BF16;
 }
 

@@ -32,6 +32,7 @@ struct fixture_config {
     bool flash_values;                    /* bell-shaped weights scaled like a trained net; holes for unused experts */
     uint32_t n_filled;                    /* experts of a layer that get data (flash_values) */
     bool empty;                           /* no data at all: the file is one hole behind its directory */
+    bool vectors;                         /* data for vectors and tables only */
     uint64_t seed;                        /* 0: the stream that the test vectors are made from */
     uint32_t n_shards;
     const char *name;

@@ -23,7 +23,8 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/mem.h"
-#include "base/model_flags.h"
+#include "base/term.h"
+#include "command/model_flags.h"
 #include "gguf/gguf.h"
 #include "model/hparams.h"
 #include "tools/imatrix_file.h"
@@ -368,15 +369,12 @@ static enum ds4_status prepare(struct imatrix *m, const char *path, struct ds4_e
 static enum ds4_status run(struct imatrix *m, struct ds4_error *error)
 {
     struct ds4_engine_options options;
-    struct term_progress progress = {0};
     m->model = m->flags->model;
     TRY(name_state(m, error));
-    TRY(model_flags_options(&m->model, &progress, &options, error));
+    TRY(model_flags_options(&m->model, &options, error));
     options.chunk_tokens = m->flags->n_window < WINDOWS_BATCH_MAX ? m->flags->n_window : WINDOWS_BATCH_MAX;
     if (options.ctx_tokens < m->flags->n_window) options.ctx_tokens = m->flags->n_window;
-    enum ds4_status status = ds4_engine_open(&options, &m->engine, error);
-    term_progress_clear(&progress);
-    TRY(status);
+    TRY(model_flags_open(&options, &m->engine, error));
     TRY(prepare(m, options.model_path, error));
     TRY(collect(m, error));
     if (m->flags->rows) TRY(rows_finish(&m->rows, m->n_mid, error));

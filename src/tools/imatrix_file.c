@@ -175,8 +175,7 @@ static enum ds4_status read_sums(struct reader *r, const struct gguf_file *gguf)
     if (!f->entries) return err_set(r->error, DS4_ERR_NOMEM, "no memory for the entries of %s", f->path);
     for (size_t i = 0; i < n; i++) {
         const struct gguf_tensor *t = gguf_tensor_at(gguf, i);
-        size_t tail = t->name.len < SUMS.len ? 0 : t->name.len - SUMS.len;
-        if (span_eq(span_skip(t->name, tail), SUMS)) TRY(add_sums(r, gguf, t));
+        if (span_ends(t->name, SUMS)) TRY(add_sums(r, gguf, t));
     }
     if (f->n == 0) return bad(r, "no sums of any weight");
     if (gguf_get_u32(gguf, "imatrix.chunk_count", &f->n_chunks, NULL) != DS4_OK) f->n_chunks = 0;

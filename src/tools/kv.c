@@ -4,8 +4,9 @@
 #include <time.h>
 
 #include "base/file.h"
-#include "base/model_flags.h"
 #include "base/sink.h"
+#include "base/term.h"
+#include "command/model_flags.h"
 #include "tools/tools.h"
 
 #define PROMPT_BYTES_MAX ((size_t)64 << 20) /* more text than the longest context holds */
@@ -327,17 +328,15 @@ int cmd_kv(int argc, char **argv)
     struct ds4_error error = {0};
     struct ds4_engine_options options;
     struct ds4_engine *engine = NULL;
-    struct term_progress progress = {0};
     enum ds4_status status;
     const struct action *action = find_action(&flags, &error);
     if (!action) {
         (void)options_failed(&table, &error);
         return EXIT_CODE_USAGE;
     }
-    TRY_GOTO(model_flags_options(&flags.model, &progress, &options, &error), out);
-    status = ds4_engine_open(&options, &engine, &error);
-    term_progress_clear(&progress);
-    if (status == DS4_OK) status = perform(&flags, action, engine, &error);
+    TRY_GOTO(model_flags_options(&flags.model, &options, &error), out);
+    TRY_GOTO(model_flags_open(&options, &engine, &error), out);
+    status = perform(&flags, action, engine, &error);
 out:
     ds4_engine_close(engine);
     return status == DS4_OK ? EXIT_CODE_OK : options_failed(&table, &error);

@@ -3,8 +3,8 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "base/model_flags.h"
 #include "base/sink.h"
+#include "command/model_flags.h"
 #include "tools/tools.h"
 
 #define TOKENS_TEXT_BYTES_MAX ((size_t)64 << 20) /* a million ids take about 7 MB */
@@ -224,19 +224,17 @@ int cmd_logits(int argc, char **argv)
     struct ds4_error error = {0};
     struct ds4_engine_options options;
     struct ds4_engine *engine = NULL;
-    struct term_progress progress = {0};
     enum ds4_status status;
     if (!flags.tokens + !flags.tokens_file + !flags.prompt != 2) {
         (void)err_set(&error, DS4_ERR_FORMAT, "give one of --tokens, --tokens-file and --prompt, and only one");
         (void)options_failed(&table, &error);
         return EXIT_CODE_USAGE;
     }
-    TRY_GOTO(model_flags_options(&flags.model, &progress, &options, &error), out);
+    TRY_GOTO(model_flags_options(&flags.model, &options, &error), out);
     options.chunk_tokens = flags.chunk_tokens;
     options.ideal = flags.ideal;
-    status = ds4_engine_open(&options, &engine, &error);
-    term_progress_clear(&progress);
-    if (status == DS4_OK) status = write_all(&flags, engine, &error);
+    TRY_GOTO(model_flags_open(&options, &engine, &error), out);
+    status = write_all(&flags, engine, &error);
 out:
     ds4_engine_close(engine);
     return status == DS4_OK ? EXIT_CODE_OK : options_failed(&table, &error);

@@ -14,8 +14,9 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "base/model_flags.h"
 #include "base/sink.h"
+#include "base/term.h"
+#include "command/model_flags.h"
 #include "tools/tools.h"
 #include "tools/windows.h"
 
@@ -262,17 +263,14 @@ static enum ds4_status open_side(struct perplexity_flags *flags, const char *pat
                                  struct ds4_error *error)
 {
     struct ds4_engine_options options;
-    struct term_progress progress = {0};
     struct model_flags model = flags->model;
     uint32_t batch = flags->n_window < WINDOWS_BATCH_MAX ? flags->n_window : WINDOWS_BATCH_MAX;
     if (path) model.model = path;
-    TRY(model_flags_options(&model, &progress, &options, error));
+    TRY(model_flags_options(&model, &options, error));
     options.chunk_tokens = batch;
     options.ideal = flags->ideal;
     if (options.ctx_tokens < flags->n_window) options.ctx_tokens = flags->n_window;
-    enum ds4_status status = ds4_engine_open(&options, &side->engine, error);
-    term_progress_clear(&progress);
-    TRY(status);
+    TRY(model_flags_open(&options, &side->engine, error));
     TRY(ds4_session_create(side->engine, &side->session, error));
     side->logits_bytes = (size_t)batch * ds4_engine_info(side->engine)->n_vocab * sizeof(float);
     side->logits = mem_map(side->logits_bytes);

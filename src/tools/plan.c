@@ -10,9 +10,10 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "base/model_flags.h"
 #include "base/sink.h"
+#include "base/term.h"
 #include "base/thread_pool.h"
+#include "command/model_flags.h"
 #include "tools/tools.h"
 
 #define PROBE_BYTES ((size_t)256 << 20) /* beyond every cache; a fifth of a second on a slow machine */
@@ -220,7 +221,7 @@ int cmd_plan(int argc, char **argv)
     struct ds4_engine_options options;
     static struct findings f;
     struct sink out;
-    if (model_flags_options(&flags.model, NULL, &options, &error) != DS4_OK) return options_failed(&table, &error);
+    if (model_flags_options(&flags.model, &options, &error) != DS4_OK) return options_failed(&table, &error);
     options.n_sessions_max = flags.n_sessions;
     f = (struct findings){0};
     if (ds4_plan_make(&options, &f.plan, &error) != DS4_OK) return options_failed(&table, &error);

@@ -87,11 +87,6 @@ static bool take_prefix(struct ds4_span *text, struct ds4_span prefix)
     return true;
 }
 
-static bool ends_with(struct ds4_span text, struct ds4_span tail)
-{
-    return text.len >= tail.len && span_eq(span_skip(text, text.len - tail.len), tail);
-}
-
 /* text as the pattern, whose # stands for the number of an expert. */
 static bool matches(struct ds4_span text, const char *pattern, int32_t *expert)
 {
@@ -112,7 +107,7 @@ bool quantise_name_of(struct ds4_span official, struct quantise_name *out)
         if (!take_number(&text, 1000, &out->layer)) return false;
         /* Copies of the main tables, and what belongs to other drafters than this block. */
         out->skip = out->layer > 0 || span_find(text, SPAN("emb"), 0) != SIZE_MAX ||
-                    ends_with(text, SPAN("head.weight")) || span_starts(text, SPAN("main_")) ||
+                    span_ends(text, SPAN("head.weight")) || span_starts(text, SPAN("main_")) ||
                     span_starts(text, SPAN("markov")) || span_starts(text, SPAN("confidence"));
         if (out->skip) return true;
     } else if (take_prefix(&text, SPAN("layers."))) {

@@ -30,11 +30,6 @@ static enum ds4_status bad(struct ds4_error *error, const char *name, const char
 
 /* ---- checkpoint: list --------------------------------------------------------------------------------------- */
 
-static bool ends_with(struct ds4_span text, struct ds4_span tail)
-{
-    return text.len >= tail.len && span_eq(span_skip(text, text.len - tail.len), tail);
-}
-
 /* The tensor named as `name` with its last n_cut bytes replaced. */
 static const struct safetensors_tensor *sibling(const struct safetensors *s, struct ds4_span name, size_t n_cut,
                                                 const char *tail)
@@ -46,8 +41,8 @@ static const struct safetensors_tensor *sibling(const struct safetensors *s, str
 
 static bool is_scale(const struct safetensors *s, struct ds4_span name)
 {
-    if (ends_with(name, SPAN(".scale"))) return sibling(s, name, 5, "weight") != NULL;
-    return ends_with(name, SPAN(".weight_scale_inv")) && sibling(s, name, 10, "") != NULL;
+    if (span_ends(name, SPAN(".scale"))) return sibling(s, name, 5, "weight") != NULL;
+    return span_ends(name, SPAN(".weight_scale_inv")) && sibling(s, name, 10, "") != NULL;
 }
 
 static int by_place(const void *a, const void *b)
@@ -77,7 +72,7 @@ static enum ds4_status collect(struct quantise_source *source, bool with_draft, 
             continue;
         }
         r->part.weight = t;
-        if (ends_with(t->name, SPAN(".weight"))) {
+        if (span_ends(t->name, SPAN(".weight"))) {
             r->part.scale = sibling(s, t->name, 6, "scale");
             if (!r->part.scale) r->part.scale = sibling(s, t->name, 0, "_scale_inv");
         }

@@ -3,8 +3,8 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "base/model_flags.h"
 #include "base/sink.h"
+#include "command/model_flags.h"
 #include "tools/tools.h"
 
 #define INPUT_BYTES_MAX ((size_t)1 << 30) /* more text than the longest context holds */
@@ -168,7 +168,7 @@ int cmd_tokenize(int argc, char **argv)
         (void)options_failed(&table, &error);
         return EXIT_CODE_USAGE;
     }
-    TRY_GOTO(model_flags_options(&t.model, NULL, &options, &error), out);
+    TRY_GOTO(model_flags_options(&t.model, &options, &error), out);
     options.vocab_only = true;
     TRY_GOTO(ds4_engine_open(&options, &engine, &error), out);
     status = tokenize(&t, engine, &error);

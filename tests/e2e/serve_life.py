@@ -47,7 +47,7 @@ def request_bytes(path, body):
 
 
 def connect(server):
-    return socket.create_connection(("127.0.0.1", server.port), 90)
+    return socket.create_connection(("127.0.0.1", server.port), 300)
 
 
 def say_hello(server):
@@ -72,6 +72,7 @@ def slow_clients(server, n_heads, n_bodies, n_deaf, n_good):
         s.sendall(HEAD.format(CHAT, 100000).encode())
     for s in sockets[n_heads + n_bodies:]:
         s.sendall(request_bytes(CHAT, {"messages": user("hello"), "stream": True}))
+    server.wait_idle()  # these are answered, and nobody reads it
     stop = threading.Event()
 
     def drip():
@@ -103,14 +104,56 @@ def slow_clients(server, n_heads, n_bodies, n_deaf, n_good):
 
 
 def flood(server, n):
-    """Connections that say nothing, one behind another; then /health."""
+    """Connections that say nothing, one behind another; then /health. Processor time of the server for each."""
     sockets = []
+    begin, before = time.monotonic(), processor_s(server)
     for _ in range(n):
         sockets.append(connect(server))
+        if len(sockets) > 4000:
+            sockets.pop(0).close()
     assert server.request("GET", "/health")[0] == 200
+    rate = n / (time.monotonic() - begin)
+    each_us = (processor_s(server) - before) / n * 1e6
     for s in sockets:
         s.close()
-    return {"connections": n}
+    return {"connections": n, "per_second": rate, "processor_us_each": each_us}
+
+
+def processor_s(server):
+    """Seconds of processor time that the server has used."""
+    with open(f"/proc/{server.process.pid}/stat", encoding="ascii") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def slow_reader(server, n_streams, n_events):
+    """Gaps between the events of endless streams, alone and beside one that takes a byte a second."""
+
+    def gaps(_):
+        body = request_bytes(CHAT, {"messages": user("endless"), "stream": True, "thinking": False})
+        with connect(server) as s:
+            s.sendall(body)
+            times = []
+            while len(times) < n_events and s.recv(4096):
+                times.append(time.monotonic())
+        return [b - a for a, b in zip(times[5:], times[6:])]
+
+    def measure(n):
+        with concurrent.futures.ThreadPoolExecutor(n) as pool:
+            return percentile([gap for stream in pool.map(gaps, range(n)) for gap in stream], 0.99) * 1e3
+
+    alone = measure(n_streams)
+    with connect(server) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.sendall(request_bytes(CHAT, {"messages": user("endless"), "stream": True, "thinking": False}))
+        stop = threading.Event()
+        thread = threading.Thread(target=lambda: [slow.recv(1) for _ in iter(lambda: stop.wait(1), True)])
+        thread.start()
+        beside = measure(n_streams - 1)
+        stop.set()
+        thread.join()
+    server.wait_idle()
+    return {"alone_p99_ms": alone, "beside_p99_ms": beside}
 
 
 # ---- clients that leave ---------------------------------------------------------------------------------------
@@ -256,6 +299,7 @@ def mixed_load(server, seconds, n_max, seed):
     latencies = [latency for _, latency in sorted(samples)]
     tenth = max(1, len(latencies) // 10)
     settled = memory[len(memory) // 5:]
-    return dict(counts, requests=i, drift_bytes=settled[-1] - settled[0], rss_bytes=memory[-1],
+    tenths = [memory[len(memory) * k // 10] >> 10 for k in range(10)] + [memory[-1] >> 10]
+    return dict(counts, requests=i, drift_bytes=settled[-1] - settled[0], kib_by_tenth=tenths,
                 p99_first_ms=percentile(latencies[:tenth], 0.99) * 1e3,
                 p99_last_ms=percentile(latencies[-tenth:], 0.99) * 1e3)

@@ -88,6 +88,13 @@ class Server:
             return got
 
     def request(self, method, path, body=None, headers=None):
+        """One answer. Where deadlines are short, a machine that stands still makes this client one that is cut off."""
+        for _ in range(20 if "--time-scale" in self.process.args else 0):
+            with contextlib.suppress(ConnectionError):
+                return self.request_once(method, path, body, headers)
+        return self.request_once(method, path, body, headers)
+
+    def request_once(self, method, path, body, headers):
         connection = OneSend("127.0.0.1", self.port, timeout=300)
         headers = dict({"Content-Type": "application/json"} if method == "POST" else {}, **(headers or {}))
         connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -265,6 +272,22 @@ def test_what_cannot_be_honoured_is_refused_by_name(start):
     assert status == 400 and re.search(r"prompt is too long: \d+ tokens > 4096 maximum", reply["error"]["message"])
 
 
+def test_a_refusal_says_which_item_and_which_bound(start):
+    server = start()
+    picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    good = user("hello")
+    for path, body, wanted in (
+            ("/v1/chat/completions", {"messages": good + [{"role": "robot"}]}, "messages[1]: "),
+            ("/v1/chat/completions", {"messages": good + user("so") + user(picture)}, "messages[2]: "),
+            ("/v1/chat/completions", {"messages": good, "tools": TOOLS + [{"type": "function"}]}, "tools[2]: "),
+            ("/v1/messages", {"messages": good + [{"role": "robot", "content": "a"}]}, "messages[1]: "),
+            ("/v1/messages", {"messages": good, "tools": [{"description": "nameless"}]}, "tools[0]: "),
+            ("/v1/responses", {"input": good + [{"type": "message", "role": "robot"}]}, "input[1]: "),
+            ("/v1/chat/completions", {"messages": good, "temperature": -1}, "temperature must be a number from 0 to ")):
+        status, reply = server.post(path, **body)
+        assert status == 400 and reply["error"]["message"].startswith(wanted), reply
+
+
 def test_errors_of_the_engine_reach_the_client_and_leave_the_server_well(start):
     server = start()
     for text in ("breaks", "nan"):
@@ -287,8 +310,8 @@ def test_a_client_that_leaves_frees_its_place(start, stream):
     assert server.post("/v1/chat/completions", messages=user("hello"))[0] == 200
 
 
-def test_a_long_prompt_does_not_silence_a_short_request(start):
-    server = start("--parallel", "2")
+def test_a_long_prompt_does_not_silence_a_short_request(start, tmp_path):
+    server = start("--parallel", "2", "--trace", str(tmp_path / "trace"))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         with server.held():
             long = pool.submit(server.post, "/v1/chat/completions", messages=user("x" * 3500 + " hello"))
@@ -296,13 +319,13 @@ def test_a_long_prompt_does_not_silence_a_short_request(start):
             short = pool.submit(server.post, "/v1/chat/completions", messages=user("hello"))
             server.wait_queued()
         assert short.result()[0] == long.result()[0] == 200
-    computed = [int(n) for n in re.findall(r"prompt \d+\+(\d+) out", server.stop()[1])]
-    assert len(computed) == 2 and computed[0] < 100 and computed[1] > 3500  # in the order of their ends
+    lines = (tmp_path / "trace").read_text().splitlines()  # in the order of their ends
+    assert [len(json.loads(line)["prompt"]) > 3500 for line in lines] == [False, True]
 
 
 def test_bytes_that_drip_and_silence_end_at_their_deadline(start):
     server = start("--time-scale", "20")
-    with socket.create_connection(("127.0.0.1", server.port), 90) as s:
+    with socket.create_connection(("127.0.0.1", server.port), 300) as s:
         with pytest.raises(OSError):
             for byte in (b"GET / HTTP/1.1\r\nHost: localhost\r\n" * 1000)[:250]:  # for ten deadlines
                 s.send(bytes([byte]))
@@ -314,7 +337,7 @@ def test_silence_of_a_stream_is_filled_with_comments(start):
     server = start("--time-scale", "20")
     body = json.dumps({"messages": user("hello"), "stream": True}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), 90) as s:
+    with socket.create_connection(("127.0.0.1", server.port), 300) as s:
         data = b""
         with server.held():
             s.sendall(head + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)

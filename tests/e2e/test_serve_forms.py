@@ -27,11 +27,11 @@ def test_an_answer_satisfies_its_schema_in_every_dialect_and_is_complete_at_its_
 
 def test_a_keyword_that_cannot_be_honoured_is_refused_by_its_name_and_path(start):
     server = start()
-    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^x"}}}
+    schema = {"type": "object", "properties": {"a": {"type": "array", "contains": {}}}}
     status, reply = server.post("/v1/chat/completions", messages=user("hello"),
                                 response_format={"type": "json_schema", "json_schema": {"schema": schema}})
     assert status == 400 and reply["error"]["param"] == "response_format"
-    assert '"pattern" is not supported at #/properties/a' in reply["error"]["message"]
+    assert '"contains" is not supported at #/properties/a' in reply["error"]["message"]
     status, reply = server.post("/v1/chat/completions", messages=user("hello"), tools=TOOLS,
                                 tool_choice={"type": "function", "function": {"name": "absent"}})
     assert status == 400
@@ -86,6 +86,21 @@ def test_only_allowed_tools_are_called_and_the_prompt_keeps_them_all(start):
     _, reply = server.post("/v1/responses", input="weather", tool_choice=flat,
                            tools=[dict(tool["function"], type="function") for tool in CLOSED])
     assert {item["name"] for item in reply["output"] if item["type"] == "function_call"} == {"now"}, json.dumps(reply)
+
+
+def test_a_forced_call_with_free_arguments_is_closed_at_any_limit(start):  # noqa: F811
+    text = "".join(str(n * n) for n in range(900))
+    answers = [{"say": "", "calls": [{"name": "free", "arguments": {"text": text, "list": [text]}}]}]
+    server = start(answers=answers, ctx=1024)  # the context ends long before the call would
+    tools = [{"type": "function", "function": {"name": "free"}}]
+    for limit in ({"max_tokens": 200}, {"max_tokens": 500}, {}):
+        body = dict(limit, messages=user("go"), tools=tools, tool_choice="required", thinking=False)
+        status, reply = server.post("/v1/chat/completions", **body)
+        assert status == 200 and reply["choices"][0]["finish_reason"] == "length"
+        call, = reply["choices"][0]["message"]["tool_calls"]
+        arguments = json.loads(call["function"]["arguments"])
+        assert len(arguments["text"]) > 50 and text.startswith(arguments["text"])
+        assert reply["usage"]["completion_tokens"] <= limit.get("max_tokens", 1024)
 
 
 def test_a_forced_call_of_the_trained_model_names_the_tool_and_satisfies_its_schema():

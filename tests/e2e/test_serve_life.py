@@ -48,7 +48,7 @@ def test_a_client_that_never_reads_is_dropped_and_the_others_read_on(start):  # 
 
 
 def test_a_withheld_tool_call_is_no_silence(start):  # noqa: F811
-    answers = [{"say": "", "calls": [{"name": "get_weather", "arguments": {"city": "x" * 300}}], "token_ms": 4}]
+    answers = [{"say": "", "calls": [{"name": "get_weather", "arguments": {"city": "x" * 300}}], "token_ms": 8}]
     server = start("--time-scale", "20", answers=answers)
     body = {"messages": user("go"), "tools": TOOLS, "stream": True, "thinking": False}
     data = server.request("POST", CHAT, body)[2]

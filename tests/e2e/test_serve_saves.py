@@ -55,7 +55,7 @@ def test_an_answer_cut_at_any_token_is_not_saved_inside_a_call(keep, tmp_path):
 @pytest.mark.parametrize("leave", ["and another takes the session", "and the server ends"])
 def test_a_client_that_leaves_inside_a_call_leaves_rows_and_no_tip(keep, tmp_path, leave):
     server = keep()
-    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
     client.request("POST", "/v1/chat/completions", headers={"Content-Type": "application/json"}, body=json.dumps(
         {"messages": user("slow"), "tools": TOOLS, "thinking": False, "stream": True}))
     reply = client.getresponse()

@@ -20,7 +20,7 @@ def keep(start, tmp_path):  # noqa: F811
 
 def listed(server, wanted):
     """The list, once the store has written so many."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 240
     while True:
         reply = json.loads(server.request("GET", LIST)[2])
         if len(reply["data"]) == wanted:

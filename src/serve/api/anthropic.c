@@ -91,14 +91,17 @@ static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
     TRY(api_tool_choice(b, jv_get(body, "tool_choice")));
     if (jv_is_true(jv_get(jv_get(body, "tool_choice"), "disable_parallel_tool_use"))) b->request->one_call = true;
     if (tools && tools->kind != JV_ARRAY) return api_refuse(b, "tools", "tools must be a list");
+    size_t i = 0;
     for (const struct jv *tool = tools ? tools->first : NULL; tool; tool = tool->next) {
         const struct jv *name = jv_get(tool, "name"), *schema = jv_get(tool, "input_schema");
         struct ds4_span function;
+        api_at(b, "tools", i++);
         if (!jv_is(name, JV_STRING)) return api_refuse(b, "tools", "a tool has no name");
         if (!schema && jv_get(tool, "type")) continue; /* run by the hosted service */
         TRY(api_function_object(b, name->text, jv_get(tool, "description"), schema, false, &function));
         TRY(api_add_tool(b, function));
     }
+    api_at(b, NULL, 0);
     return DS4_OK;
 }
 
@@ -109,13 +112,16 @@ enum ds4_status api_parse_messages(struct api_builder *b, const struct jv *body)
     TRY(read_system(b, jv_get(body, "system")));
     if (!jv_is(messages, JV_ARRAY) || messages->n == 0)
         return api_refuse(b, "messages", "messages is missing or empty");
+    size_t i = 0;
     for (const struct jv *item = messages->first; item; item = item->next) {
         const struct jv *role = jv_get(item, "role"), *content = jv_get(item, "content");
+        api_at(b, "messages", i++);
         if (jv_text_is(role, "user")) TRY(read_user(b, DS4_ROLE_USER, content));
         else if (jv_text_is(role, "system")) TRY(read_user(b, DS4_ROLE_SYSTEM, content));
         else if (jv_text_is(role, "assistant")) TRY(read_assistant(b, content));
         else return api_refuse(b, "messages", "a message has no known role");
     }
+    api_at(b, NULL, 0);
     if (servers && servers->n) b->request->unsupported = "mcp_servers";
     if (format && !jv_text_is(jv_get(format, "type"), "text")) {
         TRY(api_format(b, jv_get(format, "type"), jv_get(format, "schema"), "output_config"));

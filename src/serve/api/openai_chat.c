@@ -55,11 +55,14 @@ static enum ds4_status read_tools(struct api_builder *b, const struct jv *body)
     TRY(api_tool_choice(b, choice));
     if ((tools && tools->kind != JV_ARRAY) || (functions && functions->kind != JV_ARRAY))
         return api_refuse(b, "tools", "tools must be a list");
+    size_t i = 0;
     for (const struct jv *tool = tools ? tools->first : NULL; tool; tool = tool->next) {
         const struct jv *function = jv_get(tool, "function");
+        api_at(b, "tools", i++);
         if (!jv_is(function, JV_OBJECT)) return api_refuse(b, "tools", "a tool is no function");
         TRY(api_add_tool(b, function->raw));
     }
+    api_at(b, NULL, 0);
     for (const struct jv *function = functions ? functions->first : NULL; function; function = function->next)
         TRY(api_add_tool(b, function->raw));
     return DS4_OK;
@@ -78,7 +81,12 @@ enum ds4_status api_parse_chat(struct api_builder *b, const struct jv *body)
     const struct jv *messages = jv_get(body, "messages");
     if (!jv_is(messages, JV_ARRAY) || messages->n == 0)
         return api_refuse(b, "messages", "messages is missing or empty");
-    for (const struct jv *item = messages->first; item; item = item->next) TRY(read_message(b, item));
+    size_t i = 0;
+    for (const struct jv *item = messages->first; item; item = item->next) {
+        api_at(b, "messages", i++);
+        TRY(read_message(b, item));
+    }
+    api_at(b, NULL, 0);
     TRY(read_tools(b, body));
     TRY(api_top_logprobs(b, body));
     b->request->logprobs = jv_is_true(jv_get(body, "logprobs"));

@@ -160,8 +160,10 @@ static enum ds4_status read_tool(struct api_builder *b, const struct jv *tool, s
 static enum ds4_status read_tool_list(struct api_builder *b, const struct jv *tools)
 {
     if (tools && tools->kind != JV_ARRAY) return api_refuse(b, "tools", "tools must be a list");
+    size_t i = 0;
     for (const struct jv *tool = tools ? tools->first : NULL; tool; tool = tool->next) {
         const struct jv *inner = jv_get(tool, "tools");
+        api_at(b, "tools", i++);
         if (!jv_text_is(jv_get(tool, "type"), "namespace")) {
             TRY(read_tool(b, tool, SPAN("")));
             continue;
@@ -169,6 +171,7 @@ static enum ds4_status read_tool_list(struct api_builder *b, const struct jv *to
         for (const struct jv *item = inner ? inner->first : NULL; item; item = item->next)
             TRY(read_tool(b, item, jv_text(jv_get(tool, "name"))));
     }
+    api_at(b, NULL, 0);
     return DS4_OK;
 }
 
@@ -211,7 +214,12 @@ enum ds4_status api_parse_responses(struct api_builder *b, const struct jv *body
         TRY(api_message(b, DS4_ROLE_USER, &m));
         TRY(api_one_part(b, m, input->text));
     } else if (jv_is(input, JV_ARRAY) && input->n) {
-        for (const struct jv *item = input->first; item; item = item->next) TRY(read_item(b, item));
+        size_t i = 0;
+        for (const struct jv *item = input->first; item; item = item->next) {
+            api_at(b, "input", i++);
+            TRY(read_item(b, item));
+        }
+        api_at(b, NULL, 0);
     } else {
         return api_refuse(b, "input", "input is missing or empty");
     }

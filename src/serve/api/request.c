@@ -1,11 +1,18 @@
 /* request.c - see request.h: what all dialects share, and the choice of a dialect's reader. */
 #include "serve/api/request.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 
-enum ds4_status api_refuse(struct api_builder *b, const char *param, const char *sentence)
+enum ds4_status api_refuse(struct api_builder *b, const char *param, const char *format, ...)
 {
+    char sentence[200];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(sentence, sizeof sentence, format, args);
+    va_end(args);
     b->request->param = param;
+    if (b->list) return err_set(b->error, DS4_ERR_FORMAT, "%s[%zu]: %s", b->list, b->item, sentence);
     return err_set(b->error, DS4_ERR_FORMAT, "%s", sentence);
 }
 
@@ -16,7 +23,8 @@ enum ds4_status api_no_memory(struct api_builder *b)
 
 enum ds4_status api_message(struct api_builder *b, enum ds4_role role, struct ds4_message **out)
 {
-    if (b->n == API_MESSAGES_MAX) return api_refuse(b, "messages", "the conversation has too many messages");
+    if (b->n == API_MESSAGES_MAX)
+        return api_refuse(b, "messages", "a conversation may have %d messages", API_MESSAGES_MAX);
     if (b->n == b->cap) {
         size_t cap = b->cap ? b->cap * 2 : 16;
         struct ds4_message *more = arena_alloc(b->arena, cap, sizeof *more);
@@ -100,7 +108,8 @@ enum ds4_status api_add_call(struct api_builder *b, struct ds4_message *m, struc
 {
     struct ds4_tool_call *calls = arena_alloc(b->arena, m->n_calls + 1, sizeof *calls);
     if (!calls) return api_no_memory(b);
-    if (m->n_calls >= API_TOOLS_MAX) return api_refuse(b, "messages", "a message has too many tool calls");
+    if (m->n_calls >= API_TOOLS_MAX)
+        return api_refuse(b, "messages", "a message may have %d tool calls", API_TOOLS_MAX);
     if (m->n_calls) memcpy(calls, m->calls, m->n_calls * sizeof *calls);
     calls[m->n_calls++] = (struct ds4_tool_call){.id = id, .name = name, .arguments = arguments};
     m->calls = calls;
@@ -133,7 +142,7 @@ enum ds4_status api_add_tool(struct api_builder *b, struct ds4_span function)
 {
     struct ds4_chat *chat = &b->request->chat;
     struct ds4_span *tools = (struct ds4_span *)(uintptr_t)chat->tools;
-    if (chat->n_tools >= API_TOOLS_MAX) return api_refuse(b, "tools", "the request has too many tools");
+    if (chat->n_tools >= API_TOOLS_MAX) return api_refuse(b, "tools", "a request may have %d tools", API_TOOLS_MAX);
     if (!tools) {
         tools = arena_alloc(b->arena, API_TOOLS_MAX, sizeof *tools);
         if (!tools) return api_no_memory(b);
@@ -278,7 +287,7 @@ static enum ds4_status read_number(struct api_builder *b, const struct jv *body,
     double number;
     if (!v) return DS4_OK;
     if (!jv_number(v, &number) || number < min || number > max)
-        return api_refuse(b, name, "a sampling parameter is no number or out of its range");
+        return api_refuse(b, name, "%s must be a number from %g to %g", name, min, max);
     *out = (float)number;
     return DS4_OK;
 }
@@ -382,11 +391,6 @@ enum ds4_status api_common(struct api_builder *b, const struct jv *body)
     return read_stops(b, jv_get(body, "stop_sequences"), "stop_sequences");
 }
 
-static bool ends_with(struct ds4_span text, struct ds4_span tail)
-{
-    return text.len >= tail.len && (tail.len == 0 || memcmp(text.ptr + text.len - tail.len, tail.ptr, tail.len) == 0);
-}
-
 /* Sampled bytes for calls that this server made, and the thinking before them where the client brings none or only its
  * end: the helper of an SDK keeps the last piece of a stream. */
 static void attach_replays(struct api_builder *b)
@@ -398,7 +402,7 @@ static void attach_replays(struct api_builder *b)
         struct ds4_tool_call *first = (struct ds4_tool_call *)(uintptr_t)m->calls;
         struct ds4_span reasoning = SPAN("");
         first->sampled = b->options->replay(b->options->replay_user, b->arena, m->calls, m->n_calls, &reasoning);
-        if (first->sampled.len && reasoning.ptr && ends_with(reasoning, m->reasoning)) m->reasoning = reasoning;
+        if (first->sampled.len && reasoning.ptr && span_ends(reasoning, m->reasoning)) m->reasoning = reasoning;
     }
 }
 

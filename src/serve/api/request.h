@@ -45,6 +45,7 @@ struct api_request {
     struct ds4_sampling sampling;
     struct ds4_span stops[API_STOPS_MAX];
     size_t n_stops;
+    bool continues;                 /* only results of calls came: the rest is known (continuation.h), tools included */
     bool tools_required;            /* the answer is a call: tool_choice */
     struct ds4_span tool_name;      /* of this tool; empty = any */
     const struct ds4_span *allowed; /* only these tools may be called; NULL = any */
@@ -67,9 +68,12 @@ struct api_options {
     void *replay_user;
 };
 
-/* Reads a body. The error's message is a constant sentence: nothing of the request is repeated in it. */
+/* Reads a body. Nothing of the request is repeated in the error's message. */
 enum ds4_status api_parse(enum api_dialect dialect, const struct api_options *options, struct arena *arena,
                           struct ds4_span body, struct api_request *out, struct ds4_error *error) DS4_MUST_CHECK;
+
+/* Whether the model knows of tools that it may call. */
+static inline bool api_has_tools(const struct api_request *r) { return r->chat.n_tools > 0 || r->continues; }
 
 /* ---- for the files of the dialects --------------------------------------------------------------------------- */
 
@@ -79,10 +83,20 @@ struct api_builder {
     struct arena *arena;
     struct ds4_message *messages;
     size_t n, cap;
+    const char *list; /* being read, with the item there; NULL = none */
+    size_t item;
     struct ds4_error *error;
 };
 
-enum ds4_status api_refuse(struct api_builder *b, const char *param, const char *sentence) DS4_MUST_CHECK;
+/* Says in the error which item of the request is being read. */
+static inline void api_at(struct api_builder *b, const char *list, size_t item)
+{
+    b->list = list;
+    b->item = item;
+}
+/* FORMAT. Within a list "messages[3]: " stands before the sentence. */
+enum ds4_status api_refuse(struct api_builder *b, const char *param, const char *format, ...)
+    __attribute__((format(printf, 3, 4))) DS4_MUST_CHECK;
 enum ds4_status api_no_memory(struct api_builder *b) DS4_MUST_CHECK;
 /* Appends an empty message. */
 enum ds4_status api_message(struct api_builder *b, enum ds4_role role, struct ds4_message **out) DS4_MUST_CHECK;

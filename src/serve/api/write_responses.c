@@ -311,14 +311,20 @@ static void close_reasoning(struct answer *a)
     item_done(a, from);
 }
 
-static void close_message(struct answer *a)
+/* An event with text of the message, and the logprobs of its new tokens. */
+static void output_text_event(struct answer *a, const char *type, const char *member, struct ds4_span text)
 {
-    struct ds4_span text = span_skip(buf_span(&a->text), a->item_from);
-    begin_item_event(a, "output_text.done", "msg", CONTENT);
-    buf_put_text(&a->out, ",\"text\":");
+    begin_item_event(a, type, "msg", CONTENT);
+    buf_printf(&a->out, ",\"%s\":", member);
     buf_put_json_string(&a->out, text);
     put_new_logprobs(a);
     end_event(a);
+}
+
+static void close_message(struct answer *a)
+{
+    struct ds4_span text = span_skip(buf_span(&a->text), a->item_from);
+    output_text_event(a, "output_text.done", "text", text);
     begin_item_event(a, "content_part.done", "msg", CONTENT);
     buf_put_text(&a->out, ",\"part\":");
     put_part(&a->out, text, buf_span(&a->part_logprobs));
@@ -368,11 +374,7 @@ static void text_delta(struct answer *a, struct ds4_span text)
         put_part(&a->out, SPAN(""), SPAN(""));
         end_event(a);
     }
-    begin_item_event(a, "output_text.delta", "msg", CONTENT);
-    buf_put_text(&a->out, ",\"delta\":");
-    buf_put_json_string(&a->out, text);
-    put_new_logprobs(a);
-    end_event(a);
+    output_text_event(a, "output_text.delta", "delta", text);
 }
 
 static void call_begin(struct answer *a, size_t call_i)

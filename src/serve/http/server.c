@@ -7,6 +7,10 @@
 #include "serve/http/conn.h"
 
 #define PAUSE_SECONDS 0.2 /* after running out of descriptors */
+#define SAME_AGE_SECONDS 0.005
+#define GO_TOGETHER 16    /* one in so many connections, at most */
+#define CROWD 256         /* with more connections than that, new ones are taken in batches, so that a flood of them */
+#define BATCH_SECONDS 0.005 /* does not cost a round over all for each */
 
 struct server {
     struct server_options options;
@@ -15,6 +19,7 @@ struct server {
     struct conn conns[SERVER_CONNECTIONS_MAX];
     size_t n_conns;
     uint64_t accept_after_ns;
+    struct net_poll polls[SERVER_CONNECTIONS_MAX + 2]; /* of the round at hand */
 };
 
 enum ds4_status server_open(const struct server_options *options, struct server **out, struct ds4_error *error)
@@ -22,6 +27,7 @@ enum ds4_status server_open(const struct server_options *options, struct server 
     struct server *s = mem_zalloc(1, sizeof *s);
     if (!s) return err_set(error, DS4_ERR_NOMEM, "no memory for the server");
     s->options = *options;
+    net_allow_descriptors(SERVER_CONNECTIONS_MAX + SERVER_OTHER_DESCRIPTORS);
     enum ds4_status status = net_wake_create(s->wake, error);
     if (status == DS4_OK) {
         status = net_listen(options->host, options->port, &s->listener, &s->port, error);
@@ -62,7 +68,7 @@ static void remove_dead(struct server *s)
 }
 
 /* When all places or descriptors are taken, the connection that has been in its head, or idle, for the longest makes
- * room. */
+ * room, and some of those that came with it: in a flood not every one of them is worth a look at all. */
 static bool make_room(struct server *s)
 {
     size_t oldest = SIZE_MAX;
@@ -71,7 +77,14 @@ static bool make_room(struct server *s)
         if (oldest == SIZE_MAX || s->conns[i].deadline_ns < s->conns[oldest].deadline_ns) oldest = i;
     }
     if (oldest == SIZE_MAX) return false;
+    uint64_t until_ns = s->conns[oldest].deadline_ns + (uint64_t)(SAME_AGE_SECONDS * 1e9);
     s->conns[oldest].state = CONN_DEAD;
+    for (size_t i = 0, more = s->n_conns / GO_TOGETHER; i < s->n_conns && more > 0; i++) {
+        bool waits = s->conns[i].state == CONN_HEAD || s->conns[i].state == CONN_IDLE;
+        if (!waits || s->conns[i].deadline_ns > until_ns) continue;
+        s->conns[i].state = CONN_DEAD;
+        more--;
+    }
     remove_dead(s);
     return true;
 }
@@ -81,7 +94,8 @@ static void accept_all(struct server *s)
     for (size_t i = 0; i < SERVER_CONNECTIONS_MAX; i++) {
         int fd = net_accept(s->listener);
         if (fd == NET_FULL && make_room(s)) continue;
-        if (fd == NET_FULL) s->accept_after_ns = clock_ns() + (uint64_t)(PAUSE_SECONDS * 1e9);
+        double pause = fd == NET_FULL ? PAUSE_SECONDS : s->n_conns > CROWD ? BATCH_SECONDS : 0;
+        if (fd < 0 && pause > 0) s->accept_after_ns = clock_ns() + (uint64_t)(pause * 1e9);
         if (fd < 0) return;
         if (s->n_conns == SERVER_CONNECTIONS_MAX && !make_room(s)) {
             net_close(fd);
@@ -121,11 +135,13 @@ static void serve_ready(struct server *s, const struct net_poll *polls, size_t n
     }
 }
 
-static int next_timeout_ms(struct server *s)
+/* Ends what was past its deadline when the sockets were last asked, at asked_ns: what had come by then has been read,
+ * so that a machine that stands still for a while does not end a client that did its part. */
+static int next_timeout_ms(struct server *s, uint64_t asked_ns)
 {
     uint64_t now = clock_ns(), next = now + 1000000000u;
     for (size_t i = 0; i < s->n_conns; i++) {
-        uint64_t due = conn_tick(&s->conns[i], &s->options, now);
+        uint64_t due = conn_tick(&s->conns[i], &s->options, asked_ns);
         if (due < next) next = due;
     }
     remove_dead(s);
@@ -142,10 +158,10 @@ static bool is_busy(const struct server *s)
 
 void server_run(struct server *s, const atomic_int *stop, double grace_s)
 {
-    struct net_poll polls[SERVER_CONNECTIONS_MAX + 2];
-    uint64_t stopped_ns = 0;
+    struct net_poll *polls = s->polls;
+    uint64_t stopped_ns = 0, asked_ns = clock_ns();
     for (;;) {
-        int timeout_ms = next_timeout_ms(s);
+        int timeout_ms = next_timeout_ms(s, asked_ns);
         int wanted = atomic_load(stop);
         if (wanted && !stopped_ns) {
             stopped_ns = clock_ns();
@@ -156,6 +172,7 @@ void server_run(struct server *s, const atomic_int *stop, double grace_s)
         if (stopped_ns && timeout_ms > 50) timeout_ms = 50;
         bool listening = s->listener >= 0 && clock_ns() >= s->accept_after_ns;
         size_t n = watch(s, polls, listening), n_watched = s->n_conns;
+        asked_ns = clock_ns();
         net_poll(polls, n, timeout_ms);
         if (polls[0].got & NET_READ) net_wake_drain(s->wake[0]);
         serve_ready(s, polls + 2, n_watched);

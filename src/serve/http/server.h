@@ -8,7 +8,8 @@
 #include "serve/http/exchange.h"
 #include "serve/http/gate.h"
 
-#define SERVER_CONNECTIONS_MAX 256
+#define SERVER_CONNECTIONS_MAX 1536 /* one that says nothing costs a place of less than a KiB */
+#define SERVER_OTHER_DESCRIPTORS 256 /* files of the model and the store */
 #define SERVER_BODIES_BYTES_MAX (128u << 20) /* of bodies being read, all connections together */
 #define SERVER_HEAD_SECONDS 10     /* to send a whole head */
 #define SERVER_BODY_SECONDS 30     /* to send a whole body, and */
