@@ -15,6 +15,7 @@ except ImportError as missing:
     print(f"skipped: {missing} (apt-get install python3-torch libopenblas0-pthread python3-regex)")
     sys.exit(0)
 
+import fused
 import gguf
 import model as m
 import quant2
@@ -145,6 +146,28 @@ def check_model():
     check_hyper(model.layers[0].hc_attn, torch.randn(1, 5, 4, c.dim))
 
 
+def check_fused():
+    """Loss and all gradients with the functions of kernels.c, and without."""
+    if not fused.library:
+        print("skipped: no C compiler, so no fused functions")
+        return
+    torch.manual_seed(2)
+    c = m.Config(vocab=512, dim=96, heads=2, head_dim=64, rope_dim=32, q_rank=64, o_rank=48, inter=96, index_heads=2,
+                 index_dim=64, index_top_k=32, positions=1024)
+    model, library = m.Model(c).train(), fused.library
+    for length, rounded in ((700, False), (90, False), (300, True)):
+        ids, c.rounded_state, found = torch.randint(0, 512, (2, length)), rounded, []
+        for fused.library in (library, None):
+            model.zero_grad()
+            loss, _ = model(ids[:, :-1], ids[:, 1:], torch.ones(2, length - 1))
+            loss.backward()
+            found.append([loss.detach()] + [p.grad.clone() for p in model.parameters() if p.grad is not None])
+        fused.library = library
+        worst_part = max((a - b).norm().item() / (b.norm().item() + 1e-6) for a, b in zip(*found))
+        state = ", state rounded" if rounded else ""
+        say(f"fused functions and their gradients, {length} tokens{state}", worst_part, 2e-2 if rounded else 1e-3)
+
+
 def check_tokenizer():
     tokenizer, wrong = Tokenizer.load(), 0
     tasks.seed(1)
@@ -158,6 +181,7 @@ def check_tokenizer():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     check_model()
+    check_fused()
     check_quant()
     check_tokenizer()
     sys.exit(1 if failed else 0)

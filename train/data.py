@@ -25,15 +25,22 @@ FACT_FORMS = ("\n{} = ", "\n{}: ", "\n{} costs ", " {} ", ' "{}": ')
 
 
 class Documents:
-    """An endless stream. phase: a dict of mix, kinds, longest, copy (see train.PHASES)."""
+    """An endless stream. phase: a dict of mix, kinds, longest, copy (see train.FIRST)."""
 
     def __init__(self, tokenizer, seed, test=False):
         self.tokenizer, self.random, self.batches = tokenizer, random.Random(2 * seed + test), []
         tasks.seed(2 * seed + test)
         self.found = found_stories(test)
 
+    def far(self, shortest, longest, questions=(3, 10), numbers=0.0):
+        """A long text with several questions, each length as likely as twice that length."""
+        n = int(shortest * (longest / shortest) ** self.random.random())
+        return self.rendered(tasks.needle_task(n, self.random.randint(*questions), numbers))
+
     def task(self, kinds):
-        task = tasks.sample(kinds)
+        return self.rendered(tasks.sample(kinds))
+
+    def rendered(self, task):
         text, ids, weights, at = task["prompt"] + task["completion"], [], [], 0
         for begin, end in task["spans"]:
             part = self.tokenizer.encode(text[at:begin])
@@ -59,11 +66,15 @@ class Documents:
         pool = (world.TOYS + world.FOODS + world.ANIMALS + world.COLORS + world.GIRLS + world.BOYS + world.CITIES
                 + world.FILES)
         out = [(BOS, 0.0)]
-        between = self.marked("\n\n" + tasks.story()[0] + "\n\n", *[0.05] * 3) if r.random() < 0.2 else []
-        if r.random() < 0.5:
+        between = self.filler(r.choice((1, 1, 2, 3))) if longest > 100 and r.random() < 0.5 else []
+        if r.random() < 0.4:
             words = [r.choice(pool) for _ in range(max(n // 3, 2))]
+            back = r.random() < 0.4
             for time in range(2):
                 form = r.choice(WORD_FORMS)
+                if back and time:       # the other way round, as a text task wishes it
+                    words.reverse()
+                    out += self.marked("In reverse order:", *[0.05] * 3)
                 for i, word in enumerate(words):
                     out += self.marked(form.format(word), *((1.0, 0.5, 0.2) if time else [0.02] * 3))
                 out += self.marked("\n", *[0.3] * 3) + (between if not time else [])
@@ -85,6 +96,19 @@ class Documents:
         out.append((EOS, 0.3))
         return [i for i, _ in out], [w for _, w in out]
 
+    def filler(self, n):
+        """Stories between what is told and what is asked: copying beyond the window goes through compressed rows."""
+        return self.marked("\n\n" + "\n\n".join(tasks.story()[0] for _ in range(n)) + "\n\n", *[0.1] * 3)
+
+    def sums(self):
+        """Line by line what a sum is made of, to be known by heart: each result counts."""
+        out = [(BOS, 0.0)]
+        for _ in range(self.random.randint(4, 12)):
+            line, result = tasks.drill()
+            out += [(i, 0.05) for i in self.tokenizer.encode(line)]
+            out += [(i, 1.0) for i in self.tokenizer.encode(result)]
+        return [i for i, _ in out], [w for _, w in out]
+
     def counts(self, n=400):
         """How often each token comes in so many tasks."""
         out = torch.zeros(len(self.tokenizer.tokens))
@@ -93,11 +117,13 @@ class Documents:
         return out
 
     def document(self, phase):
-        kind = self.random.choices(("task", "story", "found", "copy"), phase["mix"])[0]
+        kind = self.random.choices(("task", "story", "found", "copy", "sums"), phase["mix"])[0]
         if kind == "task":
             return self.task(phase["kinds"])
         if kind == "copy":
             return self.copying(phase["copy"])
+        if kind == "sums":
+            return self.sums()
         text = self.random.choice(self.found) if kind == "found" and self.found else tasks.story()[0]
         ids = ([BOS] + self.tokenizer.encode(text) + [EOS])[:phase["longest"]]
         return ids, [0.8] * len(ids)
@@ -113,6 +139,8 @@ class Documents:
 
     def batch(self, phase, n_tokens):
         """-> ids, targets, weights of the targets, each [rows, length]"""
+        if self.random.random() < phase.get("far", 0):
+            return padded([self.far(*phase["lengths"], **phase.get("asked", {}))])
         if self.random.random() < phase["packed"]:
             rows = []
             for _ in range(max(1, n_tokens // phase["row"])):

@@ -4,6 +4,8 @@
     evaluate.py models/ds4-tiny.gguf --engine ./ds4 [--n 25]     answers by the engine
     evaluate.py CHECKPOINT_DIR [--n 5]                           answers by PyTorch, without a cache: slow
     ... --loss adds nats a token on the assistant's tokens, by PyTorch
+    ... --drafts build/cc/tests/measure/drafts [--kinds story,chat]     instead: how often the draft block is right
+    ... --engine ./ds4 --found      instead: nats a token and a byte of collected stories never trained on
 
 Columns: tokens of a prompt (mean), answers that end, answers that are right (they contain what the task asks for; a
 tool call is right when it parses and has the name and arguments of the model answer), tool calls that parse.
@@ -108,7 +110,8 @@ def score(generator, tokenizer, samples):
         text, ended = generator.answer(sample["prompt"], n_max)
         wanted = parse_calls(sample["completion"])
         answer = text.split(tasks.END_THINK)[-1]
-        right = re.search(rf"(?<!\w){re.escape(sample['check'])}(?!\w)", answer) is not None
+        right = any(re.search(rf"(?<!\w){re.escape(good)}(?!\w)", answer) is not None
+                    for good in tasks.equally_good(sample["check"]))
         if wanted is not None:
             got = parse_calls(text)
             right = got == wanted
@@ -123,7 +126,7 @@ def score(generator, tokenizer, samples):
     return out
 
 
-def groups(n, seed):
+def groups(n, seed, lengths=(60, 250, 1000)):
     """name -> samples"""
     out = {}
     for kind in tasks.KINDS:
@@ -132,13 +135,41 @@ def groups(n, seed):
         tasks.seed(seed)
         drawn = (tasks.sample([kind]) for _ in range(100 * n))      # a free story or a lone call has nothing to check
         out[kind] = list(itertools.islice((task for task in drawn if task["check"]), n))
-    for length in (60, 250, 1000):
+    for length in lengths:
         tasks.seed(seed)
         out[f"needle {length}"] = [tasks.needle_task(length) for _ in range(n)]
     tasks.seed(seed)
     calls = (tasks.sample(["tool"]) for _ in range(100 * n))
     out["tool call"] = [call for call in calls if tasks.DSML in call["completion"]][:n]
     return out
+
+
+def drafts(options):
+    """Lines of tests/measure/drafts for told stories, and for every other kind wished."""
+    for kind in (options.kinds or "story,chat").split(","):
+        tasks.seed(options.seed)
+        drawn = (tasks.sample([kind]) for _ in range(100 * options.n))
+        prompts = [task["prompt"] for task in drawn if (kind == "story") != bool(task["check"])][:options.n]
+        with tempfile.TemporaryDirectory() as folder:
+            files = [pathlib.Path(folder) / f"{i}.txt" for i in range(len(prompts))]
+            for file, prompt in zip(files, prompts):
+                file.write_text(prompt, encoding="utf-8")
+            said = subprocess.run([options.drafts, options.model, *files], capture_output=True, text=True, check=True)
+        print(f"{kind:12s} " + said.stdout.strip().replace("\n", ", "), flush=True)
+
+
+def found(options):
+    """The loss of `ds4 perplexity`, each story alone, its end token counted too."""
+    from data import found_stories
+
+    nats, n_tokens, n_bytes = 0, 0, 0
+    for text in found_stories(test=True):
+        command = [options.engine, "perplexity", "-m", options.model, "--special", "--chunk", "4096", "--json"]
+        done = subprocess.run(command, input=tasks.BOS + text + tasks.EOS, capture_output=True, text=True, check=True)
+        story = json.loads(done.stdout)
+        nats += story["nll"] * story["n_tokens"]
+        n_tokens, n_bytes = n_tokens + story["n_tokens"], n_bytes + len(text.encode())
+    print(f"{nats / n_tokens:.3f} nats a token of {n_tokens}, {nats / n_bytes:.4f} a byte of {n_bytes}")
 
 
 def main():
@@ -148,9 +179,18 @@ def main():
     parser.add_argument("--n", type=int, default=25, help="samples of each kind")
     parser.add_argument("--seed", type=int, default=1001, help="odd: never trained on")
     parser.add_argument("--kinds", help="separated by commas")
+    parser.add_argument("--lengths", default="60,250,1000", help="of the texts with a sentence to find, in tokens")
     parser.add_argument("--loss", action="store_true")
+    parser.add_argument("--found", action="store_true", help="of the folder DS4_TRAIN_TEXTS")
+    parser.add_argument("--drafts", help="the program that counts drafts")
     parser.add_argument("--show", type=int, default=0, help="samples of each kind to print")
     options = parser.parse_args()
+    if options.drafts:
+        drafts(options)
+        return
+    if options.found:
+        found(options)
+        return
     tokenizer, model = Tokenizer.load(), None
     if options.loss or not options.engine:
         import checkpoint
@@ -158,8 +198,8 @@ def main():
         torch.set_num_threads(1)
         model = checkpoint.load(options.model) if options.model.is_dir() else checkpoint.load_gguf(options.model)[0]
     generator = Engine(options.engine, options.model) if options.engine else Torch(model)
-    for name, samples in groups(options.n, options.seed).items():
-        if options.kinds and name not in options.kinds.split(","):
+    for name, samples in groups(options.n, options.seed, map(int, options.lengths.split(","))).items():
+        if options.kinds and not {name, name.split()[0]} & set(options.kinds.split(",")):
             continue
         s = score(generator, tokenizer, samples)
         line = (f"{name:12s} prompt {s['prompt_tokens'] // s['n']:5d} tokens, ended {s['ended']}/{s['n']}, "

@@ -14,6 +14,7 @@ Trained numbers only move through `named_tensors`, under the names of DeepSeek's
 import dataclasses
 import math
 
+import fused
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -74,7 +75,14 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
 
     def forward(self, x):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+        return normed(x, self.weight, self.eps)
+
+
+def normed(x, weight, eps):
+    if fused.ready(x):
+        return fused.Norm.apply(x, weight, eps)
+    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return y if weight is None else y * weight
 
 
 def rope_tables(c, compressed):
@@ -92,8 +100,10 @@ def rope_tables(c, compressed):
     return angle.cos(), angle.sin()
 
 
-def rotate(x, cos, sin, inverse=False):
+def rotate(x, cos, sin, inverse=False, factor=1.0):
     """Turns neighbouring pairs of the last values. x [B, T, (H,) D], cos and sin [T, rope_dim/2]."""
+    if fused.ready(x):
+        return fused.Turn.apply(x, cos, sin, inverse, factor)
     if x.dim() == 4:
         cos, sin = cos[:, None], sin[:, None]
     if inverse:
@@ -101,7 +111,7 @@ def rotate(x, cos, sin, inverse=False):
     n = 2 * cos.size(-1)
     still, even, odd = x[..., :-n], x[..., -n::2], x[..., -n + 1::2]
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
-    return torch.cat([still, turned], -1)
+    return torch.cat([still, turned], -1) * factor
 
 
 _hadamard = {}
@@ -154,16 +164,21 @@ class Compressor(nn.Module):
     def forward(self, x, cos, sin):
         """x [B, T, dim] -> [B, T // ratio, width]"""
         batch, n = x.size(0), x.size(1) // self.ratio
-        x = x[:, :n * self.ratio]
+        if fused.ready(x):
+            rows = fused.Compress.apply(self.wkv(x), self.wgate(x), self.ape, self.overlap)
+        else:
+            rows = self.summed(x[:, :n * self.ratio], batch, n)
+        rows = rotate(self.norm(rows), cos[:n * self.ratio:self.ratio], sin[:n * self.ratio:self.ratio])
+        return hadamard(rows) if self.transformed else rows
+
+    def summed(self, x, batch, n):
         kv = self.wkv(x).unflatten(1, (n, self.ratio))
         gate = self.wgate(x).unflatten(1, (n, self.ratio)) + self.ape
         if self.overlap:        # the first half of the channels looks at the block before, the second at its own
             zero, d = kv.new_zeros(batch, 1, self.ratio, self.width), self.width
             kv = torch.cat([torch.cat([zero, kv[:, :-1, :, :d]], 1), kv[..., d:]], 2)
             gate = torch.cat([torch.cat([zero + MASKED, gate[:, :-1, :, :d]], 1), gate[..., d:]], 2)
-        rows = self.norm((kv * gate.softmax(2)).sum(2))
-        rows = rotate(rows, cos[:n * self.ratio:self.ratio], sin[:n * self.ratio:self.ratio])
-        return hadamard(rows) if self.transformed else rows
+        return (kv * gate.softmax(2)).sum(2)
 
 
 class Indexer(nn.Module):
@@ -184,6 +199,8 @@ class Indexer(nn.Module):
         if c.rounded_state:
             query, rows = round_fp4(query), round_fp4(rows)
         weight = self.weights_proj(x) * (c.index_dim ** -0.5 * c.index_heads ** -0.5)
+        if fused.ready(x):
+            return fused.IndexScores.apply(query, rows, weight)
         return (torch.einsum("bthd,bjd->bthj", query, rows).relu() * weight[..., None]).sum(2)
 
 
@@ -214,32 +231,40 @@ class Attention(nn.Module):
         cos, sin = self.cos[:n_tokens], self.sin[:n_tokens]
         low = self.q_norm(self.wq_a(x))
         q = self.wq_b(low).unflatten(-1, (c.heads, c.head_dim))
-        q = q * torch.rsqrt(q.square().mean(-1, keepdim=True) + c.eps)
-        q = rotate(q, cos, sin) * c.head_dim ** -0.5
+        q = rotate(normed(q, None, c.eps), cos, sin, factor=c.head_dim ** -0.5)
         kv = self.stored(rotate(self.kv_norm(self.wkv(x)), cos, sin))
         width = min(c.window, n_tokens)     # queries in blocks of a window see their own block and the one before
         n_blocks = -(-n_tokens // width)
         padding = n_blocks * width - n_tokens
         q = F.pad(q, (0, 0, 0, 0, 0, padding)).unflatten(1, (n_blocks, width))
         near, near_mask = self.window_rows(kv, n_blocks, width, padding)
-        logits = [torch.einsum("bnqhd,bnkd->bnhqk", q, near).masked_fill(~near_mask, MASKED)]
-        far, scores, keep = None, None, None
+        far, scores, keep, attend = None, None, None, self.attended_by_kernel if fused.ready(x) else self.attended
         if self.ratio and n_tokens >= self.ratio:
             far = self.stored(self.compressor(x, cos, sin))
             scores, keep = self.selection(x, low, far.size(1), cos, sin, padding)
-            mask = keep.unflatten(1, (n_blocks, width))[:, :, None]
+        out, far_weights = attend(q, near, near_mask, far, keep)
+        if scores is not None:
+            self.index_loss = self.divergence(far_weights, scores, keep)
+        out = rotate(out.flatten(1, 2)[:, :n_tokens], cos, sin, inverse=True)
+        out = torch.einsum("btgd,grd->btgr", out.reshape(batch, n_tokens, c.o_groups, -1), self.wo_a)
+        return self.wo_b(out.flatten(2))
+
+    def attended_by_kernel(self, q, near, near_mask, far, keep):
+        return fused.Attend.apply(q, near, far, keep, self.attn_sink)
+
+    def attended(self, q, near, near_mask, far, keep):
+        """-> what each query gathers, and its weights on the far rows"""
+        logits = [torch.einsum("bnqhd,bnkd->bnhqk", q, near).masked_fill(~near_mask, MASKED)]
+        if far is not None:
+            mask = keep.unflatten(1, q.shape[1:3])[:, :, None]
             logits.append(torch.einsum("bnqhd,bjd->bnhqj", q, far).masked_fill(~mask, MASKED))
-        sink = self.attn_sink.view(1, 1, -1, 1, 1).expand(batch, n_blocks, -1, width, 1)
+        sink = self.attn_sink.view(1, 1, -1, 1, 1).expand(*q.shape[:2], -1, q.size(2), 1)
         weights = torch.cat(logits + [sink], -1).softmax(-1)
         n_near = near.size(2)
         out = torch.einsum("bnhqk,bnkd->bnqhd", weights[..., :n_near], near)
         if far is not None:
             out = out + torch.einsum("bnhqj,bjd->bnqhd", weights[..., n_near:-1], far)
-            if scores is not None:
-                self.index_loss = self.divergence(weights[..., n_near:-1], scores, keep)
-        out = rotate(out.flatten(1, 2)[:, :n_tokens], cos, sin, inverse=True)
-        out = torch.einsum("btgd,grd->btgr", out.reshape(batch, n_tokens, c.o_groups, -1), self.wo_a)
-        return self.wo_b(out.flatten(2))
+        return out, weights[..., n_near:-1]
 
     @staticmethod
     def window_rows(kv, n_blocks, width, padding):
@@ -299,6 +324,8 @@ class Experts(nn.Module):
         self.balance_loss = self.two_bit = None
 
     def inner(self, gate, up):
+        if fused.ready(gate):
+            return fused.Gated.apply(gate, up, self.c.limit)
         return F.silu(gate.clamp(max=self.c.limit)) * up.clamp(-self.c.limit, self.c.limit)
 
     def forward(self, x, ids):
@@ -320,6 +347,8 @@ class Experts(nn.Module):
         w1, w3, w2 = self.two_bit() if self.two_bit else (self.w1, self.w3, self.w2)
         order = chosen.argsort(stable=True)
         token, weight, outs, at = order // self.c.active, weight[order], [], 0
+        if fused.ready(x):
+            return fused.Routed.apply(x, token, weight, w1, w3, w2, counts, self.c.limit)
         for e, n in enumerate(counts):
             if n:
                 rows = x[token[at:at + n]]
@@ -370,6 +399,8 @@ class HyperConnection(nn.Module):
     def forward(self, x):
         """x [B, T, streams, dim] -> input of the sublayer [B, T, dim], post [B, T, streams], comb [B, T, from, to]"""
         c, n = self.c, self.c.streams
+        if fused.ready(x) and n == 4:
+            return fused.HyperRead.apply(x, self.fn, self.scale, self.base, c.sinkhorn_rounds, c.eps)
         flat = x.flatten(2)
         mix = F.linear(flat, self.fn) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + c.eps)
         pre = torch.sigmoid(mix[..., :n] * self.scale[0] + self.base[:n]) + c.eps
@@ -382,6 +413,8 @@ class HyperConnection(nn.Module):
     @staticmethod
     def write(y, streams, post, comb):
         """stream j becomes post_j y + sum over i of comb_ij stream_i"""
+        if fused.ready(y):
+            return fused.HyperWrite.apply(y, streams, post, comb)
         out = post[..., None] * y[:, :, None]
         for mix, stream in zip(comb.unbind(2), streams.unbind(2)):
             out = torch.addcmul(out, mix[..., None], stream[:, :, None])
@@ -428,9 +461,12 @@ class Draft(Block):
         self.e_proj, self.h_proj = linear(c.dim, c.dim), linear(c.dim, c.dim)
         self.enorm, self.hnorm, self.head = RMSNorm(c.dim, c.eps), RMSNorm(c.dim, c.eps), Head(c)
 
-    def forward(self, state, embedded, ids):
+    def trunk(self, state, embedded, ids):
         x = self.e_proj(self.enorm(embedded))[:, :, None] + self.h_proj(self.hnorm(state))
-        return self.head(super().forward(x, ids))
+        return super().forward(x, ids)
+
+    def forward(self, state, embedded, ids):
+        return self.head(self.trunk(state, embedded, ids))
 
 
 class Model(nn.Module):
@@ -460,17 +496,22 @@ class Model(nn.Module):
         return self.out(self.mtp[0](state, self.embed(following), following))
 
     def forward(self, ids, targets, weight, draft=True, draft_weight=0.5, balance_weight=1e-3):
-        """targets[t] follows ids[t]; weight of each target. -> loss, and its parts by name"""
-        def cross_entropy(logits, wanted, w):
-            loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-            return (loss * w.flatten()).sum() / w.sum().clamp(min=1)
+        """targets[t] follows ids[t]; weight of each target. -> loss, and its parts by name
+        Of targets of little weight a third is drawn, with three times the weight: logits are a fifth of the work."""
+        kept = (weight >= 0.5) | ((weight > 0) & (torch.rand_like(weight) < 1 / 3))
+        scaled = torch.where(weight >= 0.5, weight, 3 * weight)
+
+        def cross_entropy(head, state, wanted, at, w):
+            loss = F.cross_entropy(self.out(head(state[at][None]))[0], wanted[at], reduction="none")
+            return (loss * w[at]).sum() / w[at].sum().clamp(min=1)
 
         state = self.trunk(ids)
-        loss = cross_entropy(self.out(self.head(state)), targets, weight)
+        loss = cross_entropy(self.head, state, targets, kept, scaled)
         parts, used = {"lm": loss.detach()}, list(self.layers)
         if draft and self.mtp:
-            logits = self.draft_logits(state[:, :-1], targets[:, :-1])
-            part = cross_entropy(logits, targets[:, 1:], weight[:, 1:])
+            block, following = self.mtp[0], targets[:, :-1]
+            drafted = block.trunk(state[:, :-1], self.embed(following), following)
+            part = cross_entropy(block.head, drafted, targets[:, 1:], kept[:, 1:], scaled[:, 1:])
             loss, parts["mtp"], used = loss + draft_weight * part, part.detach(), self.blocks()
         for name, terms, factor in (("kl", [b.attn.index_loss for b in used], 1.0),
                                     ("balance", [b.ffn.balance_loss for b in used], balance_weight)):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What each way of quantising ds4-tiny costs: one table, by the engine alone.
 
-    table.py [--engine ./ds4] [--n 10] [--needles 5] [--tokens 20000]
+    table.py [--engine ./ds4] [--n 10] [--needles 5] [--tokens 20000] [--only 16-bit,q4]
 
 Uses the calibration that scripts/make-model leaves in build/model. Columns: bits a weight, bytes, perplexity on
 held-out conversations (odd seed) and KL against the 16-bit model, each with half of a 95 % interval; nats a token on
@@ -89,6 +89,8 @@ def main():
     parser.add_argument("--n", type=int, default=10, help="sums and tool calls; 0 = no answers at all")
     parser.add_argument("--needles", type=int, default=5, help="sentences to find, of each length")
     parser.add_argument("--tokens", type=int, default=20000, help="held-out tokens")
+    parser.add_argument("--only", default=",".join(VARIANTS).replace(", ", "; "),
+                        help="rows to print, with ; for a comma in a name")
     options = parser.parse_args()
     config = json.loads((CHECKPOINT / "model.safetensors.index.json").read_text())
     options.n_values = config["metadata"]["n_values"]
@@ -96,8 +98,9 @@ def main():
     head = ["", "bits a weight", "bytes", "perplexity", "KL to 16-bit", "stories, nats"]
     head += ["sums", "tool calls", "recall at " + ", ".join(map(str, LENGTHS))] if options.n else []
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for name, arguments in VARIANTS.items():
-        row(options, name, arguments, texts)
+    for name in options.only.split(","):
+        name = name.replace("; ", ", ")
+        row(options, name, VARIANTS[name], texts)
 
 
 if __name__ == "__main__":

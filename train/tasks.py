@@ -66,6 +66,10 @@ def a(noun):
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
+def plural(noun):
+    return "mice" if noun == "mouse" else noun + ("es" if noun.endswith(("ch", "x")) else "s")
+
+
 # ---- rendering ----------------------------------------------------------------------------------------------------
 
 def answer(text="", think="", calls=()):
@@ -128,7 +132,7 @@ class Person:
 
 
 class Scene(dict):
-    """What the names in braces of a story stand for; a_x is x with its article."""
+    """What the names in braces of a story stand for; a_x is x with its article, xs many."""
 
     def __init__(self):
         hero = Person()
@@ -142,19 +146,21 @@ class Scene(dict):
         self.update(obj=f"{self['col']} {self['toy']}", She=capital(hero.she), Her=capital(hero.her))
 
     def __missing__(self, name):
-        return a(self[name[2:]])
+        return plural(self[name[:-1]]) if name.endswith("s") else a(self[name[2:]])
 
     def fill(self, template):
         return (template if isinstance(template, str) else one(template)).format_map(self)
 
 
 def story():
-    """-> text, [(question, answer)], scene"""
+    """-> text, [(question, answer, the answer as a sentence)], scene"""
     scene = Scene()
     sentences, questions = one(w.PLOTS)
     lines = [scene.fill(line) for line in [*w.OPENINGS, *sentences, w.ENDINGS]]
-    questions = [(scene.fill(q), scene.fill(reply)) for q, reply in questions]
-    questions.append((one(["What is the name of the main character?", "Who is the story about?"]), scene["N"]))
+    questions = [tuple(scene.fill(part) for part in question) for question in questions]
+    questions.append(one([("What is the name of the main character?", scene["N"],
+                           f"The name of the main character is {scene['N']}"),
+                          ("Who is the story about?", scene["N"], f"The story is about {scene['N']}")]))
     lines = [line for line in lines if line]
     if R.random() < 0.5:
         return " ".join(lines), questions, scene
@@ -164,7 +170,7 @@ def story():
 
 def story_task():
     text, questions, scene = story()
-    if R.random() < 0.5:
+    if R.random() < 0.35:
         wish = one(["Tell me a story.", "Tell me a story.", "Write a story.", "Tell me a short story.",
                     "Can you tell me a story?", "Tell me a story about {a_what}.",
                     "Tell me a story about {a_what} named {N}.", "Write a short story about {N}.",
@@ -172,10 +178,10 @@ def story_task():
         reply = answer(text, f"A short story about {scene['N']}.")
         return render("story", [(as_typed(scene.fill(wish)), reply)], R.random() < 0.5, "", one(w.SYSTEM))
     R.shuffle(questions)
-    turns = [(q, answer(capital(right) + ".", f"The story says: {right}."))
-             for q, right in questions[:R.randint(1, len(questions))]]
+    questions = questions[:R.randint(1, len(questions))]
+    turns = [(q, answer(sentence + ".", f"The story says: {right}.")) for q, right, sentence in questions]
     turns[0] = f"Read this story.\n\n{text}\n\n{turns[0][0]}", turns[0][1]
-    return render("story", turns, R.random() < 0.4, turns[-1][1]["text"].rstrip("."), one(w.SYSTEM))
+    return render("story", turns, R.random() < 0.4, questions[-1][1], one(w.SYSTEM))
 
 
 # ---- chat and facts -----------------------------------------------------------------------------------------------
@@ -219,6 +225,12 @@ def fact():
     return f"Which {what} comes after {names[i]}?", f"After {names[i]} comes {after}.", f"{names[i]}, {after}."
 
 
+def equally_good(reply):
+    """All answers that would be as right as this one: there is more than one for a greeting."""
+    groups = [replies for _, replies in w.TALK] + [w.DO_NOT_KNOW]
+    return next((group for group in groups if reply in group), (reply,))
+
+
 def fact_turn():
     question, reply, thought = fact()
     return as_typed(question), answer(reply, thought)
@@ -251,51 +263,81 @@ def memory_task():
 # ---- numbers, lists, text -----------------------------------------------------------------------------------------
 
 def written_sum(x, y):
-    """Addition digit by digit, as it is thought."""
+    """Two numbers of two digits are spelt, for some of them are one token; then they are added digit by digit from the
+    last one on, the carry as the third number of a step."""
+    if x < 10 and y < 10:
+        return f"{x} + {y} = {x + y}"
     steps, carry = [], 0
-    while x or y or carry:
-        total = x % 10 + y % 10 + carry
-        steps.append(f"{x % 10} + {y % 10}" + (f" + {carry}" if carry else "") + f" = {total}")
-        x, y, carry = x // 10, y // 10, total // 10
-    return ", ".join(steps or ["0 + 0 = 0"]) + "."
+    for i, j in ((x % 10, y % 10), (x // 10, y // 10)):
+        steps.append(f"{i} + {j}{' + 1' * carry} = {i + j + carry}")
+        carry = (i + j + carry) // 10
+    return f"{x // 10} {x % 10} + {y // 10} {y % 10}: " + ", ".join(steps)
+
+
+def written_difference(x, y):
+    return f"{y} + {x - y} = {x}"
+
+
+def calculation(large=0.4):
+    """-> what is computed as shown, its steps, the result; large: share of sums of numbers up to 99"""
+    k = R.randrange(7)
+    if k < 4:
+        x, y = (R.randrange(100 if R.random() < large else 10) for _ in range(2))
+        return f"{x} + {y}", written_sum(x, y), x + y
+    if k < 6:
+        x = R.randrange(one([10, 20]))
+        y = R.randint(0, x)
+        return f"{x} - {y}", written_difference(x, y), x - y
+    x, y = R.randint(0, 5), R.randint(0, 5)
+    return one([f"{x} * {y}", f"{x} x {y}", f"{x} times {y}"]), f"{x} times {y} = {x * y}", x * y
+
+
+def drill():
+    """-> the beginning of a line, and its end: what sums are made of, to be known by heart"""
+    k = R.randrange(10)
+    if k < 5:
+        x, y, carry = R.randrange(10), R.randrange(10), R.randrange(2)
+        return f"{x} + {y}" + " + 1" * carry + " =", f" {x + y + carry}\n"
+    shown, steps, right = calculation(0.8)
+    if "," in steps:
+        return f"{shown}:", f" {steps}, so {shown} = {right}\n"
+    if k < 8:
+        return f"{shown}:", f" {steps}\n"
+    return f"{shown} =", f" {right}\n"
+
+
+def comparison():
+    """-> question, answer, thought, result"""
+    numbers = R.sample(range(one([10, 100])), R.randint(2, 3))
+    word, right = one([("biggest", max(numbers)), ("smallest", min(numbers))])
+    question = f"Which number is the {word}: {', '.join(map(str, numbers))}?"
+    return question, f"The {word} number is {right}.", f"Sorted: {', '.join(map(str, sorted(numbers)))}.", right
 
 
 def math_task():
-    k = one([0, 0, 0, 0, 2, 2, 3, 4, 5])
-    if k == 4:
-        question, text, thought, right = word_problem()
-    elif k == 5:
-        numbers = R.sample(range(one([10, 100])), R.randint(2, 3))
-        word, right = one([("biggest", max(numbers)), ("smallest", min(numbers))])
-        question = f"Which number is the {word}: {', '.join(map(str, numbers))}?"
-        text, thought = f"The {word} number is {right}.", f"Sorted: {', '.join(map(str, sorted(numbers)))}."
+    """Sums of two digits are worked out, in thought or in the answer; a sum of single digits is known by heart."""
+    k, think = R.randrange(8), R.random() < 0.6
+    if k < 2:
+        question, text, thought, right = word_problem() if k else comparison()
+        check = str(right)
     else:
-        if k < 2:
-            bound = one([10, 10, 10, 10, 10, 20])
-            x, y = R.randrange(bound), R.randrange(bound)
-            right, shown, thought = x + y, f"{x} + {y}", written_sum(x, y)
-        elif k == 2:
-            x = R.randrange(one([10, 20]))
-            y = R.randint(0, x)
-            right, shown, thought = x - y, f"{x} - {y}", f"{y} + {x - y} = {x}, so {x} - {y} = {x - y}."
-        else:
-            x, y = R.randint(0, 5), R.randint(0, 5)
-            right, shown = x * y, one([f"{x} * {y}", f"{x} x {y}", f"{x} times {y}"])
-            thought = f"{x} times {y} is {x * y}."
+        shown, steps, right = calculation()
         question = as_typed(one([f"What is {shown}?", f"{shown} = ?", f"Compute {shown}.", f"How much is {shown}?"]))
-        text = f"{shown} = {right}."
-    return render("math", [(question, answer(text, thought))], R.random() < 0.6, str(right), one(w.SYSTEM))
+        text, thought, check = f"{shown} = {right}.", steps + ".", f"{shown} = {right}"
+        if not think and "," in steps:
+            text = f"{steps}, so {text}"
+    return render("math", [(question, answer(text, thought))], think, check, one(w.SYSTEM))
 
 
 def word_problem():
-    name, thing, x, y = Person().name, one(w.FOODS + w.TOYS), R.randrange(2, 10), R.randrange(1, 10)
+    name, things, x, y = Person().name, plural(one(w.FOODS + w.TOYS)), R.randrange(2, 10), R.randrange(1, 10)
     if R.random() < 0.5 or y >= x:
-        question = f"{name} has {x} {thing}s and gets {y} more. How many {thing}s does {name} have now?"
+        question = f"{name} has {x} {things} and gets {y} more. How many {things} does {name} have now?"
         right, thought = x + y, f"{x} + {y} = {x + y}."
     else:
-        question = f"{name} has {x} {thing}s and gives away {y}. How many {thing}s are left?"
-        right, thought = x - y, f"{y} + {x - y} = {x}, so {x} - {y} = {x - y}."
-    return question, f"{name} has {right} {thing}s.", thought, right
+        question = f"{name} has {x} {things} and gives away {y}. How many {things} are left?"
+        right, thought = x - y, f"{written_difference(x, y)}, so {x} - {y} = {x - y}."
+    return question, f"{name} has {right} {things}.", thought, right
 
 
 def table_task():
@@ -308,8 +350,12 @@ def table_task():
     return render("table", [(question, reply)], R.random() < 0.2, values[i], one(w.SYSTEM))
 
 
+def some_words():
+    return [one(w.TOYS + w.FOODS + w.ANIMALS + w.COLORS) for _ in range(R.randint(2, 5))]
+
+
 def text_task():
-    words = [one(w.TOYS + w.FOODS + w.ANIMALS + w.COLORS) for _ in range(R.randint(2, 5))]
+    words = some_words()
     line = " ".join(words)
     question, reply, right = one([(f"Repeat: {line}", f"Here it is: {line}", line)] * 3 + [
         (f"Write these words in reverse order: {line}", f"In reverse order: {' '.join(words[::-1])}",
@@ -319,6 +365,32 @@ def text_task():
     return render("text", [(question, answer(reply, "Word by word."))], R.random() < 0.15, right, one(w.SYSTEM))
 
 
+def reverse_task():
+    words = some_words()
+    right = " ".join(words[::-1])
+    return render("reverse", [(f"Write these words in reverse order: {' '.join(words)}",
+                               answer(f"In reverse order: {right}", "Word by word."))], R.random() < 0.15, right,
+                  one(w.SYSTEM))
+
+
+def problem_task():
+    question, text, thought, right = word_problem()
+    return render("problem", [(question, answer(text, thought))], R.random() < 0.6, str(right), one(w.SYSTEM))
+
+
+def priced(n):
+    """-> so many words with numbers, and how they are asked for as JSON"""
+    value = {key: R.randrange(100) for key in R.sample(w.FOODS + w.TOYS, n)}
+    return value, "Write as JSON: " + ", ".join(f"{key} {number}" for key, number in value.items())
+
+
+def object_task():
+    value, question = priced(R.randint(3, 4))
+    right = json.dumps(value)
+    return render("object", [(question, answer(right, f"Keys: {', '.join(value)}."))], R.random() < 0.2, right,
+                  one(w.SYSTEM))
+
+
 def json_task():
     person = Person()
     known = {"name": person.name, "age": R.randrange(3, 90), "city": one(w.CITIES), "pet": one(w.ANIMALS)}
@@ -326,8 +398,7 @@ def json_task():
             "city": f"{capital(person.she)} lives in {known['city']}.",
             "pet": f"{capital(person.she)} has {a(known['pet'])}."}
     if R.random() < 0.3:
-        value = {key: R.randrange(100) for key in R.sample(w.FOODS + w.TOYS, R.randint(1, 4))}
-        question = "Write as JSON: " + ", ".join(f"{key} {number}" for key, number in value.items())
+        value, question = priced(R.randint(1, 4))
     else:
         keys = R.sample(list(known), R.randint(1, 4))
         value = {key: known[key] for key in known if key in keys}
@@ -338,9 +409,11 @@ def json_task():
     return render("json", [(question, reply)], R.random() < 0.2, right, one(w.SYSTEM))
 
 
-def secret():
-    """-> sentence, question, answer"""
+def secret(numbers=0.0):
+    """-> sentence, question, answer; numbers: share of secret numbers over a fourth"""
     k, name, city, month = R.randrange(4), Person().name, one(w.CITIES), one(w.MONTHS)
+    if numbers and R.random() < numbers:
+        k = 0
     if k == 0:
         thing, right = f"{one(w.COLORS)} {one(w.TOYS)}", str(R.randrange(1000, 10000))
         return f"The secret number of the {thing} is {right}.", f"What is the secret number of the {thing}?", right
@@ -351,22 +424,31 @@ def secret():
         right = f"{one(w.COLORS)} {one(w.ANIMALS)}"
         return f'The password for {city} is "{right}".', f"What is the password for {city}?", right
     right = str(R.randrange(10, 100))
-    return (f"In {month} the doctor counted {right} {one(w.ANIMALS)}s.",
+    return (f"In {month} the doctor counted {right} {plural(one(w.ANIMALS))}.",
             f"How many animals did the doctor count in {month}?", right)
 
 
-def needle_task(n_tokens=None):
-    """A sentence in about so many tokens of stories (four characters a token), asked for at the end."""
-    texts, length = [], 0
+def needle_task(n_tokens=None, n_questions=1, numbers=0.0):
+    """Sentences in about so many tokens of stories (four characters a token), asked for at the end."""
+    texts, length, secrets = [], 0, {}
     wanted = 4 * (n_tokens or one([40, 80, 150, 250, 350]))
     while length < wanted:
         texts.append(story()[0])
         length += len(texts[-1])
-    sentence, question, right = secret()
-    texts.insert(R.randint(0, len(texts)), sentence)
-    prompt = "Read this text carefully.\n\n" + "\n\n".join(texts) + "\n\n" + question
-    reply = answer(sentence, "I look for it in the text.")
-    return render("needle", [(prompt, reply)], R.random() < 0.25, right, one(w.SYSTEM))
+    while len(secrets) < n_questions:
+        sentence, question, right = secret(numbers)
+        secrets[question] = sentence, right
+    for sentence, _ in secrets.values():
+        texts.insert(R.randint(0, len(texts)), sentence)
+    turns = [(question, answer(sentence, "I look for it in the text.")) for question, (sentence, _) in secrets.items()]
+    turns[0] = "Read this text carefully.\n\n" + "\n\n".join(texts) + "\n\n" + turns[0][0], turns[0][1]
+    right = list(secrets.values())[-1][1]
+    return render("needle", turns, R.random() < 0.25, right, one(w.SYSTEM))
+
+
+def needles_task():
+    """As it is trained: often several questions about one text."""
+    return needle_task(n_questions=one([1, 2, 3, 4]))
 
 
 # ---- tools --------------------------------------------------------------------------------------------------------
@@ -391,8 +473,8 @@ def call(question, thought, name, arguments, result, after, reply):
 
 
 def read_turns(path):
-    body = one([secret()[0], f"buy {one(w.FOODS)}s and {one(w.FOODS)}s", f"{one(w.TOYS)} = {R.randrange(100)}",
-                story()[0].split(". ")[0] + "."])
+    body = one([secret()[0], f"buy {plural(one(w.FOODS))} and {plural(one(w.FOODS))}",
+                f"{one(w.TOYS)} = {R.randrange(100)}", story()[0].split(". ")[0] + "."])
     question = one([f"What is in {path}?", f"Read the file {path}.", f"Show me {path}.", f"Please open {path}"])
     return body, call(question, f"I need to read {path}.", "read_file", {"path": path}, body, "I have the content.",
                       f"The file {path} says: {body}")
@@ -473,14 +555,17 @@ def without_tool():
     return question, answer(reply["text"], reply["think"] + " No tool is needed.")
 
 
-KINDS = {"chat": (chat_task, 3.5), "math": (math_task, 3), "story": (story_task, 2.5), "memory": (memory_task, 2),
-         "text": (text_task, 1), "table": (table_task, 2), "json": (json_task, 4), "tool": (tool_task, 4),
-         "needle": (needle_task, 0.8)}
+KINDS = {"chat": (chat_task, 2.5), "math": (math_task, 6), "story": (story_task, 4.5), "memory": (memory_task, 1),
+         "text": (text_task, 4), "table": (table_task, 1.5), "json": (json_task, 5.5), "tool": (tool_task, 3),
+         "needle": (needles_task, 2)}
+# Parts of kinds, to be trained more often; they are measured with their kinds.
+EXERCISES = {"reverse": (reverse_task, 1.5), "problem": (problem_task, 1.5), "object": (object_task, 2)}
 
 
 def sample(kinds=None):
     kinds = list(kinds or KINDS)
-    return KINDS[R.choices(kinds, [KINDS[kind][1] for kind in kinds])[0]][0]()
+    makers = {**KINDS, **EXERCISES}
+    return makers[R.choices(kinds, [makers[kind][1] for kind in kinds])[0]][0]()
 
 
 def main():

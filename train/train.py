@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Trains ds4-tiny on a CPU, within a time.
 
-    train.py --out RUN --minutes 110 [--processes 2] [--tokens 1024] [--seed 0]
+    train.py --out RUN --minutes 67 [--processes 2] [--tokens 1024] [--seed 0]
+    train.py --out RUN2 --from RUN --minutes 70       a second run from the weights and the optimiser of an ended one
+    train.py --out RUN3 --from RUN2 --plan last --minutes 8 --lr 0.0018 --adam-lr 0.001    a short one, sums above all
+    train.py --out RUN4 --from RUN3 --plan third --minutes 66 --lr 0.004 --adam-lr 0.002   long texts, exact copies
     ... the same command again goes on from the last state; a file RUN/stop ends a run early, its state saved.
 
 Processes share the weights: each makes gradients on a batch of its own, all add them up, and each updates its part of
 the parameters. RUN gets log.tsv, state.pt (written whole or not at all, every four minutes) and, at the end, a
 checkpoint folder RUN/checkpoint. The clock is that of the wall: f goes from 0 to 1 over the given time, and chooses the
-documents (PHASES), the rounding of the state to FP8 and FP4 and, with --two-bit, at last experts in two bits.
+documents (PLANS), the rounding of the state to FP8 and FP4 and, with --two-bit, at last experts in two bits.
 """
 
 import os
@@ -31,17 +34,38 @@ from tokenizer import Tokenizer
 SHORT = ["chat", "math", "text", "memory", "table", "json", "story"]
 ALL = list(tasks.KINDS)
 MAIN = SHORT + ["tool", "needle"]
-# From this f on: shares of tasks, stories, found stories and copying; longest document; longest copying exercise; share
-# of packed batches and their row.
-PHASES = [
-    (0.00, dict(mix=(6, 1, 0, 2), kinds=SHORT, longest=140, copy=90, packed=0, row=256)),
-    (0.06, dict(mix=(9, 0.7, 0.2, 2.5), kinds=MAIN, longest=480, copy=160, packed=0.03, row=512)),
-    (0.25, dict(mix=(9, 0.7, 0.3, 4), kinds=MAIN, longest=640, copy=240, packed=0.1, row=640)),
-    (0.75, dict(mix=(9, 0.7, 0.3, 2), kinds=MAIN, longest=1000, copy=240, packed=0.1, row=1024)),
+# From this f on: shares of tasks, stories, found stories, copying and sums; longest document; longest copying exercise;
+# share of packed batches and their row; share of batches of one long text with questions, its length, how many they
+# are and what share of them beyond a fourth asks for secret numbers.
+FIRST = [
+    (0.00, dict(mix=(6, 1, 0, 2, 0.3), kinds=SHORT, longest=140, copy=90, packed=0, row=256)),
+    (0.06, dict(mix=(9, 0.7, 0.2, 2.5, 0.5), kinds=MAIN, longest=480, copy=160, packed=0.03, row=512)),
+    (0.25, dict(mix=(9, 0.7, 0.3, 4, 0.5), kinds=MAIN, longest=640, copy=240, packed=0.1, row=640)),
+    (0.75, dict(mix=(9, 0.7, 0.3, 2, 0.5), kinds=MAIN, longest=1000, copy=240, packed=0.1, row=1024)),
 ]
+SECOND = [
+    (0.00, dict(mix=(9, 0.3, 0.2, 2, 5), kinds=ALL, longest=800, copy=240, packed=0, row=800, far=0.05,
+                lengths=(400, 1000))),
+    (0.30, dict(mix=(9, 0.3, 0.2, 2, 3.5), kinds=ALL, longest=1000, copy=240, packed=0.02, row=1500, far=0.09,
+                lengths=(250, 1500))),
+    (0.60, dict(mix=(9, 0.3, 0.2, 2, 3), kinds=ALL, longest=1000, copy=240, packed=0.02, row=2500, far=0.08,
+                lengths=(300, 3000))),
+    (0.85, dict(mix=(9, 0.3, 0.3, 1.5, 2), kinds=ALL, longest=1000, copy=240, packed=0.02, row=3000, far=0.07,
+                lengths=(400, 5000))),
+]
+# Kinds that come twice are drawn twice as often.
+MORE = ALL + ["tool", "needle", "chat", *tasks.EXERCISES]
+THIRD = [(0.00, dict(mix=(9, 0.3, 0.3, 1.5, 2), kinds=MORE, longest=1000, copy=240, packed=0.02, row=3000, far=0.12,
+                     lengths=(500, 6500), asked=dict(questions=(6, 18), numbers=0.3)))]
+LAST = [(0.00, dict(mix=(9, 0.3, 0.3, 1.5, 6), kinds=ALL, longest=1000, copy=240, packed=0.02, row=3000, far=0.06,
+                    lengths=(300, 4000)))]
+# Phases; from which f on the state is rounded; until which f half of the long batches attend every row, of a run that
+# goes on from another; until which f the learning rate holds.
+PLANS = {"first": (FIRST, 0.73, 0.5, 0.4), "second": (SECOND, 0.73, 0.5, 0.4), "last": (LAST, -1, -1, 0.2),
+         "third": (THIRD, -1, 0.5, 0.3)}
 SHORT_HEADS = 0.8           # of tool conversations: see tasks.py
-SPARSE_FROM, ROUNDED_FROM, TWO_BIT_FROM = 0.30, 0.73, 0.86
-HOLD_UNTIL, LAST_RATE, WARM_STEPS = 0.55, 0.03, 40
+SPARSE_FROM, TWO_BIT_FROM = 0.30, 0.86
+LONG, LAST_RATE, WARM_STEPS = 500, 0.02, 40
 DRAFT_EVERY, REFRESH_EVERY, BALANCE_RATE = 3, 4, 1e-2
 SAVE_S, EVALUATE_S, LOG_S = 240, 480, 20
 
@@ -77,7 +101,7 @@ class Muon(torch.optim.Optimizer):
                 times = 4 if p.dim() == 3 and p.size(1) == p.size(2) else 1
                 if state["n"] % times:
                     continue
-                ahead = p.grad.lerp(average, group["momentum"]).reshape(-1, *p.shape[-2:])
+                ahead = p.grad.lerp_(average, group["momentum"]).reshape(-1, *p.shape[-2:])
                 p.mul_(1 - group["lr"] * group["decay"])
                 size = group["lr"] * times * 0.2 * max(p.shape[-2:]) ** 0.5
                 p.add_(self.orthogonal(ahead).reshape(p.shape), alpha=-size)
@@ -105,13 +129,13 @@ def shares(model, n):
     return parts
 
 
-def phase_at(f):
-    return [phase for begin, phase in PHASES if f >= begin][-1]
+def phase_at(f, phases):
+    return [phase for begin, phase in phases if f >= begin][-1]
 
 
-def rate_at(f, step):
-    """Of the learning rate: warm-up, hold, then linear to almost nothing."""
-    decay = 1 if f < HOLD_UNTIL else LAST_RATE + (1 - LAST_RATE) * (1 - f) / (1 - HOLD_UNTIL)
+def rate_at(f, step, hold_until):
+    """Of the learning rate: warm-up over the first steps of a run, hold, then linear to almost nothing."""
+    decay = 1 if f < hold_until else LAST_RATE + (1 - LAST_RATE) * (1 - f) / (1 - hold_until)
     return min(1, (step + 1) / WARM_STEPS) * decay
 
 
@@ -120,7 +144,7 @@ def held_out(tokenizer):
     state, out = tasks.R.getstate(), {}
     for kind in ALL + ["copy", "found"]:
         documents = Documents(tokenizer, 777, test=True)
-        mix = (0, 0, kind == "found", kind == "copy") if kind not in ALL else (1, 0, 0, 0)
+        mix = (0, 0, kind == "found", kind == "copy", 0) if kind not in ALL else (1, 0, 0, 0, 0)
         phase = dict(mix=mix, kinds=[kind], longest=900, copy=90)
         out[kind] = padded(sorted((documents.document(phase) for _ in range(16)), key=lambda d: len(d[0]))[:14])
     tasks.R.setstate(state)
@@ -150,7 +174,7 @@ class Shared:
 
     def __init__(self, model, n, context):
         n_values = sum(p.numel() for p in model.parameters())
-        self.gradients = torch.zeros(n, n_values).share_memory_()
+        self.gradients = torch.zeros(n, n_values if n > 1 else 0).share_memory_()
         self.loads = torch.zeros(n, len(model.blocks()), model.c.experts).share_memory_()
         self.f = torch.zeros(1, dtype=torch.float64).share_memory_()
         self.save, self.tokens = torch.zeros(1).share_memory_(), torch.zeros(n, dtype=torch.int64).share_memory_()
@@ -170,17 +194,20 @@ class Worker:
         self.optimizers = [Muon(self.mine[0], options.lr),
                            torch.optim.AdamW(self.mine[1], options.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
         if progress["step"]:
-            for optimizer, state in zip(self.optimizers, torch.load(self.optimizer_path(progress["step"]))):
+            kept = progress.pop("from", options.out)
+            for optimizer, state in zip(self.optimizers, torch.load(self.optimizer_path(progress["step"], kept))):
                 optimizer.load_state_dict(state)
         self.documents = Documents(self.tokenizer, options.seed + 10 * rank + 1000 * progress["resumes"])
         self.adam = [p for _, part in shares(model, options.processes) for p in part]
-        self.averages, self.two_bit = {}, progress.get("two_bit") is not None
+        self.averages, self.two_bit, self.goes_on = {}, progress.get("two_bit") is not None, progress["first"] > 0
+        plan = options.plan or ("second" if self.goes_on else "first")
+        self.phases, self.rounded_from, self.dense_long_until, self.hold_until = PLANS[plan]
         self.times = dict.fromkeys(("log", "evaluate", "save"), time.time())
         self.logged, self.batches = progress["tokens"], held_out(self.tokenizer) if rank == 0 else None
         tasks.short_heads = SHORT_HEADS
 
-    def optimizer_path(self, step):
-        return pathlib.Path(self.options.out) / f"optimizer-{step}-{self.rank}.pt"
+    def optimizer_path(self, step, folder):
+        return pathlib.Path(folder) / f"optimizer-{step}-{self.rank}.pt"
 
     def say(self, text):
         if self.rank == 0:
@@ -218,7 +245,7 @@ class Worker:
 
     def configure(self, f):
         c = self.model.c
-        c.sparse, c.rounded_state = f > SPARSE_FROM, f > ROUNDED_FROM
+        c.sparse, c.rounded_state = f > SPARSE_FROM or self.goes_on, f > self.rounded_from
         if self.options.two_bit and f > TWO_BIT_FROM and not self.two_bit:
             before = evaluate(self.model, self.batches) if self.rank == 0 else {}
             quant2.switch_on(self.model)
@@ -228,13 +255,16 @@ class Worker:
                 self.say("# two bits, untrained: " + shown(evaluate(self.model, self.batches)))
 
     def gradients(self, f):
-        ids, targets, weights = self.documents.batch(phase_at(f), self.options.tokens // self.options.processes)
+        n_tokens = self.options.tokens // self.options.processes
+        ids, targets, weights = self.documents.batch(phase_at(f, self.phases), n_tokens)
+        if self.goes_on and ids.size(1) > LONG:
+            self.model.c.sparse = f > self.dense_long_until or self.progress["step"] % 2 == 0
         for p in self.model.parameters():
             p.grad = None
         loss, parts = self.model(ids, targets, weights, draft=self.progress["step"] % DRAFT_EVERY == DRAFT_EVERY - 1)
         loss.backward()
         for p in self.model.parameters():
-            if p.grad is not None:
+            if p.grad is not None and self.options.processes > 1:
                 self.shared.gradients[self.rank, self.shared.at[p]] = p.grad.flatten()
         for i, block in enumerate(self.model.blocks()):
             self.shared.loads[self.rank, i] = block.ffn.load
@@ -245,15 +275,16 @@ class Worker:
 
     def update(self, f):
         """This process's part of the parameters, from everyone's gradients."""
-        shared, rate = self.shared, rate_at(f, self.progress["step"])
+        shared, rate = self.shared, rate_at(f, self.progress["step"] - self.progress["first"], self.hold_until)
         for optimizer, base in zip(self.optimizers, (self.options.lr, self.options.adam_lr)):
             optimizer.param_groups[0]["lr"] = base * rate
-        mean = lambda p: shared.gradients[:, shared.at[p]].mean(0)
-        used = [p for p in self.adam if p.grad is not None]
-        norm = torch.stack([mean(p).square().sum() for p in used]).sum().sqrt().item()
-        for group, factor in zip(self.mine, (1.0, min(1.0, 1.0 / (norm + 1e-6)))):
-            for p in group:
-                p.grad = None if p.grad is None else (mean(p) * factor).view_as(p)
+        if self.options.processes > 1:
+            for p in self.adam + self.mine[0]:
+                p.grad = None if p.grad is None else shared.gradients[:, shared.at[p]].mean(0).view_as(p)
+        norm = torch.stack([p.grad.square().sum() for p in self.adam if p.grad is not None]).sum().sqrt().item()
+        for p in self.mine[1]:
+            if p.grad is not None:
+                p.grad *= min(1.0, 1.0 / (norm + 1e-6))
         for optimizer in self.optimizers:
             optimizer.step()
         if self.rank == 0:      # lift the selection bias of idle experts
@@ -279,7 +310,7 @@ class Worker:
 
     def save(self):
         folder, step = pathlib.Path(self.options.out), self.progress["step"]
-        torch.save([optimizer.state_dict() for optimizer in self.optimizers], self.optimizer_path(step))
+        torch.save([optimizer.state_dict() for optimizer in self.optimizers], self.optimizer_path(step, folder))
         self.shared.barrier.wait()
         if self.rank == 0:
             state = dict(model=self.model.state_dict(), progress=dict(self.progress, two_bit=quant2.state(self.model)))
@@ -309,7 +340,9 @@ def work(rank, *rest):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True)
-    parser.add_argument("--minutes", type=float, default=110)
+    parser.add_argument("--from", dest="before", help="folder of a run to go on from")
+    parser.add_argument("--plan", choices=PLANS, help="without it the first, or with --from the second")
+    parser.add_argument("--minutes", type=float, default=67)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=1024, help="of a step, over all processes")
     parser.add_argument("--lr", type=float, default=0.006, help="of Muon")
@@ -324,11 +357,17 @@ def main():
     model = Model(Config(vocab=len(Tokenizer.load().tokens)))
     start.copying(model, Documents(Tokenizer.load(), options.seed).counts())
     now = time.time()
-    progress = dict(step=0, tokens=0, begun=now, end=now + 60 * options.minutes, resumes=0)
-    if (folder / "state.pt").exists():
-        state = torch.load(folder / "state.pt")
+    clock = dict(begun=now, end=now + 60 * options.minutes)
+    progress = dict(clock, step=0, tokens=0, resumes=0, first=0)
+    kept = next((pathlib.Path(path) for path in (options.out, options.before)
+                 if path and (pathlib.Path(path) / "state.pt").exists()), None)
+    if kept:
+        state = torch.load(kept / "state.pt")
         model.load_state_dict(state["model"])
         progress = dict(state["progress"], resumes=state["progress"]["resumes"] + 1)
+        if kept != folder:
+            progress.update(clock, first=progress["step"], **{"from": str(kept)})
+        progress.setdefault("first", 0)
         if progress["two_bit"]:
             quant2.switch_on(model, progress["two_bit"])
     model.share_memory()
