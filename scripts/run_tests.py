@@ -5,7 +5,8 @@ usage: run-tests BUILD PATTERN PROGRAM...     (called by `make check`, from the 
 
 PATTERN (may be empty) keeps the programs whose path contains it. A program that dies, hangs for TEST_TIMEOUT_S
 seconds (300) or prints no test counts as one failure. Output of failing programs is shown whole; skipped tests are
-shown with their reason. TEST_JOBS programs run at once (default: the cores and one more, as some wait for most of
+shown with their reason. What failed is said once more at the end, with the last lines of its output, each after `! `.
+TEST_JOBS programs run at once (default: the cores and one more, as some wait for most of
 their time), the longest of the run before first. The last line is `N passed, N failed`.
 """
 
@@ -17,11 +18,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 
 TIMEOUT_S = int(os.environ.get("TEST_TIMEOUT_S", "300"))
 OUTPUT_MAX = 200_000  # characters of a failing program that are shown
+AGAIN_MAX = 40        # lines of it that are shown again at the end
 
 
 # A sanitizer must let an impossible allocation fail as the system does, and end the program at the first report.
@@ -97,8 +100,11 @@ def run_pytest(path, name, build):
     report = os.path.join(build, "e2e-" + os.path.basename(path) + ".xml")
     if os.path.exists(report):
         os.unlink(report)
-    status, result.output = run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short",
-                                 "--junitxml", report, path], dict(os.environ, PYTHONDONTWRITEBYTECODE="1"))
+    # A folder of its own: several pytest processes that number theirs in one place, and tidy it, can meet.
+    with tempfile.TemporaryDirectory(prefix="ds4-pytest-", ignore_cleanup_errors=True) as folder:
+        status, result.output = run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short",
+                                     "--basetemp", os.path.join(folder, "t"), "--junitxml", report, path],
+                                    dict(os.environ, PYTHONDONTWRITEBYTECODE="1"))
     if os.path.exists(report):
         for case in ET.parse(report).getroot().iter("testcase"):
             skipped = case.find("skipped")
@@ -137,6 +143,16 @@ def show(result, done, total):
     sys.stdout.flush()
 
 
+def show_again(failures):
+    """What failed, where a reader looks first and where a shortened log still has it."""
+    for result in failures:
+        print(f"! {result.name}: {result.failed} failed of {result.passed + result.failed} ({result.seconds:.1f} s)")
+        marks = r"\[ +(FAILED|ERROR) +\]|^FAILED |^E  |Error|ERROR|error:|ended after|signal "
+        lines = [line for line in result.output.splitlines() if re.search(marks, line)][:AGAIN_MAX]
+        for line in lines + result.output.splitlines()[-AGAIN_MAX:]:
+            print(f"!     {line[:300]}")
+
+
 def in_order(work, path):
     """The longest first, by the times of the last run in path; what is not known there before all."""
     try:
@@ -167,19 +183,22 @@ def main():
     jobs = int(os.environ.get("TEST_JOBS", str(len(os.sched_getaffinity(0)) + 1
                                                if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)))
     passed = failed = skipped = 0
-    seconds = {}
+    seconds, failures = {}, []
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         pending = [pool.submit(timed, *item) for item in work]
         for done, future in enumerate(concurrent.futures.as_completed(pending), 1):
             result = future.result()
             seconds[result.name] = round(result.seconds, 1)
             show(result, done, len(work))
+            if result.failed:
+                failures.append(result)
             passed, failed, skipped = passed + result.passed, failed + result.failed, skipped + len(result.skipped)
     if not pattern:
         with open(times, "w") as f:
             json.dump(seconds, f)
     if skipped:
         print(f"{skipped} skipped, with reasons above")
+    show_again(failures)
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed or passed == 0 else 0)
 

@@ -13,10 +13,10 @@ LINE_MAX, FILE_LINES_MAX, FUNCTION_LINES_MAX, LONG_FUNCTION_LINES_MAX, TEST_WORD
 
 # A file may include its own folder, lower floors and ds4.h.
 FLOORS = {"base": 0, "gguf": 1, "quant": 1, "stream": 1, "text": 2, "model": 2, "ops": 2, "gpu": 2,
-          "graph": 3, "session": 4, "store": 5, "engine": 5, "serve": 6, "chat": 6,
+          "graph": 3, "session": 4, "store": 5, "engine": 5, "command": 5, "serve": 6, "chat": 6,
           "agent": 6, "tools": 6, "main": 7}
 CLOSED_FLOORS = {2, 6}      # siblings on these floors do not see each other
-FRONT_ENDS = {"serve", "chat", "agent", "tools"}   # see base/ and ds4.h only
+FRONT_ENDS = {"serve", "chat", "agent", "tools"}   # see base/, command/ and ds4.h only
 
 # (pattern of the including file, pattern of the included one): reason.
 INCLUDE_EXCEPTIONS = {
@@ -126,8 +126,8 @@ def check_includes(path, text):
             continue
         if other not in FLOORS:
             report(path, line, f"includes {name}, whose folder has no floor")
-        elif own in FRONT_ENDS and other != "base":
-            report(path, line, f"a front end includes {name}; it may see base/ and ds4.h")
+        elif own in FRONT_ENDS and other not in ("base", "command"):
+            report(path, line, f"a front end includes {name}; it may see base/, command/ and ds4.h")
         elif FLOORS[other] > FLOORS[own]:
             report(path, line, f"includes {name} from a higher floor")
         elif FLOORS[other] == FLOORS[own] and FLOORS[own] in CLOSED_FLOORS:

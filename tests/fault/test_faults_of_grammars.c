@@ -12,7 +12,8 @@ static const char rich[] =
     "\"required\":[\"name\"],\"additionalProperties\":false}},"
     "\"type\":\"object\",\"properties\":{\"tree\":{\"$ref\":\"#/$defs/tree\"},\"n\":{\"type\":\"integer\","
     "\"minimum\":3,\"maximum\":77},\"kind\":{\"enum\":[\"a\",\"b\",null,1.5]},\"any\":{\"anyOf\":[{\"type\":\"null\"},"
-    "{\"type\":\"array\"}]}},\"required\":[\"tree\",\"n\"],\"additionalProperties\":false}";
+    "{\"type\":\"array\"}]},\"set\":{\"items\":{\"enum\":[1,1.0,[2],[2.0],\"a\"]},"
+    "\"uniqueItems\":true}},\"required\":[\"tree\",\"n\"],\"additionalProperties\":false}";
 static const char text[] = "{\"tree\": {\"name\": \"oak\", \"children\": [{\"name\": \"\"}]}, \"n\": 12, \"kin";
 static const char *const functions[] = {
     "{\"name\":\"now\",\"strict\":true,\"parameters\":{\"type\":\"object\",\"properties\":{},"

@@ -1,9 +1,11 @@
 /* model.c - see model.h. */
 #include "lib/model.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -39,6 +41,17 @@ static bool is_fresh(const char *path)
     return stat(program ? program : "./ds4", &maker) != 0 || file.st_mtime >= maker.st_mtime;
 }
 
+/* Test programs run side by side: one makes the file and the others wait for it. Replaced, it would be lost to those
+ * that are at work with it. */
+static int lock_file(const char *path)
+{
+    char name[300];
+    (void)snprintf(name, sizeof name, "%s.lock", path);
+    int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0 || flock(fd, LOCK_EX) != 0) abort();
+    return fd;
+}
+
 const char *model_file(const char *name, const char *args)
 {
     static char path[256];
@@ -47,9 +60,13 @@ const char *model_file(const char *name, const char *args)
     (void)mkdir("build/fixtures", 0755);
     (void)snprintf(path, sizeof path, "build/fixtures/%s.gguf", name);
     if (is_fresh(path)) return path;
-    (void)snprintf(partial, sizeof partial, "build/fixtures/%s.%d.gguf", name, (int)getpid());
-    model_generate(partial, args);
-    if (rename(partial, path) != 0) abort();
+    int lock = lock_file(path);
+    if (!is_fresh(path)) {
+        (void)snprintf(partial, sizeof partial, "build/fixtures/%s.%d.gguf", name, (int)getpid());
+        model_generate(partial, args);
+        if (rename(partial, path) != 0) abort();
+    }
+    (void)close(lock);
     return path;
 }
 

@@ -1,8 +1,11 @@
 /* schema_check.c - see schema_check.h. */
 #include "lib/schema_check.h"
 
+#include <locale.h>
 #include <math.h>
+#include <regex.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- checking -------------------------------------------------------------------------------------------------- */
@@ -48,12 +51,84 @@ static bool between(const json_t *schema, const char *least, const char *most, d
     return (!lo || n >= json_number_value(lo)) && (!hi || n <= json_number_value(hi));
 }
 
+static bool multiple_holds(const json_t *s, double n)
+{
+    const json_t *of = json_object_get(s, "multipleOf");
+    double times = of ? n / json_number_value(of) : 0;
+    return fabs(times - nearbyint(times)) < 1e-6;
+}
+
+/* The C library's own reader: patterns of schema_random mean the same to it. */
+static bool found(const char *pattern, const char *text)
+{
+    regex_t re;
+    (void)setlocale(LC_CTYPE, "C.UTF-8");
+    if (regcomp(&re, pattern, REG_EXTENDED | REG_NOSUB) != 0) return false;
+    bool is = regexec(&re, text, 0, NULL, 0) == 0;
+    regfree(&re);
+    return is;
+}
+
+static bool is_date(const char *text)
+{
+    static const int days[] = {31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    int year, month, day;
+    if (strlen(text) < 10 || sscanf(text, "%4d-%2d-%2d", &year, &month, &day) != 3) return false;
+    bool leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    return month >= 1 && month <= 12 && day >= 1 && day <= days[month - 1] && (month != 2 || day < 29 || leap);
+}
+
+static bool is_clock(const char *text)
+{
+    int hour, minute, second;
+    return sscanf(text, "%2d:%2d:%2d", &hour, &minute, &second) == 3 && hour < 24 && minute < 60 && second < 60 &&
+           found("^[0-9:]{8}([.][0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$", text);
+}
+
+static bool is_ipv4(const char *text)
+{
+    int part[4];
+    char rest;
+    if (sscanf(text, "%d.%d.%d.%d%c", &part[0], &part[1], &part[2], &part[3], &rest) != 4) return false;
+    char again[32];
+    (void)snprintf(again, sizeof again, "%d.%d.%d.%d", part[0], part[1], part[2], part[3]);
+    for (int i = 0; i < 4; i++)
+        if (part[i] < 0 || part[i] > 255) return false;
+    return strcmp(again, text) == 0;
+}
+
+static bool format_holds(const char *format, const char *text)
+{
+    if (!strcmp(format, "date")) return strlen(text) == 10 && is_date(text);
+    if (!strcmp(format, "time")) return is_clock(text);
+    if (!strcmp(format, "date-time")) return is_date(text) && text[10] == 'T' && is_clock(text + 11);
+    if (!strcmp(format, "ipv4")) return is_ipv4(text);
+    if (!strcmp(format, "uuid")) return found("^[[:xdigit:]]{8}(-[[:xdigit:]]{4}){3}-[[:xdigit:]]{12}$", text);
+    return !strcmp(format, "email") && found("^[^@. ]+([.][^@. ]+)*@[[:alnum:]-]+([.][[:alnum:]-]+)+$", text);
+}
+
+static bool string_holds(const json_t *s, const json_t *v)
+{
+    const json_t *pattern = json_object_get(s, "pattern"), *format = json_object_get(s, "format");
+    return between(s, "minLength", "maxLength", (double)characters(v)) &&
+           (!pattern || found(json_string_value(pattern), json_string_value(v))) &&
+           (!format || format_holds(json_string_value(format), json_string_value(v)));
+}
+
 static bool number_holds(const json_t *s, const json_t *v)
 {
     double n = json_number_value(v);
     const json_t *above = json_object_get(s, "exclusiveMinimum"), *below = json_object_get(s, "exclusiveMaximum");
     return between(s, "minimum", "maximum", n) && (!above || n > json_number_value(above)) &&
-           (!below || n < json_number_value(below));
+           (!below || n < json_number_value(below)) && multiple_holds(s, n);
+}
+
+static bool all_differ(const json_t *v)
+{
+    for (size_t i = 0; i < json_array_size(v); i++)
+        for (size_t k = 0; k < i; k++)
+            if (same(json_array_get(v, i), json_array_get(v, k))) return false;
+    return true;
 }
 
 static bool array_holds(const json_t *root, const json_t *s, const json_t *v)
@@ -66,7 +141,8 @@ static bool array_holds(const json_t *root, const json_t *s, const json_t *v)
         const json_t *of = i < json_array_size(prefix) ? json_array_get(prefix, i) : items;
         if (of && !schema_accepts(root, of, item)) return false;
     }
-    return between(s, "minItems", "maxItems", (double)json_array_size(v));
+    return between(s, "minItems", "maxItems", (double)json_array_size(v)) &&
+           (!json_is_true(json_object_get(s, "uniqueItems")) || all_differ(v));
 }
 
 static bool object_holds(const json_t *root, const json_t *s, json_t *v)
@@ -83,7 +159,7 @@ static bool object_holds(const json_t *root, const json_t *s, json_t *v)
         if (!of) of = more;
         if (of && !schema_accepts(root, of, member)) return false;
     }
-    return true;
+    return between(s, "minProperties", "maxProperties", (double)json_object_size(v));
 }
 
 static size_t branches_that_hold(const json_t *root, const json_t *list, const json_t *v)
@@ -132,7 +208,7 @@ bool schema_accepts(const json_t *root, const json_t *s, const json_t *v)
     if ((list = json_object_get(s, "oneOf")) && branches_that_hold(root, list, v) != 1) return false;
     if ((list = json_object_get(s, "allOf")) && branches_that_hold(root, list,
         v) != json_array_size(list)) return false;
-    if (json_is_string(v) && !between(s, "minLength", "maxLength", (double)characters(v))) return false;
+    if (json_is_string(v) && !string_holds(s, v)) return false;
     if (json_is_number(v) && !number_holds(s, v)) return false;
     if (json_is_array(v) && !array_holds(root, s, v)) return false;
     return !json_is_object(v) || object_holds(root, s, (json_t *)(uintptr_t)v);
@@ -168,10 +244,20 @@ static json_t *make(struct maker *m, int depth);
 
 static json_t *make_string(struct maker *m)
 {
+    static const char *const patterns[] = {"^[a-z]{2,5}$", "^(red|blue|a b)+$", "[0-9]", "^[^0-9]*x?$", "^.{1,6}$",
+        "caf\xC3\xA9|b", "^[A-Z][a-z]*( [A-Z][a-z]*)*$", "^$|^a", "^[\"\\\\]{1,3}", "(ab?){2}c*$"};
+    static const char *const formats[] = {"date", "time", "date-time", "ipv4", "uuid", "email"};
     json_t *s = json_pack("{s:s}", "type", "string");
     int min = below(m, 4);
     if (below(m, 2)) (void)json_object_set_new(s, "minLength", json_integer(min));
     if (below(m, 2)) (void)json_object_set_new(s, "maxLength", json_integer(min + below(m, 9)));
+    if (below(m, 3) == 0) {
+        (void)json_object_set_new(s, "pattern", json_string(patterns[below(m, 10)]));
+    } else if (below(m, 4) == 0) { /* alone: most have a length of their own */
+        (void)json_object_del(s, "minLength");
+        (void)json_object_del(s, "maxLength");
+        (void)json_object_set_new(s, "format", json_string(formats[below(m, 6)]));
+    }
     return s;
 }
 
@@ -183,11 +269,29 @@ static json_t *make_number(struct maker *m)
     if (below(m, 2)) (void)json_object_set_new(s, below(m, 2) ? "minimum" : "exclusiveMinimum", json_real(lo));
     if (below(m, 2)) (void)json_object_set_new(s, below(m, 2) ? "maximum" : "exclusiveMaximum",
         json_real(lo + room + 1));
+    if (below(m, 4) == 0) (void)json_object_set_new(s, "multipleOf", integer ? json_integer(1 + below(m, 40))
+                                                                             : json_real((1 + below(m, 20)) / 8.0));
+    return s;
+}
+
+static json_t *make_set(struct maker *m)
+{
+    json_t *s = json_pack("{s:s,s:b}", "type", "array", "uniqueItems", 1), *list = json_array();
+    int min = below(m, 4);
+    for (int n = 1 + below(m, 12); n > 0; n--) (void)json_array_append_new(list, constant(m));
+    json_t *items = below(m, 3) ? json_pack("{s:o}", "enum", list)
+                                : json_pack("{s:s,s:i,s:i}", "type", "integer", "minimum", -below(m, 20), "maximum",
+                                            30);
+    if (json_object_get(items, "minimum")) json_decref(list);
+    (void)json_object_set_new(s, "items", items);
+    if (below(m, 2)) (void)json_object_set_new(s, "minItems", json_integer(min));
+    if (below(m, 2)) (void)json_object_set_new(s, "maxItems", json_integer(min + below(m, 4)));
     return s;
 }
 
 static json_t *make_array(struct maker *m, int depth)
 {
+    if (below(m, 4) == 0) return make_set(m);
     json_t *s = json_pack("{s:s}", "type", "array");
     int min = below(m, 3), n_prefix = below(m, 4) ? 0 : 1 + below(m, 2);
     for (int i = 0; i < n_prefix; i++) {
@@ -216,6 +320,10 @@ static json_t *make_object(struct maker *m, int depth)
     int more = below(m, 4);
     if (more == 1) (void)json_object_set_new(s, "additionalProperties", json_false());
     if (more == 2) (void)json_object_set_new(s, "additionalProperties", make(m, depth - 1));
+    size_t n_declared = json_object_size(properties);
+    if (below(m, 5) == 0) (void)json_object_set_new(s, "minProperties", json_integer(below(m, (int)n_declared + 1)));
+    int most = (int)n_declared + 1 - below(m, 3);
+    if (below(m, 5) == 0) (void)json_object_set_new(s, "maxProperties", json_integer(most > 0 ? most : 0));
     return s;
 }
 

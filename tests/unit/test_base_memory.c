@@ -2,11 +2,13 @@
 #include "lib/test.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
 #include "base/arena.h"
 #include "base/buf.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/utf8.h"
@@ -91,6 +93,54 @@ TEST(mem_knows_the_memory_of_the_machine)
     assert_true(mem_machine_bytes() >= 1u << 26);
     assert_true(mem_available_bytes() > 0);
     assert_true(mem_available_bytes() <= mem_machine_bytes());
+}
+
+/* A machine of 16 GiB with nothing but these files, in a folder. */
+static void put_file(const char *root, const char *path, const char *text)
+{
+    char full[256];
+    struct ds4_error error = {0};
+    int fd;
+    (void)snprintf(full, sizeof full, "%s%s", root, path);
+    assert_ok(file_make_parents(full, &error), error);
+    assert_ok(file_open(full, FILE_CREATE_TRUNCATE, &fd, &error), error);
+    assert_ok(file_write_at(fd, full, 0, text, strlen(text), &error), error);
+    file_close(fd);
+}
+
+#define MIB ((uint64_t)1 << 20)
+
+TEST(mem_knows_the_limits_of_control_groups_of_both_versions_and_what_they_leave)
+{
+    char root[128];
+    (void)snprintf(root, sizeof root, "build/fixtures/machine.%d", (int)getpid());
+    put_file(root, "/proc/meminfo", "MemTotal: 16777216 kB\nMemAvailable:    8388608 kB\n");
+    put_file(root, "/proc/self/cgroup", "0::/\n");
+    mem_test_root(root);
+    uint64_t all = mem_machine_bytes();
+    assert_int_equal(mem_available_bytes(), 8192 * MIB);
+    /* Version 2: the limit of an ancestor counts, "max" does not, and pages of files are there for the taking. */
+    put_file(root, "/proc/self/cgroup", "0::/user/ds4.scope\n");
+    put_file(root, "/sys/fs/cgroup/user/ds4.scope/memory.max", "max\n");
+    put_file(root, "/sys/fs/cgroup/user/memory.max", "52428800\n");
+    put_file(root, "/sys/fs/cgroup/user/memory.current", "41943040\n");
+    put_file(root, "/sys/fs/cgroup/user/memory.stat", "anon 9\ninactive_file 10485760\nactive_file 5242880\n");
+    assert_int_equal(mem_machine_bytes(), 50 * MIB);
+    assert_int_equal(mem_available_bytes(), 25 * MIB);
+    put_file(root, "/sys/fs/cgroup/user/ds4.scope/memory.high", "31457280\n");
+    put_file(root, "/sys/fs/cgroup/user/ds4.scope/memory.current", "41943040\n");
+    assert_int_equal(mem_machine_bytes(), 30 * MIB);
+    assert_int_equal(mem_available_bytes(), 0);
+    /* Version 1, in a container: only the host has the path. */
+    put_file(root, "/proc/self/cgroup", "3:cpu:/user\n5:memory:/docker/12\n0::/x\n");
+    put_file(root, "/sys/fs/cgroup/memory/memory.limit_in_bytes", "41943040\n");
+    put_file(root, "/sys/fs/cgroup/memory/memory.usage_in_bytes", "31457280\n");
+    put_file(root, "/sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_active_file 1048576\n");
+    assert_int_equal(mem_machine_bytes(), 40 * MIB);
+    assert_int_equal(mem_available_bytes(), 11 * MIB);
+    put_file(root, "/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"); /* none */
+    assert_int_equal(mem_machine_bytes(), all);
+    mem_test_root(NULL);
 }
 
 TEST(arena_gives_aligned_zeroed_pieces_that_do_not_overlap)
@@ -288,6 +338,7 @@ int main(void)
     return RUN_TESTS(T(mem_refuses_sizes_that_do_not_fit), T(mem_gives_a_pointer_for_zero_bytes),
                      T(mem_keeps_the_old_block_when_growing_fails), T(mem_aligns_and_clears_what_it_promises_to),
                      T(mem_lets_the_hook_refuse_every_kind_of_allocation), T(mem_knows_the_memory_of_the_machine),
+                     T(mem_knows_the_limits_of_control_groups_of_both_versions_and_what_they_leave),
                      T(arena_gives_aligned_zeroed_pieces_that_do_not_overlap),
                      T(arena_stops_at_its_limit_and_at_sizes_that_do_not_fit),
                      T(arena_releases_all_when_any_block_is_refused), T(buf_holds_what_was_put_in_order),

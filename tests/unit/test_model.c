@@ -162,7 +162,7 @@ TEST(the_draft_block_agrees_with_the_vectors)
     for (size_t p = 0; p < vector_len("mtp.positions"); p++) {
         uint32_t row = (uint32_t)vector_at("mtp.positions", p);
         double largest = 0;
-        assert_ok(graph_mtp_logits(e->graph, &row, 1, logits, &error), error);
+        assert_ok(graph_mtp_logits(e->graph, &row, 1, &logits, &error), error);
         double rms = rms_of(logits, "mtp.logits", p * n_vocab, n_vocab, &largest);
         if (rms > 0.02) fail_msg("draft logits of position %u: rms %g, largest %g", row, rms, largest);
     }

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "lib/model.h"
+#include "lib/steady.h"
 #include "store/entry.h"
 
 #define AFTER 200u
@@ -22,80 +23,22 @@
 
 static bool is_long;
 
-struct world {
-    struct ds4_engine *engine;
-    uint32_t n_vocab;
-    int32_t tokens[N_MAX];
-    uint64_t expected[N_MAX]; /* digest of the logits after each token, never stopped */
-    float *logits;            /* [CHUNK][n_vocab] */
-    char dir[300];
-};
-
-static struct ds4_session *new_session(const struct world *w)
-{
-    struct ds4_session *s = NULL;
-    struct ds4_error error = {0};
-    assert_ok(ds4_session_create(w->engine, &s, &error), error);
-    return s;
-}
-
-static uint64_t digest_of(const struct world *w, const float *logits)
-{
-    return hash_u64(logits, w->n_vocab * sizeof *logits);
-}
-
-/* Appends tokens [from, to) in one pass; their logits are noted the first time and compared later. */
-static void eval(struct world *w, struct ds4_session *s, size_t from, size_t to, bool note)
-{
-    struct ds4_error error = {0};
-    struct ds4_job job = {.session = s, .tokens = w->tokens + from, .n = to - from, .logits = w->logits};
-    assert_ok(ds4_eval(w->engine, &job, 1, &error), error);
-    for (size_t t = from; t < to; t++) {
-        uint64_t digest = digest_of(w, w->logits + (t - from) * w->n_vocab);
-        if (note) w->expected[t] = digest;
-        else if (digest != w->expected[t]) fail_msg("logits after token %zu differ, from %zu on", t, from);
-    }
-}
-
-static void eval_all(struct world *w, struct ds4_session *s, size_t from, size_t to, bool note)
-{
-    for (size_t t = from; t < to; t += CHUNK) eval(w, s, t, t + CHUNK < to ? t + CHUNK : to, note);
-}
-
-static void begin(struct world *w, const char *path, bool draft)
+static void begin(struct steady *w, const char *path, bool draft)
 {
     struct ds4_engine_options options = {.ctx_tokens = N_MAX, .chunk_tokens = CHUNK, .n_sessions_max = 3,
                                          .n_threads = 1, .draft = draft};
-    *w = (struct world){.engine = model_open(path, options)};
-    w->n_vocab = ds4_engine_info(w->engine)->n_vocab;
-    w->logits = malloc((size_t)CHUNK * w->n_vocab * sizeof *w->logits);
-    (void)snprintf(w->dir, sizeof w->dir, "%s/kv", test_dir());
-    for (size_t i = 0; i < N_MAX; i++) w->tokens[i] = model_token(i, w->n_vocab);
-    struct ds4_session *s = new_session(w);
-    eval_all(w, s, 0, N_MAX, true);
-    ds4_session_destroy(s);
+    steady_begin(w, path, options, N_MAX, CHUNK);
 }
 
-static void end(struct world *w)
+static void eval_all(struct steady *w, struct ds4_session *s, size_t from, size_t to)
 {
-    free(w->logits);
-    ds4_engine_close(w->engine);
-    test_dir_remove();
+    for (size_t t = from; t < to; t += CHUNK) steady_eval(w, s, t, t + CHUNK < to ? t + CHUNK : to);
 }
 
-static struct ds4_store *open_store(const struct world *w)
-{
-    struct ds4_store_options options = {.dir = w->dir, .write_ratio_max = 1e6, .no_sync = true};
-    struct ds4_store *store = NULL;
-    struct ds4_error error = {0};
-    assert_ok(ds4_store_open(w->engine, &options, &store, &error), error);
-    return store;
-}
-
-static void save(const struct world *w, const struct ds4_session *s)
+static void save(const struct steady *w, const struct ds4_session *s)
 {
     bool saved;
-    struct ds4_store *store = open_store(w);
+    struct ds4_store *store = steady_store(w);
     ds4_store_save(store, s, DS4_SAVE_USER, &saved);
     assert_true(saved);
     ds4_store_close(store);
@@ -152,26 +95,26 @@ static void put_back(struct files *f)
 }
 
 /* With one byte changed; a session that held something else goes on as if it had never seen the file. */
-static unsigned check_damage(struct world *w, struct files *f, size_t file_i, size_t at)
+static unsigned check_damage(struct steady *w, struct files *f, size_t file_i, size_t at)
 {
     struct ds4_error error = {0};
     struct ds4_store_report report;
     struct ds4_store_stats stats;
     static unsigned turn;
     if (!is_long && turn++ % (MODEL_STRIDE / 2 + 2) != 0) return 0;
-    struct ds4_session *s = new_session(w);
+    struct ds4_session *s = steady_session(w);
     f->items[file_i].bytes.ptr[at] ^= 0x20;
     put_back(f);
     f->items[file_i].bytes.ptr[at] ^= 0x20;
     assert_ok(ds4_session_sync(s, w->tokens + 17, 90, NULL, NULL, NULL, &error), error);
-    struct ds4_store *store = open_store(w);
+    struct ds4_store *store = steady_store(w);
     assert_ok(ds4_store_sync(store, s, w->tokens, N_SAVED, NULL, NULL, &report, &error), error);
     ds4_store_stats(store, &stats);
     assert_int_equal(stats.n_quarantined, 1);
     assert_true(report.n_reused < N_SAVED);
-    assert_int_equal(digest_of(w, ds4_session_logits(s)), w->expected[N_SAVED - 1]);
-    for (size_t t = 0; t < 4; t++) eval(w, s, N_SAVED + t, N_SAVED + t + 1, false);
-    eval_all(w, s, N_SAVED + 4, N_SAVED + AFTER, false);
+    assert_int_equal(steady_digest(w, ds4_session_logits(s)), w->expected[N_SAVED - 1]);
+    for (size_t t = 0; t < 4; t++) steady_eval(w, s, N_SAVED + t, N_SAVED + t + 1);
+    eval_all(w, s, N_SAVED + 4, N_SAVED + AFTER);
     ds4_session_destroy(s);
     ds4_store_close(store);
     return 1;
@@ -179,7 +122,7 @@ static unsigned check_damage(struct world *w, struct files *f, size_t file_i, si
 
 TEST(damage_in_any_block_of_any_entry_leaves_no_trace)
 {
-    struct world w;
+    struct steady w;
     struct ds4_error error = {0};
     size_t most_blocks = 0;
     unsigned n_checked = 0;
@@ -188,8 +131,8 @@ TEST(damage_in_any_block_of_any_entry_leaves_no_trace)
                                    "--index-heads 2 --index-topk 8 --experts 4 --used 2 --inner 32 --hash-layers 1 "
                                    "--vocab 400 --type Q8_0"), false);
     struct files files = {.dir = w.dir};
-    struct ds4_session *s = new_session(&w);
-    eval_all(&w, s, 0, N_SAVED, false);
+    struct ds4_session *s = steady_session(&w);
+    eval_all(&w, s, 0, N_SAVED);
     save(&w, s);
     ds4_session_destroy(s);
     assert_ok(file_list_dir(w.dir, collect, &files, &error), error);
@@ -208,7 +151,7 @@ TEST(damage_in_any_block_of_any_entry_leaves_no_trace)
     assert_true(most_blocks >= 3);
     print_message("%u damaged entries, %u tokens after each\n", n_checked, AFTER);
     for (size_t i = 0; i < files.n; i++) ds4_text_free(&files.items[i].bytes);
-    end(&w);
+    steady_end(&w);
 }
 
 /* ---- drafts, kept and refused ----------------------------------------------------------------------------------- */
@@ -216,7 +159,7 @@ TEST(damage_in_any_block_of_any_entry_leaves_no_trace)
 #define DRAFTS_MAX 7u
 
 /* Checks drafts after n tokens in one pass, of which some are right. Returns the tokens that stay. */
-static size_t speculate(struct world *w, struct ds4_session *s, size_t n)
+static size_t speculate(struct steady *w, struct ds4_session *s, size_t n)
 {
     struct ds4_error error = {0};
     int32_t drafts[DRAFTS_MAX + 1], rows[DRAFTS_MAX + 1];
@@ -227,12 +170,12 @@ static size_t speculate(struct world *w, struct ds4_session *s, size_t n)
     struct ds4_job job = {.session = s, .tokens = rows, .n = k + 1, .logits = w->logits};
     assert_ok(ds4_eval(w->engine, &job, 1, &error), error);
     for (size_t i = 0; i <= right; i++)
-        assert_int_equal(digest_of(w, w->logits + i * w->n_vocab), w->expected[n + i]);
+        assert_int_equal(steady_digest(w, w->logits + i * w->n_vocab), w->expected[n + i]);
     if (right < k) assert_ok(ds4_session_rewind(s, n + 1 + right, &error), error);
     return n + 1 + right;
 }
 
-static void assert_same_tip(const struct world *w, const struct ds4_session *a, const struct ds4_session *b, size_t n)
+static void assert_same_tip(const struct steady *w, const struct ds4_session *a, const struct ds4_session *b, size_t n)
 {
     struct ds4_error error = {0};
     size_t cap = ds4_state_layout(w->engine)->tip_bytes_max, len[2];
@@ -247,15 +190,15 @@ static void assert_same_tip(const struct world *w, const struct ds4_session *a, 
 }
 
 /* Through the disk into another session: the same drafts, and the same tokens after. */
-static void go_on(struct world *w, struct ds4_session *s, struct ds4_session *plain, size_t n)
+static void go_on(struct steady *w, struct ds4_session *s, struct ds4_session *plain, size_t n)
 {
     struct ds4_error error = {0};
     int32_t drafts[2][DRAFTS_MAX];
     size_t n_drafts[2];
     struct ds4_store_report report;
     save(w, s);
-    struct ds4_store *store = open_store(w);
-    struct ds4_session *other = new_session(w);
+    struct ds4_store *store = steady_store(w);
+    struct ds4_session *other = steady_session(w);
     assert_ok(ds4_store_sync(store, other, w->tokens, n, NULL, NULL, &report, &error), error);
     assert_int_equal(report.n_reused, n);
     ds4_store_close(store);
@@ -266,24 +209,24 @@ static void go_on(struct world *w, struct ds4_session *s, struct ds4_session *pl
     assert_memory_equal(drafts[0], drafts[1], sizeof drafts[0]);
     size_t at = n;
     while (at < n + AFTER / 2) at = speculate(w, other, at);
-    eval_all(w, other, at, n + AFTER, false);
+    eval_all(w, other, at, n + AFTER);
     ds4_session_destroy(other);
 }
 
 TEST(state_saved_after_drafts_were_kept_and_refused_is_that_of_plain_decoding)
 {
-    struct world w;
+    struct steady w;
     unsigned seen = 0, restored = 0;
     begin(&w, model_micro(), true);
-    struct ds4_session *s = new_session(&w), *plain = new_session(&w);
-    eval(&w, s, 0, 1, false);
-    eval(&w, plain, 0, 1, false);
+    struct ds4_session *s = steady_session(&w), *plain = steady_session(&w);
+    steady_eval(&w, s, 0, 1);
+    steady_eval(&w, plain, 0, 1);
     for (size_t n = 1, n_plain = 1; n < (is_long ? 450 : 150);) {
         n = speculate(&w, s, n);
         n = speculate(&w, s, n);
-        eval(&w, s, n, n + 1, false); /* a session that was rewound has no logits to save */
+        steady_eval(&w, s, n, n + 1); /* a session that was rewound has no logits to save */
         n++;
-        for (; n_plain < n; n_plain++) eval(&w, plain, n_plain, n_plain + 1, false);
+        for (; n_plain < n; n_plain++) steady_eval(&w, plain, n_plain, n_plain + 1);
         assert_same_tip(&w, s, plain, n);
         seen |= 1u << n % 4;
         if (n > 40 && !(restored & 1u << n % 4)) {
@@ -295,7 +238,7 @@ TEST(state_saved_after_drafts_were_kept_and_refused_is_that_of_plain_decoding)
     assert_int_equal(restored, 15);
     ds4_session_destroy(s);
     ds4_session_destroy(plain);
-    end(&w);
+    steady_end(&w);
 }
 
 int main(int argc, char **argv)

@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "base/hash.h"
 #include "lib/model.h"
+#include "lib/steady.h"
 
 #define AFTER 200u     /* tokens compared after a restore */
 #define N_MAX 1080u
@@ -25,67 +25,23 @@ static bool is_long;
 static const char *only = ""; /* a model, when not both */
 
 struct world {
-    struct ds4_engine *engine;
-    uint32_t n_vocab;
-    int32_t tokens[N_MAX];
-    uint64_t expected[N_MAX]; /* digest of the logits after each token, never stopped */
-    float *logits;            /* [CHUNK][n_vocab] */
-    char dir[300];
+    struct steady run;
     struct ds4_session *walker, *ahead; /* long form: at the place at hand, and 250 tokens past the last one */
-    uint64_t n_restores, n_compared;
+    uint64_t n_restores;
 };
-
-static struct ds4_session *new_session(const struct world *w)
-{
-    struct ds4_session *s = NULL;
-    struct ds4_error error = {0};
-    assert_ok(ds4_session_create(w->engine, &s, &error), error);
-    return s;
-}
-
-/* Appends tokens [from, to) in one pass and compares every row of logits; or, the first time, notes them. */
-static void eval(struct world *w, struct ds4_session *s, size_t from, size_t to, bool note)
-{
-    struct ds4_error error = {0};
-    struct ds4_job job = {.session = s, .tokens = w->tokens + from, .n = to - from, .logits = w->logits};
-    assert_ok(ds4_eval(w->engine, &job, 1, &error), error);
-    for (size_t t = from; t < to; t++) {
-        uint64_t digest = hash_u64(w->logits + (t - from) * w->n_vocab, w->n_vocab * sizeof(float));
-        if (note) w->expected[t] = digest;
-        else if (digest != w->expected[t]) fail_msg("logits after token %zu differ, from %zu on", t, from);
-        w->n_compared += !note;
-    }
-}
 
 static void begin(struct world *w, const char *path)
 {
-    *w = (struct world){.engine = model_open(path, (struct ds4_engine_options){
-                                                 .ctx_tokens = N_MAX, .chunk_tokens = CHUNK, .n_sessions_max = 4})};
-    w->n_vocab = ds4_engine_info(w->engine)->n_vocab;
-    w->logits = malloc((size_t)CHUNK * w->n_vocab * sizeof *w->logits);
-    (void)snprintf(w->dir, sizeof w->dir, "%s/kv", test_dir());
-    for (size_t i = 0; i < N_MAX; i++) w->tokens[i] = model_token(i, w->n_vocab);
-    struct ds4_session *s = new_session(w);
-    for (size_t t = 0; t < (is_long ? N_MAX : N_SHORT); t += 60) eval(w, s, t, t + 60, true);
-    ds4_session_destroy(s);
+    struct ds4_engine_options options = {.ctx_tokens = N_MAX, .chunk_tokens = CHUNK, .n_sessions_max = 4};
+    *w = (struct world){0};
+    steady_begin(&w->run, path, options, is_long ? N_MAX : N_SHORT, 60);
 }
 
 static void end(struct world *w)
 {
     print_message("%llu restores, %llu tokens after them bit-equal\n", (unsigned long long)w->n_restores,
-                  (unsigned long long)w->n_compared);
-    free(w->logits);
-    ds4_engine_close(w->engine);
-    test_dir_remove();
-}
-
-static struct ds4_store *open_store(const struct world *w)
-{
-    struct ds4_store_options options = {.dir = w->dir, .write_ratio_max = 1e6, .no_sync = true};
-    struct ds4_store *store = NULL;
-    struct ds4_error error = {0};
-    assert_ok(ds4_store_open(w->engine, &options, &store, &error), error);
-    return store;
+                  (unsigned long long)w->run.n_compared);
+    steady_end(&w->run);
 }
 
 static void remove_entry(void *user, const char *name)
@@ -97,9 +53,9 @@ static void remove_entry(void *user, const char *name)
 }
 static void remove_entries(const struct world *w, const char *suffix)
 {
-    const char *what[] = {w->dir, suffix};
+    const char *what[] = {w->run.dir, suffix};
     struct ds4_error error = {0};
-    assert_ok(file_list_dir(w->dir, remove_entry, what, &error), error);
+    assert_ok(file_list_dir(w->run.dir, remove_entry, what, &error), error);
 }
 
 /* Saves the session, which holds n tokens, closes the store, and goes on from the disk in another session. */
@@ -108,20 +64,20 @@ static void through_the_disk(struct world *w, const struct ds4_session *s, size_
     struct ds4_error error = {0};
     struct ds4_store_report report;
     bool saved;
-    size_t span = ds4_state_layout(w->engine)->span_tokens, reach = ds4_state_layout(w->engine)->reach_tokens;
-    struct ds4_store *store = open_store(w);
+    size_t span = ds4_state_layout(w->run.engine)->span_tokens, reach = ds4_state_layout(w->run.engine)->reach_tokens;
+    struct ds4_store *store = steady_store(&w->run);
     ds4_store_save(store, s, DS4_SAVE_USER, &saved);
     assert_true(saved);
     ds4_store_close(store);
     if (!with_tip) remove_entries(w, ".tip");
-    store = open_store(w);
-    struct ds4_session *other = new_session(w);
-    assert_ok(ds4_store_sync(store, other, w->tokens, n, NULL, NULL, &report, &error), error);
+    store = steady_store(&w->run);
+    struct ds4_session *other = steady_session(&w->run);
+    assert_ok(ds4_store_sync(store, other, w->run.tokens, n, NULL, NULL, &report, &error), error);
     size_t by_rows = n / span * span > reach ? n / span * span - reach : 0;
     assert_int_equal(report.n_reused, with_tip ? n : by_rows);
-    assert_int_equal(hash_u64(ds4_session_logits(other), w->n_vocab * sizeof(float)), w->expected[n - 1]);
-    for (size_t t = 0; t < 8; t++) eval(w, other, n + t, n + t + 1, false); /* one by one, then at once */
-    eval(w, other, n + 8, n + AFTER, false);
+    assert_int_equal(steady_digest(&w->run, ds4_session_logits(other)), w->run.expected[n - 1]);
+    for (size_t t = 0; t < 8; t++) steady_eval(&w->run, other, n + t, n + t + 1); /* one by one, then at once */
+    steady_eval(&w->run, other, n + 8, n + AFTER);
     w->n_restores++;
     ds4_session_destroy(other);
     ds4_store_close(store);
@@ -135,10 +91,10 @@ static struct ds4_session *session_at(const struct world *w, struct ds4_session 
     struct ds4_error error = {0};
     size_t held;
     if (from) assert_ok(ds4_session_fork(from, &s, &error), error);
-    else assert_ok(ds4_session_sync(s = new_session(w), w->tokens, n, NULL, NULL, NULL, &error), error);
+    else assert_ok(ds4_session_sync(s = steady_session(&w->run), w->run.tokens, n, NULL, NULL, NULL, &error), error);
     (void)ds4_session_tokens(s, &held);
     assert_true(held >= n);
-    assert_int_equal(hash_u64(ds4_session_logits(s), w->n_vocab * sizeof(float)), w->expected[held - 1]);
+    assert_int_equal(steady_digest(&w->run, ds4_session_logits(s)), w->run.expected[held - 1]);
     return s;
 }
 
@@ -147,21 +103,21 @@ enum way { STRAIGHT, NEAR_REWIND, FAR_REWIND };
 static struct ds4_session *arrive(struct world *w, size_t n, enum way way)
 {
     struct ds4_error error = {0};
-    size_t reach = ds4_state_layout(w->engine)->reach_tokens, reused, away = 1 + n % 30;
+    size_t reach = ds4_state_layout(w->run.engine)->reach_tokens, reused, away = 1 + n % 30;
     if (way == FAR_REWIND) {
         struct ds4_session *s = session_at(w, w->ahead, n + 250);
-        assert_ok(ds4_session_sync(s, w->tokens, n, NULL, NULL, &reused, &error), error);
+        assert_ok(ds4_session_sync(s, w->run.tokens, n, NULL, NULL, &reused, &error), error);
         assert_int_equal(reused, n - 1 > reach ? n - 1 - reach : 0);
         return s;
     }
     struct ds4_session *s = session_at(w, w->walker, n);
     if (way == NEAR_REWIND) { /* past the end with other tokens, back before it, on */
         int32_t wrong[30];
-        for (size_t i = 0; i < away; i++) wrong[i] = (w->tokens[n + i] + 1) % (int32_t)w->n_vocab;
+        for (size_t i = 0; i < away; i++) wrong[i] = (w->run.tokens[n + i] + 1) % (int32_t)w->run.n_vocab;
         struct ds4_job job = {.session = s, .tokens = wrong, .n = away};
-        assert_ok(ds4_eval(w->engine, &job, 1, &error), error);
+        assert_ok(ds4_eval(w->run.engine, &job, 1, &error), error);
         assert_ok(ds4_session_rewind(s, n - 1, &error), error);
-        eval(w, s, n - 1, n, false);
+        steady_eval(&w->run, s, n - 1, n);
     }
     return s;
 }
@@ -182,7 +138,7 @@ static void check_residues(struct world *w, size_t base, size_t share)
     w->walker = session_at(w, NULL, base);
     w->ahead = session_at(w, NULL, base + 127 + 250);
     for (size_t n = base; n < base + 128; n++) {
-        if (n > base) eval(w, w->walker, n - 1, n, false);
+        if (n > base) steady_eval(&w->run, w->walker, n - 1, n);
         for (size_t way = STRAIGHT; way <= FAR_REWIND; way++)
             if (share == 3 || (n % 128 + way) % 3 == share) check_at(w, n, (enum way)way);
     }

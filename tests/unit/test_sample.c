@@ -280,9 +280,97 @@ TEST(stop_strings_have_limits)
     ds4_stop_destroy(stop);
 }
 
+/* What a GPU would hand over of these logits. */
+static struct backend_candidates near_of(const float *logits, uint32_t n, float margin, float temperature)
+{
+    struct backend_candidates near = {0};
+    float top = -INFINITY;
+    double mass = 0;
+    for (uint32_t i = 0; i < n; i++) top = fmaxf(top, logits[i]);
+    for (uint32_t i = 0; i < n; i++) {
+        mass += temperature > 0 ? exp(((double)logits[i] - (double)top) / (double)temperature) : 0;
+        if (logits[i] < top - margin) continue;
+        if (near.n < BACKEND_CANDIDATES_MAX) {
+            near.ids[near.n] = (int32_t)i;
+            near.logits[near.n] = logits[i];
+        }
+        near.n++;
+    }
+    near.mass = (float)(mass * (1 + 1e-5)); /* it is known to about that */
+    return near;
+}
+
+/* Two samplers with one seed, one of which sees candidates only where they suffice; returns how often they did. */
+static int compare_draws(struct ds4_sampling p, float spread, int n_draws)
+{
+    enum { VOCAB = 2000 };
+    static float logits[VOCAB];
+    struct ds4_sampler *all = make(p, VOCAB), *few = make(p, VOCAB);
+    struct rng rng = {11};
+    int n_near = 0;
+    for (int draw = 0; draw < n_draws; draw++) {
+        float margin;
+        for (uint32_t i = 0; i < VOCAB; i++) logits[i] = (rng_float(&rng) + rng_float(&rng) - 1) * spread;
+        int32_t want = pick(all, logits, NULL), got = -1;
+        if (sampler_needs(few, false, &margin)) {
+            struct backend_candidates near = near_of(logits, VOCAB, margin, p.temperature);
+            if (sampler_pick_near(few, &near, false, &got)) n_near++;
+        }
+        if (got < 0) got = pick(few, logits, NULL);
+        assert_int_equal(got, want);
+    }
+    ds4_sampler_destroy(all);
+    ds4_sampler_destroy(few);
+    return n_near;
+}
+
+TEST(candidates_of_a_margin_give_the_token_that_all_logits_give)
+{
+    static const struct {
+        float temperature, top_p, min_p;
+        int32_t top_k;
+        int least; /* of 50 draws: those that candidates must suffice for */
+    } cases[] = {
+        {0, 1, 0, 0, 50},       {1, 1, 0.05f, 0, 50},    {0.7f, 1, 0.01f, 0, 50}, {1, 0.9f, 0, 0, 35},
+        {1, 0.95f, 0.05f, 40, 50}, {0.6f, 0.95f, 0, 20, 35}, {1, 1, 0, 10, 35},      {1, 1, 0, 0, 0},
+        {1, 0.999999f, 0, 0, 0}, {5, 0.9f, 0, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct ds4_sampling p = plain();
+        p.temperature = cases[i].temperature;
+        p.top_p = cases[i].top_p;
+        p.min_p = cases[i].min_p;
+        p.top_k = cases[i].top_k;
+        int n_near = compare_draws(p, 40, 50);
+        if (n_near < cases[i].least) fail_msg("case %zu: candidates sufficed for %d of 50 draws", i, n_near);
+    }
+}
+
+TEST(a_sampler_with_penalties_or_biases_asks_for_all_logits)
+{
+    float margin;
+    struct ds4_logit_bias bias = {1, 2};
+    struct ds4_sampling p = ds4_sampling_default();
+    struct ds4_sampler *s = make(p, N);
+    assert_true(sampler_needs(s, false, &margin) && margin > 2.99f && margin < 3.01f);
+    ds4_sampler_destroy(s);
+    p.bias = &bias;
+    p.n_bias = 1;
+    s = make(p, N);
+    assert_false(sampler_needs(s, false, &margin));
+    ds4_sampler_destroy(s);
+    p.n_bias = 0;
+    p.presence_penalty = 1;
+    s = make(p, N);
+    assert_false(sampler_needs(s, true, &margin));
+    ds4_sampler_destroy(s);
+}
+
 int main(void)
 {
-    return RUN_TESTS(T(greedy_takes_the_largest_and_of_equals_the_lowest_id), T(draws_follow_the_weights),
+    return RUN_TESTS(T(candidates_of_a_margin_give_the_token_that_all_logits_give),
+                     T(a_sampler_with_penalties_or_biases_asks_for_all_logits),
+                     T(greedy_takes_the_largest_and_of_equals_the_lowest_id), T(draws_follow_the_weights),
                      T(top_k_top_p_and_min_p_cut_where_they_say), T(a_seed_repeats_and_another_differs),
                      T(penalties_and_bias_move_logits), T(values_that_are_no_numbers_are_never_sampled),
                      T(settings_out_of_range_are_refused_by_name),

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "engine/engine.h"
 #include "lib/model.h"
 
 #define N_PROMPT 70
@@ -21,8 +22,8 @@ static const char *model_experts(void)
 
 static struct ds4_engine_options options_for(uint64_t cache_bytes, uint32_t chunk)
 {
-    return (struct ds4_engine_options){.model_path = model_experts(), .ctx_tokens = 256, .n_threads = 2,
-                                       .notes_dir = "",
+    return (struct ds4_engine_options){.model_path = model_experts(), .ctx_tokens = 256,
+                                       .n_threads = chunk > 1 ? 2 : 1, .notes_dir = "",
                                        .chunk_tokens = chunk, .expert_cache_bytes = cache_bytes};
 }
 
@@ -119,6 +120,27 @@ TEST(drafts_are_the_same_with_streamed_experts)
     assert_memory_equal(drafts[0], drafts[1], n[0] * sizeof **drafts);
 }
 
+/* No layer here is routed by tokens, and a batch of one names nothing that is sure: what is ahead was guessed. */
+TEST(decoding_reads_the_next_layers_experts_before_they_are_asked_for)
+{
+    uint64_t cache_bytes = least_bytes(1) + 200000;
+    struct ds4_engine_options options = options_for(0, 1);
+    struct ds4_expert_figures f;
+    size_t n_bytes;
+    options.model_path = model_file("experts-routed", "random --layers 5 --ratios 0,4,128,4,0 --dim 64 --heads 2 "
+                                    "--head-dim 128 --q-rank 32 --o-groups 1 --o-rank 32 --window 16 --index-heads 2 "
+                                    "--index-dim 128 --index-topk 8 --experts 12 --used 3 --inner 32 --hash-layers 0 "
+                                    "--vocab 512 --hc 2 --context 4096 --type Q8_0");
+    float *wanted = logits_of(&options, &n_bytes, NULL);
+    options.expert_cache_bytes = cache_bytes;
+    float *got = logits_of(&options, &n_bytes, &f);
+    assert_memory_equal(got, wanted, n_bytes);
+    assert_true(f.n_ahead > 0 && f.n_misses > 0);
+    assert_int_equal(f.n_hits + f.n_ahead + f.n_misses, (N_PROMPT + N_DECODE) * 5 * 3);
+    mem_free(wanted);
+    mem_free(got);
+}
+
 TEST(a_budget_below_the_need_of_one_layer_is_refused_with_the_number_needed)
 {
     uint64_t least = least_bytes(32);
@@ -191,12 +213,14 @@ TEST(memory_pressure_shrinks_the_pool_and_results_stay_the_same)
         int32_t ids[4];
         for (size_t k = 0; k < 4; k++) ids[k] = model_token(4 * i + k, 512);
         memory_there = i >= 5 && i < 20 ? 0 : (uint64_t)1 << 50;
+        if (i == 30) memory_there = engine_reserve_bytes() / 2 + 1; /* free but for pages of weights */
         now_ns += 1000000000;
         struct ds4_job job = {a, ids, 4, NULL}, same = {b, ids, 4, NULL};
         assert_ok(ds4_eval(engine, &job, 1, &error), error);
         assert_ok(ds4_eval(mapped, &same, 1, &error), error);
         assert_memory_equal(ds4_session_logits(a), ds4_session_logits(b), 512 * sizeof(float));
         ds4_engine_expert_figures(engine, &f);
+        if (i == 30) assert_true(f.n_slots_now < f.n_slots);
         if (f.n_slots_now < least_seen) least_seen = f.n_slots_now;
         last = f.n_slots_now;
     }
@@ -216,6 +240,7 @@ int main(void)
     return RUN_TESTS(T(streamed_experts_give_the_bits_of_mapped_ones_with_any_budget),
                      T(streamed_experts_give_the_bits_of_mapped_ones_on_the_reference_backend_and_with_checksums),
                      T(drafts_are_the_same_with_streamed_experts),
+                     T(decoding_reads_the_next_layers_experts_before_they_are_asked_for),
                      T(a_budget_below_the_need_of_one_layer_is_refused_with_the_number_needed),
                      T(the_plan_and_the_pool_agree_on_every_byte),
                      T(memory_pressure_shrinks_the_pool_and_results_stay_the_same));

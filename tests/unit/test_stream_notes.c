@@ -22,7 +22,8 @@ static float rates[N_LAYERS * N_EXPERTS];
 static struct notes sample(void)
 {
     for (size_t i = 0; i < N_LAYERS * N_EXPERTS; i++) rates[i] = (float)i / 16;
-    return (struct notes){N_LAYERS, N_EXPERTS, {1, 2, 3}, 1234, 6e8, 0.5, 0.001, rates};
+    return (struct notes){N_LAYERS, N_EXPERTS, {1, 2, 3}, 1234, 6e8, 0.5, 0.001, 0.002, 0.75, 0.2, 0.9, 1.3,
+                          rates};
 }
 
 TEST(notes_are_read_as_they_were_written_and_refused_with_any_bit_changed)
@@ -34,7 +35,8 @@ TEST(notes_are_read_as_they_were_written_and_refused_with_any_bit_changed)
     memcpy(wanted, rates, sizeof wanted);
     assert_ok(notes_write(PATH, &n, &error), error);
     memset(rates, 0, sizeof rates);
-    got.tokens = got.disk_bytes_per_s = got.dense_seconds = got.expert_seconds = 0;
+    got.tokens = got.disk_bytes_per_s = got.dense_seconds = got.expert_seconds = got.wait_seconds = got.ahead_share =
+        got.vain_share = got.hit_ratio = got.compute_ratio = 0;
     assert_ok(notes_read(PATH, &got, &error), error);
     assert_memory_equal(&got, &n, sizeof n);
     assert_memory_equal(rates, wanted, sizeof rates);
@@ -109,6 +111,8 @@ TEST(what_one_run_learned_the_next_one_knows)
         assert_ok(ds4_plan_make(&options, &after, &error), error);
         assert_true(before.tokens_observed == 0 && after.tokens_observed == 40);
         assert_true(after.expert_hit_rate > before.expert_hit_rate);
+        assert_true(before.expert_ahead_share <= 0 && after.expert_ahead_share > 0);
+        assert_true(after.expert_bytes >= before.expert_bytes);
         engine = model_open(path, options);
         struct ds4_expert_figures f;
         decode(engine);
@@ -128,12 +132,18 @@ static double drawn_seconds(const struct predict_input *in, struct rng *rng)
     double sum = 0, read = in->expert_bytes / in->disk_bytes_per_s;
     int n = 40000;
     for (int i = 0; i < n; i++) {
-        uint32_t misses = 0;
-        for (uint32_t k = 0; k < in->n_used; k++) misses += rng_double(rng) >= in->hit_rate;
-        /* One reader and one computer: experts that are there are computed first, then each as it comes. */
+        uint32_t misses = 0, late = 0;
+        for (uint32_t k = 0; k < in->n_used; k++) {
+            bool missed = rng_double(rng) >= in->hit_rate;
+            misses += missed;
+            late += missed && rng_double(rng) >= in->ahead_share;
+        }
+        /* One reader and one computer: experts that are there are computed first, then each as it comes; those that
+         * were asked for a layer before come after the others and have had the time of a layer. */
+        double lead = in->dense_seconds / in->n_layers + in->n_used * in->expert_seconds;
         double computed = (in->n_used - misses) * in->expert_seconds;
         for (uint32_t k = 1; k <= misses; k++) {
-            double there = k * read;
+            double there = in->wait_seconds + k * read - (k > late ? lead : 0);
             computed = (there > computed ? there : computed) + in->expert_seconds;
         }
         sum += computed;
@@ -146,7 +156,8 @@ TEST(the_predicted_time_of_a_token_is_that_of_a_reader_and_a_computer_side_by_si
     struct rng rng = {5};
     for (int i = 0; i < 30; i++) {
         double disk = 0.2e9 + rng_double(&rng) * 5e9;
-        struct predict_input in = {43, 6, i % 6 * 0.2, 7e6, disk, 0.3, rng_double(&rng) * 4e-3};
+        struct predict_input in = {43, 6, i % 6 * 0.2, i % 5 * 0.25, 7e6, disk, i % 4 * 1e-3, 0.3,
+                                   rng_double(&rng) * 4e-3};
         double predicted = predict_token_seconds(&in), drawn = drawn_seconds(&in, &rng);
         if (fabs(predicted / drawn - 1) > 0.05) fail_msg("%d: %g s predicted, %g s drawn", i, predicted, drawn);
     }

@@ -359,6 +359,28 @@ const float *ds4_session_logits(const struct ds4_session *session)
     return session->has_logits ? session->logits : NULL;
 }
 
+enum ds4_status ds4_session_pick(struct ds4_session *session, struct ds4_sampler *sampler, const uint32_t *mask,
+                                 bool force_greedy, int32_t *id, struct ds4_error *error)
+{
+    if (!session->has_logits) return err_set(error, DS4_ERR_STATE, "the session has no logits");
+    return ds4_sampler_pick(sampler, session->logits, mask, force_greedy, id, error);
+}
+
+enum ds4_status ds4_engine_time_kernels(struct ds4_engine *engine, bool on, struct ds4_error *error)
+{
+    (void)engine;
+    (void)on;
+    return err_set(error, DS4_ERR_UNSUPPORTED, "a script has no kernels to time");
+}
+
+size_t ds4_engine_kernel_times(const struct ds4_engine *engine, struct ds4_kernel_time *out, size_t max)
+{
+    (void)engine;
+    (void)out;
+    (void)max;
+    return 0;
+}
+
 enum ds4_status ds4_session_draft(struct ds4_session *session, int32_t next, size_t max, int32_t *drafts, size_t *n,
                                   struct ds4_error *error)
 {

@@ -11,6 +11,8 @@
  *    "load_ms": 0, "chunk_ms": 0, "token_ms": 0,                   delays: opening, a chunk of prefill, a token
  *    "hold": "path",                                               each pass waits while this file exists;
  *    "hold_answers": true,                                         only those of answers
+ *    "hang_disk": "path",                                          writing to files waits while this file exists
+ *    "quick_disk": true,                                           files are not synced
  *    "fail_open": "sentence",                                      ds4_engine_open fails with it (FORMAT)
  *    "fail_prefill": "substring",                                  prompts with it fail in prefill (DEVICE)
  *    "answers": [{"when": "substring of the last user turn",       first that matches; no "when" matches all

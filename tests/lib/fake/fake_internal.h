@@ -37,6 +37,9 @@ extern struct fake_stats fake_stats;
 enum ds4_status fake_script_load(const char *json, size_t len, struct ds4_engine *engine, struct ds4_error *error);
 void fake_script_free(struct ds4_engine *engine);
 
+/* From now on files are synced at once, or, with a path, writing to them waits while there is a file at it. */
+void fake_disk_use(struct ds4_span hang_while);
+
 /* Literal text of a control token (256 and up). */
 struct ds4_span fake_marker(int32_t id);
 enum ds4_status fake_tokens_of(struct ds4_span text, bool special, struct ds4_tokens *out);

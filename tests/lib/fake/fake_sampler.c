@@ -62,14 +62,26 @@ static bool score(const struct ds4_sampler *s, const float *logits, const uint32
     return true;
 }
 
+/* Those of a pass in the order of their logits, ties by id. */
+struct ranked {
+    float logit;
+    int32_t id;
+};
+
+static int by_logit(const void *left, const void *right)
+{
+    const struct ranked *a = left, *b = right;
+    if (a->logit != b->logit) return a->logit > b->logit ? -1 : 1;
+    return a->id < b->id ? -1 : 1;
+}
+
 /* Draws from the tokens in descending order of score, cut by top_k, min_p and top_p. */
-static int32_t draw(struct ds4_sampler *s, const float *scores, const int32_t *order)
+static int32_t draw(struct ds4_sampler *s, const struct ranked *order, size_t n)
 {
     double total = 0, kept = 0, mass[FAKE_N_VOCAB];
-    size_t n = FAKE_N_VOCAB;
     if (s->sampling.top_k > 0 && (size_t)s->sampling.top_k < n) n = (size_t)s->sampling.top_k;
     for (size_t i = 0; i < n; i++) {
-        mass[i] = exp(((double)scores[order[i]] - (double)scores[order[0]]) / (double)s->sampling.temperature);
+        mass[i] = exp(((double)order[i].logit - (double)order[0].logit) / (double)s->sampling.temperature);
         if (mass[i] < (double)s->sampling.min_p || mass[i] <= 0) n = i;
         else total += mass[i];
     }
@@ -80,21 +92,39 @@ static int32_t draw(struct ds4_sampler *s, const float *scores, const int32_t *o
     double target = (double)rng_float(&s->rng) * kept, sum = 0;
     for (size_t i = 0; i < n; i++) {
         sum += mass[i];
-        if (sum > target) return order[i];
+        if (sum > target) return order[i].id;
     }
-    return order[0];
+    return order[0].id;
+}
+
+/* The best and, unless it is all that is wanted, those whose mass is not nothing, in order; e^-746 is 0. */
+static size_t rank(const struct ds4_sampler *s, const float *scores, bool greedy, struct ranked *order)
+{
+    struct ranked best = {scores[0], 0};
+    size_t n = 0;
+    for (int32_t id = 1; id < FAKE_N_VOCAB; id++)
+        if (scores[id] > best.logit) best = (struct ranked){scores[id], id};
+    order[0] = best;
+    if (greedy) return 1;
+    double mass_log_min = s->sampling.min_p > 0 ? log((double)s->sampling.min_p) - 0.01 : -746;
+    float least = (float)((double)best.logit + mass_log_min * (double)s->sampling.temperature);
+    for (int32_t id = 0; id < FAKE_N_VOCAB; id++)
+        if (scores[id] >= least && !isinf(scores[id])) order[n++] = (struct ranked){scores[id], id};
+    qsort(order, n, sizeof *order, by_logit);
+    return n;
 }
 
 enum ds4_status ds4_sampler_pick(struct ds4_sampler *sampler, const float *logits, const uint32_t *mask,
                                  bool force_greedy, int32_t *id, struct ds4_error *error)
 {
     float scores[FAKE_N_VOCAB];
-    int32_t order[FAKE_N_VOCAB];
+    struct ranked order[FAKE_N_VOCAB];
+    bool greedy = force_greedy || sampler->sampling.temperature <= 0;
     if (!score(sampler, logits, mask, scores))
         return err_set(error, DS4_ERR_DEVICE, "the logits hold a value that is not a number");
-    ds4_top_logits(scores, FAKE_N_VOCAB, FAKE_N_VOCAB, order);
-    if (isinf(scores[order[0]])) return err_set(error, DS4_ERR_DEVICE, "no token is allowed");
-    *id = force_greedy || sampler->sampling.temperature <= 0 ? order[0] : draw(sampler, scores, order);
+    size_t n = rank(sampler, scores, greedy, order);
+    if (isinf(order[0].logit)) return err_set(error, DS4_ERR_DEVICE, "no token is allowed");
+    *id = greedy ? order[0].id : draw(sampler, order, n);
     return DS4_OK;
 }
 
@@ -109,19 +139,6 @@ float ds4_logprob(const float *logits, size_t n_vocab, int32_t id)
     for (size_t i = 1; i < n_vocab; i++) top = (double)logits[i] > top ? (double)logits[i] : top;
     for (size_t i = 0; i < n_vocab; i++) sum += exp((double)logits[i] - top);
     return (float)((double)logits[id] - top - log(sum));
-}
-
-/* Those of a pass in the order of their logits, ties by id. */
-struct ranked {
-    float logit;
-    int32_t id;
-};
-
-static int by_logit(const void *left, const void *right)
-{
-    const struct ranked *a = left, *b = right;
-    if (a->logit != b->logit) return a->logit > b->logit ? -1 : 1;
-    return a->id < b->id ? -1 : 1;
 }
 
 void ds4_top_logits(const float *logits, size_t n_vocab, size_t n, int32_t *ids)

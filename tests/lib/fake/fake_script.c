@@ -77,6 +77,8 @@ static void load_numbers(const json_t *root, struct ds4_engine *engine)
     if (!name.len) (void)snprintf(engine->name, sizeof engine->name, "scripted");
     struct ds4_span hold = member_text(root, "hold");
     (void)snprintf(engine->hold, sizeof engine->hold, "%.*s", (int)hold.len, hold.ptr);
+    struct ds4_span hang_disk = member_text(root, "hang_disk");
+    if (hang_disk.len || json_is_true(json_object_get(root, "quick_disk"))) fake_disk_use(hang_disk);
     engine->hold_answers = json_is_true(json_object_get(root, "hold_answers"));
     engine->info.ctx_tokens = (uint32_t)member_number(root, "ctx", 4096);
     engine->info.chunk_tokens = (uint32_t)member_number(root, "chunk", 64);

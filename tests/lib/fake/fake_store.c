@@ -2,6 +2,7 @@
 #include "lib/fake/fake_store.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -98,6 +99,20 @@ void fake_store_clear(const char *dir)
     struct ds4_error error = {0};
     assert_ok(file_private_dir(dir, &error), error);
     (void)visit((struct visit){.dir = dir, .remove = true});
+}
+
+void fake_store_base(const char *name, char base[FAKE_STORE_BASE_BYTES])
+{
+    (void)snprintf(base, FAKE_STORE_BASE_BYTES, "/dev/shm/ds4-%s-%d", name, (int)getpid());
+    if (mkdir(base, 0700) != 0) (void)snprintf(base, FAKE_STORE_BASE_BYTES, "%s", test_dir());
+}
+
+void fake_store_leave(const char *base, const char *dir)
+{
+    fake_store_clear(dir);
+    (void)rmdir(dir);
+    (void)rmdir(base);
+    test_dir_remove();
 }
 
 void fake_store_copy(const char *from, const char *to)

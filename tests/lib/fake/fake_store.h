@@ -5,6 +5,7 @@
 
 #include "lib/fake/fake_engine.h"
 
+#define FAKE_STORE_BASE_BYTES 200
 #define FAKE_STORE_SCRIPT "{\"name\": \"first\", \"rewind\": 64, \"chunk\": 64, \"sessions\": 8, \"ctx\": 65536}"
 
 struct ds4_engine *fake_store_engine(const char *script);
@@ -18,6 +19,10 @@ size_t fake_store_visit(struct ds4_engine *engine, struct ds4_store *store, cons
 /* Files in the directory whose name holds the text. */
 size_t fake_store_count(const char *dir, const char *text);
 void fake_store_clear(const char *dir);
+/* A new directory with the name in it, in memory where there is some: the disk itself is not under test. */
+void fake_store_base(const char *name, char base[FAKE_STORE_BASE_BYTES]);
+/* Removes the store and the base around it. */
+void fake_store_leave(const char *base, const char *dir);
 void fake_store_copy(const char *from, const char *to);
 
 #endif
