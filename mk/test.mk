@@ -42,14 +42,35 @@ soak: $(SOAKS) ds4 $(BUILD)/ds4-fake
 	@DS4=$(abspath $(BUILD))/ds4 nice -n 5 scripts/python tests/e2e/soak_serve.py
 .PHONY: soak
 
-# The CPU backend built for 64-bit ARM and run under qemu. Not part of check: its compiler is not installed by setup.
+# The CPU backend and the emulator of GPUs built for 64-bit ARM, and their tests run under qemu: products in every
+# format, the emulator's switching of stacks and its checks, every kernel in three orders of threads. Not part of
+# check: setup does not install its compilers. Linked with nothing but the C library; tests/arm/cmocka.h stands for
+# cmocka.
+ARM := $(BUILD_ROOT)/arm
 ARM_CC := aarch64-linux-gnu-gcc
-ARM_SRCS := tests/arm/products.c $(wildcard src/ops/*.c src/ops/*/*.c src/quant/*.c) \
-	src/base/mem.c src/base/err.c src/base/thread_pool.c src/base/clock.c
+ARM_CXX := aarch64-linux-gnu-g++
+ARM_TESTS := tests/arm/products tests/ops/test_emulator_faults tests/ops/test_emulator
+ARM_LIB := $(filter-out src/base/net.c,$(wildcard src/base/*.c)) \
+	$(wildcard src/ops/*.c src/ops/*/*.c src/quant/*.c src/gpu/*.c src/gpu/emu/*.c src/tools/selftest_*.c) \
+	src/gpu/emu/kernels.cpp tests/gpu/faults.cpp tests/lib/op_backends.c tests/lib/test.c
+ARM_CFLAGS := -std=c17 -O2 -g $(WARN) -D_GNU_SOURCE -DDS4_GPU_EMU -DXXH_INLINE_ALL -Itests/arm -Itests \
+	-Iinclude -Isrc -fno-math-errno -ffp-contract=off -MMD -MP
+arm_object = $(addprefix $(ARM)/,$(addsuffix .o,$(basename $1)))
+$(ARM)/%.o: %.c
+	@mkdir -p $(@D)
+	@echo 'arm $<'
+	$(Q)$(ARM_CC) $(ARM_CFLAGS) $(call variant_flags,$<) -c -o $@ $<
+$(ARM)/%.o: %.cpp
+	@mkdir -p $(@D)
+	@echo 'arm $<'
+	$(Q)$(ARM_CXX) -Isrc -MMD -MP $(KERNEL_CXXFLAGS) -c -o $@ $<
+$(addprefix $(ARM)/,$(ARM_TESTS)): %: %.o $(call arm_object,$(ARM_LIB))
+	$(Q)$(ARM_CC) -static -o $@ $^ -lm -lpthread
+
+arm-tests: $(addprefix $(ARM)/,$(ARM_TESTS))
 check-arm:
-	@if ! command -v $(ARM_CC) >/dev/null || ! command -v qemu-aarch64 >/dev/null; then \
-		echo "check-arm: skipped, needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user"; exit 0; fi; \
-	mkdir -p $(BUILD_ROOT)/arm && $(ARM_CC) -static -std=c17 -O2 -D_GNU_SOURCE -Iinclude -Isrc $(WARN) \
-		-fno-math-errno -ffp-contract=off $(ARM_SRCS) -o $(BUILD_ROOT)/arm/products -lm -lpthread && \
-	qemu-aarch64 $(BUILD_ROOT)/arm/products
-.PHONY: check-arm
+	@for tool in $(ARM_CC) $(ARM_CXX) qemu-aarch64; do command -v $$tool >/dev/null && continue; \
+		echo "check-arm: skipped, no $$tool; needs g++-aarch64-linux-gnu and qemu-user"; exit 0; done; \
+	$(MAKE) --no-print-directory arm-tests && \
+	for test in $(ARM_TESTS); do echo "$$test"; qemu-aarch64 $(ARM)/$$test || exit 1; done
+.PHONY: check-arm arm-tests

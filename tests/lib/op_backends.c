@@ -20,39 +20,54 @@ const struct op_backend_entry op_backends[] = {
 };
 const size_t n_op_backends = sizeof op_backends / sizeof *op_backends;
 
-void op_dev_open(struct op_dev *dev, const struct op_backend_entry *entry, const struct backend_limits *limits,
-                 uint32_t n_threads, size_t cap)
+void op_home_open(struct op_home *home, const struct op_backend_entry *entry, const struct backend_limits *limits,
+                  uint32_t n_threads, size_t cap)
 {
     struct ds4_error error = {0};
-    memset(dev, 0, sizeof *dev);
-    if (n_threads) assert_ok(thread_pool_create(n_threads, &dev->pool, &error), error);
-    assert_ok(entry->create(dev->pool, limits, &dev->b, &error), error);
-    dev->base = dev->b->ops->alloc(dev->b, cap);
-    assert_non_null(dev->base);
-    dev->cap = cap;
+    memset(home, 0, sizeof *home);
+    if (n_threads) assert_ok(thread_pool_create(n_threads, &home->pool, &error), error);
+    assert_ok(entry->create(home->pool, limits, &home->dev.b, &error), error);
+    home->dev.base = home->dev.b->ops->alloc(home->dev.b, cap);
+    assert_non_null(home->dev.base);
+    home->dev.cap = cap;
 }
 
-void op_dev_close(struct op_dev *dev)
+void op_home_close(struct op_home *home)
 {
     struct ds4_error error = {0};
-    assert_ok(dev->b->ops->finish(dev->b, &error), error);
-    dev->b->ops->release(dev->b, dev->base, dev->cap);
-    dev->b->ops->destroy(dev->b);
-    if (dev->pool) thread_pool_destroy(dev->pool);
+    struct backend *b = home->dev.b;
+    assert_ok(b->ops->finish(b, &error), error);
+    b->ops->release(b, home->dev.base, home->dev.cap);
+    b->ops->destroy(b);
+    if (home->pool) thread_pool_destroy(home->pool);
 }
 
-void *op_put_skewed(struct op_dev *dev, const void *from, size_t bytes, size_t skew)
+void op_trial_run(struct op_trial *trial, const struct op_backend_entry *entry, uint32_t n_threads, const char *name,
+                  op_case_fn fn, const struct op_shape *shape, const uint32_t *chunks, size_t n_chunks)
 {
-    size_t at = (dev->used + 63) / 64 * 64 + skew;
-    if (at + bytes > dev->cap) fail_msg("the test's region of %zu bytes is too small", dev->cap);
-    dev->used = at + bytes;
-    if (from && bytes) dev->b->ops->write(dev->b, dev->base + at, from, bytes);
-    return dev->base + at;
+    struct op_home home;
+    struct backend_limits limits = op_shape_limits(shape);
+    size_t cap = shape->large ? 512u << 20 : 32u << 20;
+    memset(trial, 0, sizeof *trial);
+    assert_true(op_room_make(&trial->room, 2 * cap));
+    op_home_open(&home, entry, &limits, n_threads, cap);
+    op_run_case(&trial->run, &home.dev, &trial->room, name, fn, shape, chunks, n_chunks);
+    op_home_close(&home);
+    trial->run.dev = NULL;
 }
 
-void *op_put(struct op_dev *dev, const void *from, size_t bytes) { return op_put_skewed(dev, from, bytes, 0); }
+void op_trial_free(struct op_trial *trial) { op_room_free(&trial->room); }
 
-void op_get(struct op_dev *dev, void *to, const void *from, size_t bytes)
+void op_compare(const struct op_trial *got, const struct op_trial *ref, const char *what, double *worst)
 {
-    if (bytes) dev->b->ops->read(dev->b, to, from, bytes);
+    char text[256] = "the numbers of outputs differ";
+    struct op_distance distance = {0};
+    if (!op_agree(&got->run, &ref->run, &distance, text, sizeof text)) fail_msg("%s: %s", what, text);
+    if (distance.fraction > *worst) *worst = distance.fraction;
+}
+
+void op_compare_bits(const struct op_trial *got, const struct op_trial *ref, const char *what)
+{
+    char text[256] = "the numbers of outputs differ";
+    if (!op_same_bits(&got->run, &ref->run, text, sizeof text)) fail_msg("%s: %s", what, text);
 }

@@ -9,7 +9,7 @@
  * differ by a step in 2% of the values. A backend is added by its line in tests/lib/op_backends.c. */
 #include <stdio.h>
 
-#include "lib/op_table.h"
+#include "lib/op_backends.h"
 #include "lib/test.h"
 #include "quant/quant.h"
 
@@ -38,18 +38,18 @@ static void compare_case(size_t case_i, struct margins *margins)
     struct op_shape shape;
     for (size_t i = 0; op_variant(case_i, i, &shape, name, sizeof name); i++) {
         if (!op_shape_fits(&shape)) continue;
-        struct op_run ref, run;
+        struct op_trial ref, run;
         double worst = 0;
-        op_run_case(&ref, &op_backends[0], 2, name, op_table[case_i].fn, &shape, NULL, 0);
+        op_trial_run(&ref, &op_backends[0], 2, name, op_table[case_i].fn, &shape, NULL, 0);
         op_compare(&ref, &ref, name, &worst); /* shows that what it gives is finite and well chosen */
         for (size_t b = 1; b < n_op_backends; b++) {
             (void)snprintf(what, sizeof what, "%s on %s", name, op_backends[b].name);
-            op_run_case(&run, &op_backends[b], 2, name, op_table[case_i].fn, &shape, NULL, 0);
+            op_trial_run(&run, &op_backends[b], 2, name, op_table[case_i].fn, &shape, NULL, 0);
             op_compare(&run, &ref, what, &worst);
-            op_run_free(&run);
+            op_trial_free(&run);
         }
         note_margin(margins, shape.type, worst);
-        op_run_free(&ref);
+        op_trial_free(&ref);
     }
 }
 
@@ -97,8 +97,8 @@ static void check_invariance(size_t case_i, size_t backend_i)
     const struct op_backend_entry *entry = &op_backends[backend_i];
     for (size_t i = 0; op_variant(case_i, i, &shape, name, sizeof name); i++) {
         if (!op_shape_fits(&shape) || shape.large || shape.n_rows < 9) continue;
-        struct op_run whole, run;
-        op_run_case(&whole, entry, 2, name, op_table[case_i].fn, &shape, NULL, 0);
+        struct op_trial whole, run;
+        op_trial_run(&whole, entry, 2, name, op_table[case_i].fn, &shape, NULL, 0);
         size_t step = backend_i == 0 ? 5 : backend_i == 1 ? 1 : 3; /* most of them where there is most to go wrong */
 #if defined(__SANITIZE_THREAD__)
         step *= 3;
@@ -106,12 +106,12 @@ static void check_invariance(size_t case_i, size_t backend_i)
         for (size_t k = 0; k < sizeof batchings / sizeof *batchings; k += step) {
             (void)snprintf(what, sizeof what, "%s on %s, batches of %u, %u threads", name, entry->name,
                            batchings[k].sizes[0], batchings[k].n_threads);
-            op_run_case(&run, entry, batchings[k].n_threads, name, op_table[case_i].fn, &shape, batchings[k].sizes,
+            op_trial_run(&run, entry, batchings[k].n_threads, name, op_table[case_i].fn, &shape, batchings[k].sizes,
                         batchings[k].n);
             op_compare_bits(&run, &whole, what);
-            op_run_free(&run);
+            op_trial_free(&run);
         }
-        op_run_free(&whole);
+        op_trial_free(&whole);
     }
 }
 

@@ -1,5 +1,5 @@
 /* test_emulator.c - the kernels of the GPU backend in the emulator, against the reference: every operation, every
- * weight format, the shapes of tests/lib/op_table.c with fewer rows, threads in three orders with three layouts of
+ * weight format, the shapes of tools/selftest_table.c with fewer rows, threads in three orders with three layouts of
  * tiles. The emulator reports what no comparison would find: races, accesses outside of what was bound, divergence.
  *
  * A build without the emulator (no C++ compiler, thread sanitizer) says so. */
@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #include "gpu/backend.h"
-#include "lib/op_table.h"
+#include "lib/op_backends.h"
 #include "lib/test.h"
 #include "quant/quant.h"
 
@@ -68,16 +68,16 @@ static double input_most(const struct op_shape *s)
     return most;
 }
 
-/* The tolerances of op_cases.c for products are those of the CPU's kernels too. Those for float weights stay. A
- * product of two (gate and up) has three times the error, and again three times for chance: where most results are
- * clamped and so exact, the error is that of the few that are not, and their number varies. */
-static void tighten(struct op_run *ref, const struct op_shape *s, const char *op)
+/* The tolerances of tools/selftest_cases.c for products are those of the CPU's kernels too. Those for float weights
+ * stay. A product of two (gate and up) has three times the error, and again three times for chance: where most results
+ * are clamped and so exact, the error is that of the few that are not, and their number varies. */
+static void tighten(struct op_trial *ref, const struct op_shape *s, const char *op)
 {
     double most = input_most(s), factor = strcmp(op, "moe_gate_up") == 0 ? 9 : 1;
     if (strcmp(op, "matmul") != 0 && strncmp(op, "moe_", 4) != 0) return;
-    for (size_t i = 0; most > 0 && i < ref->n_outputs; i++)
-        if (ref->outputs[i].tolerance > 2e-5)
-            ref->outputs[i].tolerance = fmin(ref->outputs[i].tolerance, factor * input_bound(most));
+    for (size_t i = 0; most > 0 && i < ref->run.n_outputs; i++)
+        if (ref->run.outputs[i].tolerance > 2e-5)
+            ref->run.outputs[i].tolerance = fmin(ref->run.outputs[i].tolerance, factor * input_bound(most));
 }
 
 static void compare(size_t case_i, size_t *n_compared, double *worst)
@@ -85,7 +85,7 @@ static void compare(size_t case_i, size_t *n_compared, double *worst)
     char name[64], what[96];
     struct op_shape shape;
     for (size_t i = 0; op_variant(case_i, i, &shape, name, sizeof name); i++) {
-        struct op_run ref, run;
+        struct op_trial ref, run;
         if (!op_shape_fits(&shape) || shape.large) continue;
         if (op_table[case_i].shape.n_rows > 200) continue; /* many rows are many runs of the same kernels */
         shape = smaller(shape, op_table[case_i].op);
@@ -93,12 +93,12 @@ static void compare(size_t case_i, size_t *n_compared, double *worst)
                                       .layout = (enum emu_layout)(*n_compared / 3 % 3), .seed = (uint32_t)case_i};
         emu_set_options(&options);
         (void)snprintf(what, sizeof what, "%s on the emulator, order %d", name, options.order);
-        op_run_case(&ref, &op_backends[0], 0, name, op_table[case_i].fn, &shape, NULL, 0);
-        op_run_case(&run, &emulator, 0, name, op_table[case_i].fn, &shape, NULL, 0);
+        op_trial_run(&ref, &op_backends[0], 0, name, op_table[case_i].fn, &shape, NULL, 0);
+        op_trial_run(&run, &emulator, 0, name, op_table[case_i].fn, &shape, NULL, 0);
         tighten(&ref, &shape, op_table[case_i].op);
         op_compare(&run, &ref, what, worst);
-        op_run_free(&run);
-        op_run_free(&ref);
+        op_trial_free(&run);
+        op_trial_free(&ref);
         (*n_compared)++;
     }
 }
@@ -134,16 +134,16 @@ TEST(products_in_tiles_have_the_bits_of_those_of_few_rows)
         if (row->shape.type != OP_ALL_TYPES || row->shape.n_rows < 34 || row->shape.n_rows > 40) continue;
         if (strcmp(row->op, "matmul") != 0 && strncmp(row->op, "moe_", 4) != 0) continue;
         for (size_t i = 0; op_variant(case_i, i, &shape, name, sizeof name); i++) {
-            struct op_run tiles, few;
+            struct op_trial tiles, few;
             if (shape.type == QUANT_F32 || shape.type == QUANT_F16 || shape.type == QUANT_BF16) continue;
             if ((i + case_i) % 2) continue; /* every format with some operation */
             shape.n_rows = ROWS_TILED;
             shape.n_in = 256;
-            op_run_case(&tiles, &emulator, 0, name, row->fn, &shape, NULL, 0);
-            op_run_case(&few, &emulator, 0, name, row->fn, &shape, batches[n_compared % 2], 2);
+            op_trial_run(&tiles, &emulator, 0, name, row->fn, &shape, NULL, 0);
+            op_trial_run(&few, &emulator, 0, name, row->fn, &shape, batches[n_compared % 2], 2);
             op_compare_bits(&few, &tiles, name);
-            op_run_free(&few);
-            op_run_free(&tiles);
+            op_trial_free(&few);
+            op_trial_free(&tiles);
             n_compared++;
         }
     }

@@ -8,7 +8,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "gpu/backend.h"
-#include "lib/op_table.h"
+#include "lib/op_backends.h"
 #include "lib/test.h"
 #include "quant/quant.h"
 
@@ -30,13 +30,13 @@ static const struct op_backend_entry metal = {"metal, pretended", create_metal};
 
 static void compare_shape(size_t case_i, const struct op_shape *shape, const char *name)
 {
-    struct op_run ref, run;
+    struct op_trial ref, run;
     double worst = 0;
-    op_run_case(&ref, &op_backends[0], 0, name, op_table[case_i].fn, shape, NULL, 0);
-    op_run_case(&run, &metal, 0, name, op_table[case_i].fn, shape, NULL, 0);
+    op_trial_run(&ref, &op_backends[0], 0, name, op_table[case_i].fn, shape, NULL, 0);
+    op_trial_run(&run, &metal, 0, name, op_table[case_i].fn, shape, NULL, 0);
     op_compare(&run, &ref, name, &worst);
-    op_run_free(&run);
-    op_run_free(&ref);
+    op_trial_free(&run);
+    op_trial_free(&ref);
 }
 
 TEST(every_operation_agrees_with_the_reference_through_the_metal_host)

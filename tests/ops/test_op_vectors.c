@@ -70,7 +70,7 @@ static void check_ints(const char *name, const int32_t *got, size_t n)
     mem_free(want);
 }
 
-static struct op_dev dev; /* the backend with two threads, made anew for each test */
+static struct op_home home; /* the backend with two threads, made anew for each test */
 
 static void open_dev(void)
 {
@@ -78,7 +78,7 @@ static void open_dev(void)
         .n_rows = N, .n_in = TINY_HEADS * TINY_DIM, .n_heads = TINY_HEADS, .dim = TINY_DIM, .n_attn_rows = N,
         .n_index_heads = TINY_INDEX_HEADS, .index_dim = TINY_INDEX_DIM, .n_index_rows = N,
         .n_experts = TINY_EXPERTS, .n_used = TINY_USED, .n_ff = TINY_FF};
-    op_dev_open(&dev, backend, &limits, 2, 64u << 20);
+    op_home_open(&home, backend, &limits, 2, 64u << 20);
 }
 
 static float *put_stream(const char *name, size_t n, float scale)
@@ -86,12 +86,12 @@ static float *put_stream(const char *name, size_t n, float scale)
     float *values = mem_alloc(n, sizeof *values);
     assert_non_null(values);
     tiny_uniform(name, n, scale, 0, values);
-    float *there = op_put(&dev, values, n * sizeof *values);
+    float *there = op_put(&home.dev, values, n * sizeof *values);
     mem_free(values);
     return there;
 }
 
-static float *new_floats(size_t n) { return op_put(&dev, NULL, n * sizeof(float)); }
+static float *new_floats(size_t n) { return op_put(&home.dev, NULL, n * sizeof(float)); }
 
 static char *tensor_name(const char *prefix, const char *suffix)
 {
@@ -106,7 +106,7 @@ static float *put_tensor(const char *prefix, const char *suffix)
     const char *name = tensor_name(prefix, suffix);
     if (!tiny_tensor_find(name, &tensor)) fail_msg("no tensor %s", name);
     float *values = tiny_tensor_values(name);
-    float *there = op_put(&dev, values, (size_t)tensor.rows * tensor.cols * sizeof *values);
+    float *there = op_put(&home.dev, values, (size_t)tensor.rows * tensor.cols * sizeof *values);
     mem_free(values);
     return there;
 }
@@ -127,13 +127,13 @@ static void matmul(const float *x, uint32_t n_rows, uint32_t n_groups, struct op
     struct matmul_args args = {.n_rows = n_rows, .n_outputs = 1, .n_groups = n_groups, .x = x};
     args.out[0].w = w;
     args.out[0].y = y;
-    dev.b->ops->matmul(dev.b, &args);
+    home.dev.b->ops->matmul(home.dev.b, &args);
 }
 
 static void rms_norm(float *x, uint32_t n_rows, uint32_t n, const float *weight)
 {
     struct rms_norm_args args = {.n_rows = n_rows, .n = n, .eps = 1e-6f, .x = x, .weight = weight, .y = x};
-    dev.b->ops->rms_norm(dev.b, &args);
+    home.dev.b->ops->rms_norm(home.dev.b, &args);
 }
 
 TEST(generated_weights_are_those_of_the_specification)
@@ -174,17 +174,17 @@ TEST(index_rows_round_through_hadamard_and_e2m1_exactly)
     open_dev();
     tiny_uniform("vec.fp4", 256, 2, 0, x);
     check_exact("fp4.in", x, 256);
-    float *q = op_put(&dev, x, sizeof x), got[256];
+    float *q = op_put(&home.dev, x, sizeof x), got[256];
     struct index_query_args args = {.n_rows = 2, .n_heads = 1, .dim = 128, .round = false, .q = q};
-    dev.b->ops->index_query(dev.b, &args);
-    op_get(&dev, got, q, sizeof got);
+    home.dev.b->ops->index_query(home.dev.b, &args);
+    op_get(&home.dev, got, q, sizeof got);
     check_close("fp4.hadamard", got, 2, 128, 1e-6);
-    args.q = op_put(&dev, x, sizeof x);
+    args.q = op_put(&home.dev, x, sizeof x);
     args.round = true;
-    dev.b->ops->index_query(dev.b, &args);
-    op_get(&dev, got, args.q, sizeof got);
+    home.dev.b->ops->index_query(home.dev.b, &args);
+    op_get(&home.dev, got, args.q, sizeof got);
     check_exact("fp4.out", got, 256);
-    op_dev_close(&dev);
+    op_home_close(&home);
 }
 
 static void frequencies(bool yarn, float *freq)
@@ -209,14 +209,14 @@ TEST(rotation_follows_the_tables_up_to_a_million_tokens)
     for (size_t i = 0; i < 3; i++) {
         frequencies(runs[i].yarn, freq);
         struct rope_args args = {.n_rows = 6, .n_heads = 1, .dim = TINY_DIM, .n_rope = TINY_ROPE,
-                                 .inverse = runs[i].inverse, .pos = op_put(&dev, positions, sizeof positions),
-                                 .freq = op_put(&dev, freq, sizeof freq),
+                                 .inverse = runs[i].inverse, .pos = op_put(&home.dev, positions, sizeof positions),
+                                 .freq = op_put(&home.dev, freq, sizeof freq),
                                  .x = put_stream("vec.rope", 6 * TINY_DIM, 1)};
-        dev.b->ops->rope(dev.b, &args);
-        op_get(&dev, x, args.x, sizeof x);
+        home.dev.b->ops->rope(home.dev.b, &args);
+        op_get(&home.dev, x, args.x, sizeof x);
         check_close(runs[i].name, x, 6, TINY_DIM, 2e-7);
     }
-    op_dev_close(&dev);
+    op_home_close(&home);
 }
 
 TEST(hyper_connections_mix_reduce_expand_and_read_out_the_streams)
@@ -230,33 +230,33 @@ TEST(hyper_connections_mix_reduce_expand_and_read_out_the_streams)
                               .scale = put_tensor("layers.2.", "hc_attn_scale"),
                               .base = put_tensor("layers.2.", "hc_attn_base"), .pre = new_floats(8),
                               .post = new_floats(8), .comb = new_floats(32)};
-    dev.b->ops->hc_mix(dev.b, &mix);
-    op_get(&dev, got, mix.pre, 8 * sizeof(float));
+    home.dev.b->ops->hc_mix(home.dev.b, &mix);
+    op_get(&home.dev, got, mix.pre, 8 * sizeof(float));
     check_close("hc.pre", got, ROWS, 4, 1e-6);
-    op_get(&dev, got, mix.post, 8 * sizeof(float));
+    op_get(&home.dev, got, mix.post, 8 * sizeof(float));
     check_close("hc.post", got, ROWS, 4, 1e-6);
-    op_get(&dev, got, mix.comb, 32 * sizeof(float));
+    op_get(&home.dev, got, mix.comb, 32 * sizeof(float));
     check_close("hc.comb", got, ROWS, 16, 1e-6);
     struct hc_reduce_args reduce = {.n_rows = ROWS, .n_hc = TINY_HC, .n_embd = TINY_EMBD, .rms_eps = 1e-6f, .x = x,
                                     .w = mix.pre, .norm = NULL, .u = new_floats(ROWS * TINY_EMBD)};
-    dev.b->ops->hc_reduce(dev.b, &reduce);
-    op_get(&dev, got, reduce.u, ROWS * TINY_EMBD * sizeof(float));
+    home.dev.b->ops->hc_reduce(home.dev.b, &reduce);
+    op_get(&home.dev, got, reduce.u, ROWS * TINY_EMBD * sizeof(float));
     check_close("hc.reduced", got, ROWS, TINY_EMBD, 1e-6);
     struct hc_head_args head = {.n_rows = ROWS, .n_hc = TINY_HC, .n_embd = TINY_EMBD, .hc_eps = 1e-6f,
                                 .rms_eps = 1e-6f, .x = x, .fn = put_weight("", "hc_head_fn"),
                                 .scale = put_tensor("", "hc_head_scale"), .base = put_tensor("", "hc_head_base"),
                                 .w = new_floats(8)};
-    dev.b->ops->hc_head(dev.b, &head);
+    home.dev.b->ops->hc_head(home.dev.b, &head);
     reduce.w = head.w;
-    dev.b->ops->hc_reduce(dev.b, &reduce);
-    op_get(&dev, got, reduce.u, ROWS * TINY_EMBD * sizeof(float));
+    home.dev.b->ops->hc_reduce(home.dev.b, &reduce);
+    op_get(&home.dev, got, reduce.u, ROWS * TINY_EMBD * sizeof(float));
     check_close("hc.head", got, ROWS, TINY_EMBD, 1e-6);
     struct hc_expand_args expand = {.n_rows = ROWS, .n_hc = TINY_HC, .n_embd = TINY_EMBD, .x = x, .y = y,
                                     .post = mix.post, .comb = mix.comb};
-    dev.b->ops->hc_expand(dev.b, &expand);
-    op_get(&dev, got, x, sizeof got);
+    home.dev.b->ops->hc_expand(home.dev.b, &expand);
+    op_get(&home.dev, got, x, sizeof got);
     check_close("hc.expanded", got, ROWS, FLAT, 1e-6);
-    op_dev_close(&dev);
+    op_home_close(&home);
 }
 
 /* One session of N tokens through the attention sub-layer of one layer. */
@@ -297,11 +297,11 @@ static void lay_out_state(struct sublayer *s)
         s->span_ids[i] = (i * 7 + 3) % 13; /* spans lie in no order */
     }
     s->whole = (struct op_batch){.n_rows = N, .n_seqs = 1, .tail_bytes = tail_bytes, .span_bytes = span_bytes};
-    s->whole.tails = op_put(&dev, NULL, 2 * tail_bytes);
-    s->whole.spans = op_put(&dev, NULL, 13 * span_bytes);
-    s->whole.span_ids = op_put(&dev, s->span_ids, sizeof s->span_ids);
-    s->whole.pos = op_put(&dev, s->pos, sizeof s->pos);
-    s->whole.seq_i = op_put(&dev, s->seq_i, sizeof s->seq_i);
+    s->whole.tails = op_put(&home.dev, NULL, 2 * tail_bytes);
+    s->whole.spans = op_put(&home.dev, NULL, 13 * span_bytes);
+    s->whole.span_ids = op_put(&home.dev, s->span_ids, sizeof s->span_ids);
+    s->whole.pos = op_put(&home.dev, s->pos, sizeof s->pos);
+    s->whole.seq_i = op_put(&home.dev, s->seq_i, sizeof s->seq_i);
 }
 
 /* The batch of rows first .. first + n - 1. */
@@ -312,7 +312,7 @@ static struct op_batch slice(const struct sublayer *s, uint32_t first, uint32_t 
     seq.n_rows = n;
     batch.n_rows = n;
     batch.pos += first;
-    batch.seqs = op_put(&dev, &seq, sizeof seq);
+    batch.seqs = op_put(&home.dev, &seq, sizeof seq);
     return batch;
 }
 
@@ -320,7 +320,7 @@ static void rotate(const struct sublayer *s, float *x, uint32_t n_heads, uint32_
 {
     struct rope_args args = {.n_rows = N, .n_heads = n_heads, .dim = dim, .n_rope = TINY_ROPE, .inverse = inverse,
                              .pos = s->whole.pos, .freq = s->freq, .x = x};
-    dev.b->ops->rope(dev.b, &args);
+    home.dev.b->ops->rope(home.dev.b, &args);
 }
 
 static void begin(struct sublayer *s, uint32_t layer, bool qat)
@@ -334,7 +334,7 @@ static void begin(struct sublayer *s, uint32_t layer, bool qat)
     (void)snprintf(s->prefix, sizeof s->prefix, "layers.%u.attn.", layer);
     lay_out_state(s);
     frequencies(s->ratio != 0, freq);
-    s->freq = op_put(&dev, freq, sizeof freq);
+    s->freq = op_put(&home.dev, freq, sizeof freq);
     s->x = put_stream("vec.x", N * TINY_EMBD, 2);
 }
 
@@ -376,15 +376,15 @@ static void feed(const struct sublayer *s, struct compress_args args, uint32_t f
     args.batch = slice(s, first, n);
     args.k += (size_t)first * args.width;
     args.g += (size_t)first * args.width;
-    dev.b->ops->compress(dev.b, &args);
+    home.dev.b->ops->compress(home.dev.b, &args);
 }
 
 /* Compressed row c as it lies in the spans. */
 static void read_row(const struct sublayer *s, const struct op_span_rows *rows, uint32_t c, float *row)
 {
     uint32_t id = s->span_ids[s->seq.span_first + c / ROWS_PER_SPAN];
-    op_get(&dev, row, s->whole.spans + id * s->whole.span_bytes + rows->offset + c % ROWS_PER_SPAN * rows->row_bytes,
-           rows->row_bytes);
+    op_get(&home.dev, row, s->whole.spans + id * s->whole.span_bytes + rows->offset +
+           c % ROWS_PER_SPAN * rows->row_bytes, rows->row_bytes);
 }
 
 static void check_rows(const struct sublayer *s, const char *name, const struct op_span_rows *rows,
@@ -411,14 +411,14 @@ static void compress_all_ways(bool qat)
     }
     check_rows(&s, "l2_rows_0_1_2_37_74", &s.rows, csa_rows, 5);
     check_rows(&s, "l2_index_rows_0_1_74", &s.index_rows, index_rows, 3);
-    op_dev_close(&dev);
+    op_home_close(&home);
     begin(&s, 3, qat);
     main_args = compressor(&s, false);
     feed(&s, main_args, 0, 127);
     feed(&s, main_args, 127, 1);
     feed(&s, main_args, 128, N - 128);
     check_rows(&s, "l3_rows_0_1", &s.rows, hca_rows, 2);
-    op_dev_close(&dev);
+    op_home_close(&home);
 }
 
 TEST(compressed_rows_match_without_rounding) { compress_all_ways(false); }
@@ -435,14 +435,14 @@ TEST(compressor_state_after_175_tokens_holds_projections_and_biased_scores)
     for (uint32_t i = 0; i < 4; i++) {
         const uint8_t *slots = s.whole.tails + s.seq.tail_i * s.whole.tail_bytes + s.comp_offset;
         uint32_t slot_i = positions[i] % s.comp_slots;
-        op_get(&dev, slot, slots + (size_t)slot_i * sizeof slot, sizeof slot);
+        op_get(&home.dev, slot, slots + (size_t)slot_i * sizeof slot, sizeof slot);
         for (uint32_t d = 0; d < PICKED; d++) k[i * PICKED + d] = slot[16 * d];
-        op_get(&dev, slot, slots + (size_t)(s.comp_slots + slot_i) * sizeof slot, sizeof slot);
+        op_get(&home.dev, slot, slots + (size_t)(s.comp_slots + slot_i) * sizeof slot, sizeof slot);
         for (uint32_t d = 0; d < PICKED; d++) g[i * PICKED + d] = slot[16 * d];
     }
     check_close("compressor.state_l2_after175.kv_rows_0_3_4_6", k, 4, PICKED, 1e-6);
     check_close("compressor.state_l2_after175.score_rows_0_3_4_6", g, 4, PICKED, 1e-6);
-    op_dev_close(&dev);
+    op_home_close(&home);
 }
 
 /* Index queries and head weights of all rows. */
@@ -454,10 +454,10 @@ static void index_project(struct sublayer *s)
     rotate(s, s->index_q, TINY_INDEX_HEADS, TINY_INDEX_DIM, false);
     struct index_query_args args = {.n_rows = N, .n_heads = TINY_INDEX_HEADS, .dim = TINY_INDEX_DIM, .round = s->qat,
                                     .q = s->index_q};
-    dev.b->ops->index_query(dev.b, &args);
+    home.dev.b->ops->index_query(home.dev.b, &args);
     matmul(s->x, N, 1, put_weight(s->prefix, "indexer.weights_proj.weight"), s->index_w);
-    s->sel = op_put(&dev, NULL, N * TINY_TOP_K * sizeof(int32_t));
-    s->n_sel = op_put(&dev, NULL, N * sizeof(int32_t));
+    s->sel = op_put(&home.dev, NULL, N * TINY_TOP_K * sizeof(int32_t));
+    s->n_sel = op_put(&home.dev, NULL, N * sizeof(int32_t));
 }
 
 static float index_scale(void) { return (float)(1 / sqrt((double)TINY_INDEX_HEADS * TINY_INDEX_DIM)); }
@@ -469,7 +469,7 @@ static void index_select(const struct sublayer *s, uint32_t first, uint32_t n)
                                      .q = s->index_q + (size_t)first * TINY_INDEX_HEADS * TINY_INDEX_DIM,
                                      .w = s->index_w + (size_t)first * TINY_INDEX_HEADS, .rows = s->index_rows,
                                      .sel = s->sel + (size_t)first * TINY_TOP_K, .n_sel = s->n_sel + first};
-    dev.b->ops->index_select(dev.b, &args);
+    home.dev.b->ops->index_select(home.dev.b, &args);
 }
 
 TEST(indexer_scores_and_sets_match)
@@ -483,8 +483,8 @@ TEST(indexer_scores_and_sets_match)
     index_project(&s);
     feed(&s, compressor(&s, true), 0, N);
     index_select(&s, 0, N);
-    op_get(&dev, q, s.index_q + (size_t)LAST * HEADS * DIM, sizeof q);
-    op_get(&dev, w, s.index_w + (size_t)LAST * HEADS, sizeof w);
+    op_get(&home.dev, q, s.index_q + (size_t)LAST * HEADS * DIM, sizeof q);
+    op_get(&home.dev, w, s.index_w + (size_t)LAST * HEADS, sizeof w);
     for (uint32_t c = 0; c < 75; c++) {
         read_row(&s, &s.index_rows, c, row);
         double score = 0;
@@ -499,8 +499,8 @@ TEST(indexer_scores_and_sets_match)
     for (size_t i = 0; i < 4; i++) {
         char name[32];
         int32_t sel[TINY_TOP_K], n_sel;
-        op_get(&dev, sel, s.sel + positions[i] * TINY_TOP_K, sizeof sel);
-        op_get(&dev, &n_sel, s.n_sel + positions[i], sizeof n_sel);
+        op_get(&home.dev, sel, s.sel + positions[i] * TINY_TOP_K, sizeof sel);
+        op_get(&home.dev, &n_sel, s.n_sel + positions[i], sizeof n_sel);
         (void)snprintf(name, sizeof name, "indexer.top8_t%u", positions[i]);
         if (n_sel == -1) /* all visible: 9 rows at position 35 are more than 8 */
             fail_msg("%s: selection skipped", name);
@@ -508,23 +508,23 @@ TEST(indexer_scores_and_sets_match)
         check_ints(name, sel, TINY_TOP_K);
     }
     int32_t n_sel;
-    op_get(&dev, &n_sel, s.n_sel + 34, sizeof n_sel); /* 8 visible rows: no selection */
+    op_get(&home.dev, &n_sel, s.n_sel + 34, sizeof n_sel); /* 8 visible rows: no selection */
     assert_int_equal(n_sel, -1);
-    op_dev_close(&dev);
+    op_home_close(&home);
 }
 
 static void attend(const struct sublayer *s, uint32_t first, uint32_t n, const float *sinks, float *o)
 {
     struct kv_store_args store = {.batch = slice(s, first, n), .dim = TINY_DIM, .n_rope = TINY_ROPE, .round = s->qat,
                                   .ring = s->ring, .kv = s->kv + (size_t)first * TINY_DIM};
-    dev.b->ops->kv_store(dev.b, &store);
+    home.dev.b->ops->kv_store(home.dev.b, &store);
     size_t at = (size_t)first * TINY_HEADS * TINY_DIM;
     struct attention_args args = {.batch = store.batch, .n_heads = TINY_HEADS, .dim = TINY_DIM, .n_rope = TINY_ROPE,
                                   .window = TINY_WINDOW, .ratio = s->ratio, .top_k = TINY_TOP_K,
                                   .scale = (float)(1 / sqrt((double)TINY_DIM)), .q = s->q + at, .sinks = sinks,
                                   .ring = s->ring, .rows = s->rows, .sel = s->ratio == 4 ? s->sel + first * 8 : NULL,
                                   .n_sel = s->n_sel + first, .o = o + at};
-    dev.b->ops->attention(dev.b, &args);
+    home.dev.b->ops->attention(home.dev.b, &args);
 }
 
 /* The whole sub-layer, rows fed in chunks of the given sizes in turn. */
@@ -556,11 +556,11 @@ static void run_attention(uint32_t layer, bool qat, const uint32_t *chunks, size
     matmul(a, N, 1, put_weight(s.prefix, "wo_b.weight"), y);
     float got[10 * TINY_EMBD];
     for (size_t i = 0; i < 10; i++)
-        op_get(&dev, got + i * TINY_EMBD, y + (size_t)picked[i] * TINY_EMBD, TINY_EMBD * sizeof(float));
+        op_get(&home.dev, got + i * TINY_EMBD, y + (size_t)picked[i] * TINY_EMBD, TINY_EMBD * sizeof(float));
     char name[32];
     (void)snprintf(name, sizeof name, "attention.%s.l%u", qat ? "qat" : "ideal", layer);
     check_close(name, got, 10, TINY_EMBD, block_tolerance);
-    op_dev_close(&dev);
+    op_home_close(&home);
 }
 
 static void run_attention_both_ways(uint32_t layer)
@@ -590,7 +590,7 @@ static struct op_weight put_experts(const char *layer_prefix, const char *suffix
         memcpy(all + e * n, values, n * sizeof *all);
         mem_free(values);
     }
-    w.data = op_put(&dev, all, n * TINY_EXPERTS * sizeof *all);
+    w.data = op_put(&home.dev, all, n * TINY_EXPERTS * sizeof *all);
     mem_free(all);
     return w;
 }
@@ -603,7 +603,7 @@ static float *shared_expert(const char *p, const float *x, uint32_t n_rows)
     matmul(x, n_rows, 1, put_weight(prefix, "w1.weight"), a);
     matmul(x, n_rows, 1, put_weight(prefix, "w3.weight"), b);
     struct swiglu_args args = {.n = n_rows * TINY_FF, .limit = 10, .a = a, .b = b, .m = a};
-    dev.b->ops->swiglu(dev.b, &args);
+    home.dev.b->ops->swiglu(home.dev.b, &args);
     matmul(a, n_rows, 1, put_weight(prefix, "w2.weight"), y);
     return y;
 }
@@ -621,33 +621,33 @@ static void run_moe(uint32_t layer, bool hash)
     float *x = put_stream("vec.x", ROWS * TINY_EMBD, 2), *logits = new_floats(ROWS * TINY_EXPERTS);
     matmul(x, ROWS, 1, put_weight(p, "ffn.gate.weight"), logits);
     struct router_args route = {.n_rows = ROWS, .n_experts = TINY_EXPERTS, .n_used = TINY_USED, .scale = 1.5f,
-                                .logits = logits, .tokens = op_put(&dev, tokens, sizeof tokens),
-                                .ids = op_put(&dev, NULL, sizeof ids), .weights = new_floats(ROWS * TINY_USED)};
+                                .logits = logits, .tokens = op_put(&home.dev, tokens, sizeof tokens),
+                                .ids = op_put(&home.dev, NULL, sizeof ids), .weights = new_floats(ROWS * TINY_USED)};
     int32_t *table = hash ? tiny_hash_table(layer) : NULL;
-    if (hash) route.hash = op_put(&dev, table, TINY_VOCAB * TINY_USED * sizeof *table);
+    if (hash) route.hash = op_put(&home.dev, table, TINY_VOCAB * TINY_USED * sizeof *table);
     else route.bias = put_tensor(p, "ffn.gate.bias");
     mem_free(table);
-    dev.b->ops->router(dev.b, &route);
-    op_get(&dev, ids, route.ids, sizeof ids);
+    home.dev.b->ops->router(home.dev.b, &route);
+    op_get(&home.dev, ids, route.ids, sizeof ids);
     (void)snprintf(name, sizeof name, "moe.l%u.experts", layer);
     check_ints(name, ids, ROWS * TINY_USED);
-    op_get(&dev, got, route.weights, ROWS * TINY_USED * sizeof(float));
+    op_get(&home.dev, got, route.weights, ROWS * TINY_USED * sizeof(float));
     (void)snprintf(name, sizeof name, "moe.l%u.weights", layer);
     check_close(name, got, ROWS, TINY_USED, 1e-6);
     struct moe_gate_up_args gate_up = {.n_rows = ROWS, .n_used = TINY_USED, .limit = 10, .x = x, .ids = route.ids,
                                        .weights = route.weights, .gate = put_experts(p, "w1.weight"),
                                        .up = put_experts(p, "w3.weight"),
                                        .m = new_floats(ROWS * TINY_USED * TINY_FF)};
-    dev.b->ops->moe_gate_up(dev.b, &gate_up);
+    home.dev.b->ops->moe_gate_up(home.dev.b, &gate_up);
     struct moe_down_args down = {.n_rows = ROWS, .n_used = TINY_USED, .m = gate_up.m, .ids = route.ids,
                                  .down = put_experts(p, "w2.weight"), .y = new_floats(ROWS * TINY_EMBD)};
-    dev.b->ops->moe_down(dev.b, &down);
+    home.dev.b->ops->moe_down(home.dev.b, &down);
     struct add_args sum = {.n = ROWS * TINY_EMBD, .x = shared_expert(p, x, ROWS), .y = down.y};
-    dev.b->ops->add(dev.b, &sum);
-    op_get(&dev, got, down.y, sizeof got);
+    home.dev.b->ops->add(home.dev.b, &sum);
+    op_get(&home.dev, got, down.y, sizeof got);
     (void)snprintf(name, sizeof name, "moe.l%u.out", layer);
     check_close(name, got, ROWS, TINY_EMBD, block_tolerance);
-    op_dev_close(&dev);
+    op_home_close(&home);
 }
 
 TEST(experts_match_with_hash_routing) { run_moe(0, true); }

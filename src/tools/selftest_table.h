@@ -1,10 +1,10 @@
-/* op_table.h - the shapes that operations are tested with, on every backend: one row and many, odd sizes, all weight
- * formats, several sessions at different positions, rings that wrap, values that are zero, huge, tiny or tied, the real
- * shapes of V4 Flash. */
-#ifndef DS4_TESTS_OP_TABLE_H
-#define DS4_TESTS_OP_TABLE_H
+/* selftest_table.h - the shapes that operations are tested with, on every backend: one row and many, odd sizes, all
+ * weight formats, several sessions at different positions, rings that wrap, values that are zero, huge, tiny or tied,
+ * the real shapes of V4 Flash. */
+#ifndef DS4_TOOLS_SELFTEST_TABLE_H
+#define DS4_TOOLS_SELFTEST_TABLE_H
 
-#include "lib/op_cases.h"
+#include "tools/selftest_cases.h"
 
 #define OP_ALL_TYPES UINT32_MAX /* the case is repeated with every weight format that fits n_in */
 #define OP_WEIGHT_TYPES 9

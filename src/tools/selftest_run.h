@@ -1,14 +1,34 @@
-/* op_run.h - one operation, one shape, one backend: inputs from a seed (the same on every backend), the rows given to
- * the backend in batches of chosen sizes, and the outputs kept for comparison.
+/* selftest_run.h - one operation, one shape, one backend: inputs from a seed (the same on every backend), the rows
+ * given to the backend in batches of chosen sizes, and the outputs kept for comparison.
  *
  * A case function makes its inputs, uploads them, calls the operation for every batch (`while (op_next(run))`), reads
  * the results back and registers them. The same function so serves the comparison of backends and the check that a
- * row's result does not depend on how rows are batched or on the number of threads. */
-#ifndef DS4_TESTS_OP_RUN_H
-#define DS4_TESTS_OP_RUN_H
+ * row's result does not depend on how rows are batched or on the number of threads. The tests of the operations use all
+ * of it, too. What does not fit into the memory set aside is a mistake in the table of cases: `ensure`. */
+#ifndef DS4_TOOLS_SELFTEST_RUN_H
+#define DS4_TOOLS_SELFTEST_RUN_H
 
 #include "base/rng.h"
-#include "lib/op_backends.h"
+#include "ops/backend.h"
+
+/* A backend and a region of its memory, handed out piece by piece. */
+struct op_dev {
+    struct backend *b;
+    uint8_t *base;
+    size_t used, cap;
+};
+/* Memory of the backend, 64-byte aligned plus `skew` bytes; contents: copied, or zero when from is NULL. */
+void *op_put(struct op_dev *dev, const void *from, size_t bytes);
+void *op_put_skewed(struct op_dev *dev, const void *from, size_t bytes, size_t skew);
+void op_get(struct op_dev *dev, void *to, const void *from, size_t bytes);
+
+/* Memory of the host that the cases of one run after the other live in. */
+struct op_room {
+    uint8_t *base;
+    size_t used, cap;
+};
+bool op_room_make(struct op_room *room, size_t cap); /* false: no memory */
+void op_room_free(struct op_room *room);
 
 /* What the inputs look like. */
 enum op_fill {
@@ -29,7 +49,9 @@ struct op_shape {
     enum op_fill fill;
     bool round, is_index, inverse, plain; /* plain: without what the operation may leave out */
     uint32_t skew;         /* bytes by which activations are off 64-byte alignment */
-    bool large;            /* compared between backends only */
+    bool large;            /* the real size: compared between backends only */
+    bool timed;            /* and large enough to be timed on a device */
+    bool quick;            /* enough for a first look */
 };
 
 enum op_output_kind {
@@ -54,21 +76,38 @@ struct op_output {
 };
 
 struct op_run {
-    struct op_dev dev;
+    struct op_dev *dev;
+    struct op_room *room;
+    size_t room_first;      /* where this run's memory begins */
     struct rng rng;
     const struct op_shape *shape;
     const uint32_t *chunks; /* sizes of batches, in turn; NULL: all rows at once */
     size_t n_chunks, chunk_i;
     uint32_t first, n;      /* the batch of this turn */
+    uint32_t n_repeats, n_repeated; /* to be timed: all rows at once, so many times */
+    bool packs;             /* matrices are given to the backend as a model's are, to be laid out anew */
+    uint64_t moved_bytes;   /* that the operation reads and writes at least; 0: all that was put */
+    struct op_matrix_room { /* matrices that were mapped */
+        uint8_t *data;
+        size_t bytes;
+    } mapped[8];
+    uint32_t n_mapped;
     struct op_output outputs[4];
     size_t n_outputs;
-    struct op_host_block *hosts; /* freed with the run */
 };
 typedef void (*op_case_fn)(struct op_run *run, const struct op_shape *s);
 
-void op_run_case(struct op_run *run, const struct op_backend_entry *entry, uint32_t n_threads, const char *name,
-                 op_case_fn fn, const struct op_shape *shape, const uint32_t *chunks, size_t n_chunks);
+/* Runs a case on rows in batches of the sizes in chunks (in turn; none: all rows at once). The members of *run that say
+ * how (n_repeats, packs) are set beforehand, the others zero. Results stay in `room` until op_run_free; runs are freed
+ * in reverse order. */
+void op_run_case(struct op_run *run, struct op_dev *dev, struct op_room *room, const char *name, op_case_fn fn,
+                 const struct op_shape *shape, const uint32_t *chunks, size_t n_chunks);
 void op_run_free(struct op_run *run);
+/* As tight as the interface of backends allows. */
+struct backend_limits op_shape_limits(const struct op_shape *s);
+/* "rows 2, in 4096, out 1024, Q8_0, huge": what is special about a shape. */
+void op_shape_text(const struct op_shape *s, char *text, size_t size);
+
 
 /* The next batch of rows; false when all were given. */
 bool op_next(struct op_run *run);
@@ -89,8 +128,14 @@ struct op_output *op_output_floats(struct op_run *run, const char *name, const f
 struct op_output *op_output_add(struct op_run *run, const char *name, enum op_output_kind kind, void *data,
                                 size_t n_rows, size_t row_n);
 
-/* Fail the test, naming the case, unless the outputs agree. *worst: largest error relative to its tolerance. */
-void op_compare(const struct op_run *run, const struct op_run *ref, const char *what, double *worst);
-void op_compare_bits(const struct op_run *run, const struct op_run *ref, const char *what);
+/* How far outputs are from those of the reference: the largest of what was compared into it. */
+struct op_distance {
+    double error;    /* of a row, relative to its norm */
+    double fraction; /* of the tolerance */
+};
+/* True when the outputs agree. Otherwise *text says which element differs, what it is and what was wanted. */
+bool op_agree(const struct op_run *run, const struct op_run *ref, struct op_distance *distance, char *text,
+              size_t size);
+bool op_same_bits(const struct op_run *run, const struct op_run *ref, char *text, size_t size);
 
 #endif

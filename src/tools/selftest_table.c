@@ -1,5 +1,5 @@
-/* op_table.c - the shapes that operations are tested with. See op_table.h. */
-#include "lib/op_table.h"
+/* selftest_table.c - the shapes that operations are tested with. See selftest_table.h. */
+#include "tools/selftest_table.h"
 
 #include <stdio.h>
 

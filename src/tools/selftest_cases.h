@@ -1,9 +1,9 @@
-/* op_cases.h - a case function for each operation of ops.def: op_case_NAME. Which members of the shape it reads is said
- * where it is defined. */
-#ifndef DS4_TESTS_OP_CASES_H
-#define DS4_TESTS_OP_CASES_H
+/* selftest_cases.h - a case function for each operation of ops.def: op_case_NAME. Which members of the shape it
+ * reads is said where it is defined. */
+#ifndef DS4_TOOLS_SELFTEST_CASES_H
+#define DS4_TOOLS_SELFTEST_CASES_H
 
-#include "lib/op_run.h"
+#include "tools/selftest_run.h"
 
 #define OP(op_name) void op_case_##op_name(struct op_run *run, const struct op_shape *s);
 #include "ops/ops.def"

@@ -1,7 +1,8 @@
-/* op_state.c - see op_state.h. */
-#include "lib/op_state.h"
+/* selftest_state.c - see selftest_state.h. */
+#include "tools/selftest_state.h"
 
-#include "lib/test.h"
+#include <string.h>
+
 #include "ops/rows.h"
 
 static uint32_t row_bytes(const struct op_shape *s)
@@ -36,7 +37,7 @@ static void make_spans(struct op_run *run, struct op_state *state)
 {
     const struct op_shape *s = run->shape;
     uint32_t n_needed[64], n_ids = 0;
-    assert_true(s->n_seqs <= 64);
+    ensure(s->n_seqs <= 64);
     for (uint32_t i = 0; i < s->n_seqs; i++) {
         const struct op_seq *seq = &state->seqs[i];
         uint32_t n_rows = seq->n_rows ? ((uint32_t)state->pos[seq->row_first + seq->n_rows - 1] + 1) / s->ratio : 0;
@@ -76,7 +77,7 @@ static void make_tails(struct op_run *run, struct op_state *state)
         if (n_ring) fill_rows(run, row, tail + state->ring.offset, n_ring, bytes);
         if (n_floats) op_fill(run, (float *)(void *)(tail + state->slots_offset), n_floats, s->fill);
     }
-    state->tails = op_put(&run->dev, image, state->n_tails * state->tail_bytes);
+    state->tails = op_put(run->dev, image, state->n_tails * state->tail_bytes);
 }
 
 void op_state_make(struct op_run *run, struct op_state *state)
@@ -85,7 +86,7 @@ void op_state_make(struct op_run *run, struct op_state *state)
     memset(state, 0, sizeof *state);
     make_seqs(run, state);
     make_tails(run, state);
-    state->pos_there = op_put(&run->dev, state->pos, s->n_rows * sizeof *state->pos);
+    state->pos_there = op_put(run->dev, state->pos, s->n_rows * sizeof *state->pos);
     if (!s->ratio) return;
     make_spans(run, state);
     uint32_t bytes = row_bytes(s);
@@ -97,7 +98,7 @@ void op_state_make(struct op_run *run, struct op_state *state)
     for (size_t i = 0; i < state->n_spans * state->span_bytes; i++) image[i] = (uint8_t)(i * 29 + 3);
     for (uint32_t i = 0; i < state->n_spans; i++)
         fill_rows(run, row, image + i * state->span_bytes + state->rows.offset, s->rows_per_span, bytes);
-    state->spans = op_put(&run->dev, image, state->n_spans * state->span_bytes);
+    state->spans = op_put(run->dev, image, state->n_spans * state->span_bytes);
 }
 
 struct op_batch op_state_batch(struct op_run *run, const struct op_state *state)
@@ -117,10 +118,10 @@ struct op_batch op_state_batch(struct op_run *run, const struct op_state *state)
         seq_i[r] = batch.n_seqs - 1;
     }
     batch.pos = state->pos_there + run->first;
-    batch.seqs = op_put(&run->dev, seqs, batch.n_seqs * sizeof *seqs);
-    batch.seq_i = op_put(&run->dev, seq_i, run->n * sizeof *seq_i);
+    batch.seqs = op_put(run->dev, seqs, batch.n_seqs * sizeof *seqs);
+    batch.seq_i = op_put(run->dev, seq_i, run->n * sizeof *seq_i);
     if (state->n_span_ids)
-        batch.span_ids = op_put(&run->dev, state->span_ids, state->n_span_ids * sizeof *state->span_ids);
+        batch.span_ids = op_put(run->dev, state->span_ids, state->n_span_ids * sizeof *state->span_ids);
     return batch;
 }
 

@@ -1,9 +1,9 @@
-/* op_state.h - sessions for the tests of the operations on state: several sequences in one batch at different
+/* selftest_state.h - sessions for the tests of the operations on state: several sequences in one batch at different
  * positions; rings, compressor slots and spans that lie in no order, filled with valid rows beforehand. */
-#ifndef DS4_TESTS_OP_STATE_H
-#define DS4_TESTS_OP_STATE_H
+#ifndef DS4_TOOLS_SELFTEST_STATE_H
+#define DS4_TOOLS_SELFTEST_STATE_H
 
-#include "lib/op_run.h"
+#include "tools/selftest_run.h"
 
 /* Layout of a tail: 64 bytes of no one's, the ring, at least 32 bytes, the slots of a compressor, 96 bytes. Of a span:
  * 128 bytes, compressed rows (8 bytes apart when packed), at least 64 bytes. What is no one's must not change. */

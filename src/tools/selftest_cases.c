@@ -1,9 +1,9 @@
-/* op_cases.c - cases of the operations that work row by row, and their tolerances. See op_run.h for the scheme. */
-#include "lib/op_cases.h"
+/* selftest_cases.c - cases of the operations that work row by row, and their tolerances. See
+ * selftest_run.h for the scheme. */
+#include "tools/selftest_cases.h"
 
 #include <math.h>
 
-#include "lib/test.h"
 #include "ops/rope_freq.h"
 #include "quant/quant.h"
 
@@ -31,13 +31,13 @@ void op_case_embed(struct op_run *run, const struct op_shape *s)
     for (uint32_t r = 0; r < s->n_rows; r++) tokens[r] = (int32_t)rng_below(&run->rng, s->n_out);
     tokens[s->n_rows - 1] = (int32_t)s->n_out - 1;
     tokens[0] = 0;
-    int32_t *tokens_there = op_put(&run->dev, tokens, s->n_rows * sizeof *tokens);
+    int32_t *tokens_there = op_put(run->dev, tokens, s->n_rows * sizeof *tokens);
     float *x = op_result(run, (size_t)s->n_rows * s->n_hc * s->n_embd);
     while (op_next(run)) {
         struct embed_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd,
                                   .tokens = tokens_there + run->first, .table = table,
                                   .x = x + (size_t)run->first * s->n_hc * s->n_embd};
-        run->dev.b->ops->embed(run->dev.b, &args);
+        run->dev->b->ops->embed(run->dev->b, &args);
     }
     op_output_floats(run, "x", x, s->n_rows, (size_t)s->n_hc * s->n_embd, 0);
 }
@@ -56,7 +56,7 @@ void op_case_hc_mix(struct op_run *run, const struct op_shape *s)
         struct hc_mix_args args = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .n_iters = 20, .hc_eps = 1e-6f,
                                    .rms_eps = 1e-6f, .x = x + r * flat, .fn = fn, .scale = scale, .base = base,
                                    .pre = pre + r * n, .post = post + r * n, .comb = comb + r * n * n};
-        run->dev.b->ops->hc_mix(run->dev.b, &args);
+        run->dev->b->ops->hc_mix(run->dev->b, &args);
     }
     op_output_floats(run, "pre", pre, s->n_rows, n, 1e-5);
     op_output_floats(run, "post", post, s->n_rows, n, 1e-5);
@@ -75,7 +75,7 @@ void op_case_hc_head(struct op_run *run, const struct op_shape *s)
         struct hc_head_args args = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .hc_eps = 1e-6f,
                                     .rms_eps = 1e-6f, .x = x + (size_t)run->first * flat, .fn = fn, .scale = scale,
                                     .base = base, .w = w + (size_t)run->first * n};
-        run->dev.b->ops->hc_head(run->dev.b, &args);
+        run->dev->b->ops->hc_head(run->dev->b, &args);
     }
     op_output_floats(run, "w", w, s->n_rows, n, 1e-5);
 }
@@ -91,7 +91,7 @@ void op_case_hc_reduce(struct op_run *run, const struct op_shape *s)
         struct hc_reduce_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd, .rms_eps = 1e-6f,
                                       .x = x + run->first * flat, .w = w + (size_t)run->first * s->n_hc, .norm = norm,
                                       .u = u + (size_t)run->first * s->n_embd};
-        run->dev.b->ops->hc_reduce(run->dev.b, &args);
+        run->dev->b->ops->hc_reduce(run->dev->b, &args);
     }
     op_output_floats(run, "u", u, s->n_rows, s->n_embd, TOLERANCE_FLOAT);
 }
@@ -107,7 +107,7 @@ void op_case_hc_expand(struct op_run *run, const struct op_shape *s)
         size_t r = run->first;
         struct hc_expand_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd, .x = x + r * flat,
                                       .y = y + r * s->n_embd, .post = post + r * n, .comb = comb + r * n * n};
-        run->dev.b->ops->hc_expand(run->dev.b, &args);
+        run->dev->b->ops->hc_expand(run->dev->b, &args);
     }
     op_output_floats(run, "x", x, s->n_rows, flat, TOLERANCE_FLOAT);
 }
@@ -122,7 +122,7 @@ void op_case_rms_norm(struct op_run *run, const struct op_shape *s)
         size_t at = (size_t)run->first * s->n_in;
         struct rms_norm_args args = {.n_rows = run->n, .n = s->n_in, .eps = 1e-6f, .x = x + at, .weight = weight,
                                      .y = y + at};
-        run->dev.b->ops->rms_norm(run->dev.b, &args);
+        run->dev->b->ops->rms_norm(run->dev->b, &args);
     }
     op_output_floats(run, "y", y, s->n_rows, s->n_in, TOLERANCE_FLOAT);
 }
@@ -135,14 +135,14 @@ void op_case_rope(struct op_run *run, const struct op_shape *s)
     int32_t *pos = op_host(run, s->n_rows, sizeof *pos);
     rope_frequencies(s->plain ? 10000 : 160000, s->n_rope, 16, 65536, 32, 1, !s->plain, freq);
     for (uint32_t r = 0; r < s->n_rows; r++) pos[r] = (int32_t)((s->start + r * 9973u) % 1048576u);
-    float *freq_there = op_put(&run->dev, freq, s->n_rope / 2 * sizeof *freq);
-    int32_t *pos_there = op_put(&run->dev, pos, s->n_rows * sizeof *pos);
+    float *freq_there = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    int32_t *pos_there = op_put(run->dev, pos, s->n_rows * sizeof *pos);
     float *x = op_input(run, s->n_rows * row_n, NULL);
     while (op_next(run)) {
         struct rope_args args = {.n_rows = run->n, .n_heads = s->n_heads, .dim = s->dim, .n_rope = s->n_rope,
                                  .inverse = s->inverse, .pos = pos_there + run->first, .freq = freq_there,
                                  .x = x + run->first * row_n};
-        run->dev.b->ops->rope(run->dev.b, &args);
+        run->dev->b->ops->rope(run->dev->b, &args);
     }
     op_output_floats(run, "x", x, (size_t)s->n_rows * s->n_heads, s->dim, 1e-6);
 }
@@ -177,7 +177,7 @@ void op_case_matmul(struct op_run *run, const struct op_shape *s)
         args.n_rows = run->n;
         args.x = x + run->first * row_n;
         for (uint32_t i = 0; i < s->n_outputs; i++) args.out[i].y = y[i] + (size_t)run->first * args.out[i].w.n_out;
-        run->dev.b->ops->matmul(run->dev.b, &args);
+        run->dev->b->ops->matmul(run->dev->b, &args);
     }
     for (uint32_t i = 0; i < s->n_outputs; i++) {
         const struct op_weight *w = &args.out[i].w;
@@ -195,7 +195,7 @@ void op_case_index_query(struct op_run *run, const struct op_shape *s)
     while (op_next(run)) {
         struct index_query_args args = {.n_rows = run->n, .n_heads = s->n_heads, .dim = s->dim, .round = s->round,
                                         .q = q + run->first * row_n};
-        run->dev.b->ops->index_query(run->dev.b, &args);
+        run->dev->b->ops->index_query(run->dev->b, &args);
     }
     op_output_floats(run, "q", q, (size_t)s->n_rows * s->n_heads, s->dim, 0); /* the definition names every bit */
 }
@@ -224,21 +224,21 @@ void op_case_router(struct op_run *run, const struct op_shape *s)
     if (s->plain) {
         hash = op_host(run, (size_t)s->n_out * s->n_used, sizeof *hash);
         for (uint32_t i = 0; i < s->n_out * s->n_used; i++) hash[i] = (int32_t)((i * 7 + i / 5) % s->n_stack);
-        hash_there = op_put(&run->dev, hash, (size_t)s->n_out * s->n_used * sizeof *hash);
+        hash_there = op_put(run->dev, hash, (size_t)s->n_out * s->n_used * sizeof *hash);
     }
     for (uint32_t r = 0; r < s->n_rows; r++) tokens[r] = (int32_t)rng_below(&run->rng, s->n_out ? s->n_out : 1);
-    float *bias = op_put(&run->dev, bias_here, s->n_stack * sizeof *bias), *weights = op_result(run, n_chosen);
-    int32_t *tokens_there = op_put(&run->dev, tokens, s->n_rows * sizeof *tokens);
-    int32_t *ids = op_put(&run->dev, NULL, n_chosen * sizeof *ids), *ids_here = op_host(run, n_chosen, sizeof *ids);
+    float *bias = op_put(run->dev, bias_here, s->n_stack * sizeof *bias), *weights = op_result(run, n_chosen);
+    int32_t *tokens_there = op_put(run->dev, tokens, s->n_rows * sizeof *tokens);
+    int32_t *ids = op_put(run->dev, NULL, n_chosen * sizeof *ids), *ids_here = op_host(run, n_chosen, sizeof *ids);
     while (op_next(run)) {
         struct router_args args = {.n_rows = run->n, .n_experts = s->n_stack, .n_used = s->n_used, .scale = 1.5f,
                                    .logits = logits + (size_t)run->first * s->n_stack,
                                    .bias = s->inverse || s->plain ? NULL : bias, .hash = hash_there,
                                    .tokens = tokens_there + run->first, .ids = ids + (size_t)run->first * s->n_used,
                                    .weights = weights + (size_t)run->first * s->n_used};
-        run->dev.b->ops->router(run->dev.b, &args);
+        run->dev->b->ops->router(run->dev->b, &args);
     }
-    op_get(&run->dev, ids_here, ids, n_chosen * sizeof *ids);
+    op_get(run->dev, ids_here, ids, n_chosen * sizeof *ids);
     if (s->plain) {
         op_output_add(run, "ids", OUTPUT_BYTES, ids_here, 1, n_chosen * sizeof *ids);
     } else {
@@ -258,8 +258,10 @@ void op_case_router(struct op_run *run, const struct op_shape *s)
     /* By expert, so that two choices in another order within the slack still compare. */
     float *dense = op_host(run, (size_t)s->n_rows * s->n_stack, sizeof *dense);
     float *weights_here = op_host(run, n_chosen, sizeof *weights_here);
-    op_get(&run->dev, weights_here, weights, n_chosen * sizeof *weights_here);
-    for (size_t i = 0; i < n_chosen; i++) dense[i / s->n_used * s->n_stack + (size_t)ids_here[i]] = weights_here[i];
+    op_get(run->dev, weights_here, weights, n_chosen * sizeof *weights_here);
+    for (size_t i = 0; i < n_chosen; i++)
+        if (ids_here[i] >= 0 && (uint32_t)ids_here[i] < s->n_stack)
+            dense[i / s->n_used * s->n_stack + (size_t)ids_here[i]] = weights_here[i];
     op_output_add(run, "weights", OUTPUT_FLOAT, dense, s->n_rows, s->n_stack)->tolerance = 1e-5;
 }
 
@@ -271,7 +273,7 @@ static int32_t *choose_experts(struct op_run *run, const struct op_shape *s)
         uint32_t first = (uint32_t)rng_below(&run->rng, s->n_stack), step = s->n_stack % 3 ? 3 : 1;
         for (uint32_t i = 0; i < s->n_used; i++) ids[r * s->n_used + i] = (int32_t)((first + i * step) % s->n_stack);
     }
-    return op_put(&run->dev, ids, (size_t)s->n_rows * s->n_used * sizeof *ids);
+    return op_put(run->dev, ids, (size_t)s->n_rows * s->n_used * sizeof *ids);
 }
 
 /* n_in n_out n_stack n_used type type2 */
@@ -290,7 +292,7 @@ void op_case_moe_gate_up(struct op_run *run, const struct op_shape *s)
         struct moe_gate_up_args args = {.n_rows = run->n, .n_used = s->n_used, .limit = 10,
                                         .x = x + (size_t)run->first * s->n_in, .ids = ids + pair,
                                         .weights = weights + pair, .gate = gate, .up = up, .m = m + pair * s->n_out};
-        run->dev.b->ops->moe_gate_up(run->dev.b, &args);
+        run->dev->b->ops->moe_gate_up(run->dev->b, &args);
     }
     /* The product of two results, one through a function of slope up to 1.1: errors add. */
     struct op_output *output = op_output_floats(run, "m", m, n_pairs, s->n_out, 3 * tolerance);
@@ -321,7 +323,7 @@ void op_case_moe_down(struct op_run *run, const struct op_shape *s)
         struct moe_down_args args = {.n_rows = run->n, .n_used = s->n_used, .m = m + run->first * row_n,
                                      .ids = ids + (size_t)run->first * s->n_used, .down = down,
                                      .y = y + (size_t)run->first * s->n_out};
-        run->dev.b->ops->moe_down(run->dev.b, &args);
+        run->dev->b->ops->moe_down(run->dev->b, &args);
     }
     struct op_output *output = op_output_floats(run, "y", y, s->n_rows, s->n_out, op_format_tolerance(s->type));
     output->floors = product_floors(run, m_here, s->n_rows, row_n, s->n_out, rms);
@@ -335,7 +337,7 @@ void op_case_swiglu(struct op_run *run, const struct op_shape *s)
     while (op_next(run)) {
         size_t at = (size_t)run->first * s->n_in;
         struct swiglu_args args = {.n = (size_t)run->n * s->n_in, .limit = 10, .a = a + at, .b = b + at, .m = m + at};
-        run->dev.b->ops->swiglu(run->dev.b, &args);
+        run->dev->b->ops->swiglu(run->dev->b, &args);
     }
     op_output_floats(run, "m", m, s->n_rows, s->n_in, TOLERANCE_FLOAT);
 }
@@ -347,7 +349,7 @@ void op_case_add(struct op_run *run, const struct op_shape *s)
     while (op_next(run)) {
         size_t at = (size_t)run->first * s->n_in;
         struct add_args args = {.n = (size_t)run->n * s->n_in, .x = x + at, .y = y + at};
-        run->dev.b->ops->add(run->dev.b, &args);
+        run->dev->b->ops->add(run->dev->b, &args);
     }
     op_output_floats(run, "y", y, s->n_rows, s->n_in, 0);
 }
@@ -360,7 +362,7 @@ void op_case_add_streams(struct op_run *run, const struct op_shape *s)
     while (op_next(run)) {
         struct add_streams_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd,
                                         .e = e + (size_t)run->first * s->n_embd, .x = x + run->first * flat};
-        run->dev.b->ops->add_streams(run->dev.b, &args);
+        run->dev->b->ops->add_streams(run->dev->b, &args);
     }
     op_output_floats(run, "x", x, s->n_rows, flat, 0);
 }
@@ -371,11 +373,11 @@ void op_case_gather(struct op_run *run, const struct op_shape *s)
     float *x = op_input(run, (size_t)s->n_rows * 2 * s->n_in, NULL), *y = op_result(run, (size_t)s->n_rows * s->n_in);
     uint32_t *index = op_host(run, s->n_rows, sizeof *index);
     for (uint32_t r = 0; r < s->n_rows; r++) index[r] = (uint32_t)rng_below(&run->rng, 2 * s->n_rows);
-    uint32_t *index_there = op_put(&run->dev, index, s->n_rows * sizeof *index);
+    uint32_t *index_there = op_put(run->dev, index, s->n_rows * sizeof *index);
     while (op_next(run)) {
         struct gather_args args = {.n_out = run->n, .n = s->n_in, .index = index_there + run->first, .x = x,
                                    .y = y + (size_t)run->first * s->n_in};
-        run->dev.b->ops->gather(run->dev.b, &args);
+        run->dev->b->ops->gather(run->dev->b, &args);
     }
     op_output_floats(run, "y", y, s->n_rows, s->n_in, 0);
 }
