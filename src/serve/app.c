@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "serve/stored.h"
 
+#define TEXT_JOBS_MAX 64 /* that only count or render have places of their own behind a full queue of answers */
 #define SILENCE_SECONDS_MAX 60 /* of a worker that has work: /health says so, and sooner with a shorter watchdog */
 
 enum action { ACT_ROOT, ACT_HEALTH, ACT_MODELS, ACT_METRICS, ACT_PROPS, ACT_SLOTS, ACT_ANSWER, ACT_COUNT, ACT_TEMPLATE,
@@ -60,6 +61,14 @@ static void refuse(struct exchange *x, enum api_dialect dialect, int status, con
     buf_deinit(&body);
 }
 
+static void refuse_model(struct exchange *x)
+{
+    struct buf body = {0};
+    answer_put_error(&body, API_CHAT, 404, "there is no such model", "model", "model_not_found");
+    (void)exchange_reply(x, 404, "application/json", buf_span(&body), NULL);
+    buf_deinit(&body);
+}
+
 bool app_admit(void *user, const struct http_request *r, struct exchange *x)
 {
     struct app *app = user;
@@ -102,9 +111,12 @@ static void put_model(struct app *app, struct buf *out)
                "\"n_params\":%llu,\"size\":%llu,\"n_ctx\":%u},", info->ctx_tokens, info->ctx_tokens, info->n_vocab,
                info->ctx_train_tokens, info->n_embd, (unsigned long long)info->n_params,
                (unsigned long long)info->file_bytes, info->ctx_tokens);
+    uint32_t answer_max = info->ctx_tokens < API_TOKENS_DEFAULT ? info->ctx_tokens : API_TOKENS_DEFAULT;
+    buf_printf(out, "\"top_provider\":{\"context_length\":%u,\"max_completion_tokens\":%u,"
+               "\"is_moderated\":false},", info->ctx_tokens, answer_max);
     buf_put_text(out, "\"supported_parameters\":[\"tools\",\"tool_choice\",\"max_tokens\",\"temperature\",\"top_p\","
                  "\"top_k\",\"min_p\",\"stop\",\"seed\",\"stream\",\"reasoning_effort\",\"logit_bias\","
-                 "\"presence_penalty\",\"frequency_penalty\"]}");
+                 "\"presence_penalty\",\"frequency_penalty\",\"response_format\",\"logprobs\",\"top_logprobs\"]}");
 }
 
 static void put_models(struct app *app, struct buf *out)
@@ -168,7 +180,7 @@ static void reply_at_once(struct app *app, const struct endpoint *e, const struc
     case ACT_SLOTS: worker_put_slots(app->worker, &out); break;
     case ACT_ONE_MODEL:
         if (span_eq(span_skip(r->path, strlen(e->path)), span_from(app->model_id))) put_model(app, &out);
-        else refuse(x, API_CHAT, 404, "there is no such model", NULL);
+        else refuse_model(x);
         break;
     default: refuse(x, API_CHAT, 501, "not offered: this model makes text, no embeddings and no rankings", NULL); break;
     }
@@ -215,7 +227,8 @@ void app_handle(void *user, const struct http_request *r, struct buf *body, stru
         reply_no_stored(x);
         return;
     }
-    bool full = atomic_load(&app->metrics.waiting) >= (long long)app->queue_max;
+    size_t places = app->queue_max + (e->action == ACT_ANSWER ? 0 : TEXT_JOBS_MAX);
+    bool full = atomic_load(&app->metrics.waiting) >= (long long)places;
     if (full || atomic_load(&app->draining)) {
         metrics_add(&app->metrics.refused, 1);
         refuse(x, e->dialect, e->dialect == API_MESSAGES ? 529 : 503,
@@ -228,21 +241,25 @@ void app_handle(void *user, const struct http_request *r, struct buf *body, stru
     else refuse(x, e->dialect, 503, "no memory for the request", "Retry-After: 5\r\n");
 }
 
-void app_refuse(void *user, int status, struct exchange *x)
+void app_refuse(void *user, int status, struct ds4_span path, struct exchange *x)
 {
     static const struct {
         int status;
         const char *sentence;
     } sentences[] = {{400, "the bytes received are no well-formed HTTP/1.1 request"},
+                     {405, "this server answers GET, HEAD, POST and OPTIONS only"},
                      {411, "the length of the body must be given"}, {413, "the body is too large"},
-                     {414, "the path is too long"}, {417, "this expectation cannot be met"},
+                     {414, "the path is too long"}, {415, "the body must not be compressed"},
+                     {417, "this expectation cannot be met"},
                      {431, "the headers are too large"}, {501, "this method or transfer coding is not known here"},
-                     {503, "too much is being received"}, {505, "only HTTP/1.1 is spoken here"}};
+                     {503, "too much is being received"}, {505, "only HTTP/1.1 and 1.0 are spoken here"}};
     const char *sentence = "the request cannot be served";
     (void)user;
     for (size_t i = 0; i < sizeof sentences / sizeof sentences[0]; i++)
         if (sentences[i].status == status) sentence = sentences[i].sentence;
-    refuse(x, API_CHAT, status, sentence, NULL);
+    const char *header = status == 405 ? "Allow: GET, HEAD, POST, OPTIONS\r\n"
+                         : status == 503 ? "Retry-After: 5\r\n" : NULL;
+    refuse(x, path.len ? dialect_of(path) : API_CHAT, status, sentence, header);
 }
 
 const char *app_header(void *user, const struct http_request *request)

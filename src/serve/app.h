@@ -25,7 +25,7 @@ struct app {
 /* The functions of struct server_options; user is the app. */
 bool app_admit(void *user, const struct http_request *request, struct exchange *x);
 void app_handle(void *user, const struct http_request *request, struct buf *body, struct exchange *x);
-void app_refuse(void *user, int status, struct exchange *x);
+void app_refuse(void *user, int status, struct ds4_span path, struct exchange *x);
 const char *app_header(void *user, const struct http_request *request);
 void app_log(void *user, const char *line);
 

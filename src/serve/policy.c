@@ -50,10 +50,12 @@ enum ds4_status policy_init(struct policy *p, const char *host, const char *key_
         return err_set(error, DS4_ERR_STATE, "--host %s can be reached by other machines: give --api-key-file, or say "
                        "--no-auth if everybody who can reach it may use it", host);
     for (size_t i = 0; i < origins->n; i++) {
+        /* Authorization by name: the star does not mean it. */
         int n = snprintf(p->origin_headers[i], sizeof p->origin_headers[i],
                          "Access-Control-Allow-Origin: %s\r\nVary: Origin\r\n"
-                         "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\nAccess-Control-Allow-Headers: *\r\n",
-                         origins->items[i]);
+                         "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n"
+                         "Access-Control-Allow-Headers: Authorization, *\r\n"
+                         "Access-Control-Expose-Headers: x-ds4-cache, Retry-After\r\n", origins->items[i]);
         if (n >= (int)sizeof p->origin_headers[i] || strpbrk(origins->items[i], "\r\n* "))
             return err_set(error, DS4_ERR_FORMAT, "--allow-origin takes one origin, as http://localhost:3000");
     }

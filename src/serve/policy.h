@@ -14,7 +14,7 @@ struct policy {
     const struct option_list *origins; /* pages that may ask */
     char keys[POLICY_KEYS_MAX][POLICY_KEY_BYTES_MAX + 1];
     size_t n_keys;              /* 0 = no key is asked for */
-    char origin_headers[OPTION_LIST_MAX][256]; /* answers to those pages */
+    char origin_headers[OPTION_LIST_MAX][512]; /* answers to those pages */
 };
 
 /* Reads the keys, one a line, from a file that only its owner can read; prepares the headers. */

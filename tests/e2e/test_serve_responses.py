@@ -117,7 +117,7 @@ def test_what_a_responses_client_may_not_send_is_refused_by_name(start):  # noqa
                            ({"conversation": "c"}, "previous_response_id"), ({"input": []}, "input"),
                            ({"input": [{"type": "item_reference", "id": "x"}]}, "input"),
                            ({"input": [{"type": "surprise"}]}, "input"),
-                           ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "messages"),
+                           ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input"),
                            ({"reasoning": {"effort": "huge"}}, "reasoning")):
         status, reply = server.post("/v1/responses", **dict({"input": "hello"}, **members))
         assert status == 400 and reply["error"]["param"] == param, reply

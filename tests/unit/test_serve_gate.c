@@ -45,10 +45,10 @@ static const struct head heads[] = {
     {400, "GET /  HTTP/1.1\r\n" H "\r\n"},
     {400, "GET\t/ HTTP/1.1\r\n" H "\r\n"}, {400, "GET / http/1.1\r\n" H "\r\n"}, {400, "GET / HTTP/11\r\n" H "\r\n"},
     {400, "GET / HTTP/1.\r\n" H "\r\n"}, {400, "GET / HTTPS/1.1\r\n" H "\r\n"}, {400, "G@T / HTTP/1.1\r\n" H "\r\n"},
-    {400, " / HTTP/1.1\r\n" H "\r\n"}, {505, "GET / HTTP/1.0\r\n" H "\r\n"}, {505, "GET / HTTP/2.0\r\n" H "\r\n"},
-    {505, "GET / HTTP/1.2\r\n" H "\r\n"}, {505, "GET / HTTP/0.9\r\n" H "\r\n"}, {501, "PUT / HTTP/1.1\r\n" H "\r\n"},
+    {400, " / HTTP/1.1\r\n" H "\r\n"}, {505, "GET / HTTP/2.0\r\n" H "\r\n"},
+    {505, "GET / HTTP/1.2\r\n" H "\r\n"}, {505, "GET / HTTP/0.9\r\n" H "\r\n"}, {405, "PUT / HTTP/1.1\r\n" H "\r\n"},
     {501, "get / HTTP/1.1\r\n" H "\r\n"}, {501, "CONNECT a:1 HTTP/1.1\r\n" H "\r\n"},
-    {501, "TRACE / HTTP/1.1\r\n" H "\r\n"}, {501, "DELETE / HTTP/1.1\r\n" H "\r\n"},
+    {501, "TRACE / HTTP/1.1\r\n" H "\r\n"}, {405, "DELETE / HTTP/1.1\r\n" H "\r\n"},
     {501, "PRI * HTTP/1.1\r\n" H "\r\n"},
     /* targets */
     {400, "GET http://localhost/ HTTP/1.1\r\n" H "\r\n"}, {400, "GET localhost HTTP/1.1\r\n" H "\r\n"},
@@ -56,6 +56,11 @@ static const struct head heads[] = {
     {400, "GET /\xC3\xA9 HTTP/1.1\r\n" H "\r\n"}, {400, "GET /\ta HTTP/1.1\r\n" H "\r\n"},
     {400, "GET ?a HTTP/1.1\r\n" H "\r\n"}, {400, "GET \\ HTTP/1.1\r\n" H "\r\n"},
     /* Host */
+    {200, "GET / HTTP/1.0\r\n" H "\r\n"}, {400, "GET / HTTP/1.0\r\n\r\n"}, {405, "PATCH / HTTP/1.1\r\n" H "\r\n"},
+    {400, "POST / HTTP/1.0\r\n" H "Transfer-Encoding: chunked\r\n\r\n"}, {400, "PUT x HTTP/1.1\r\n" H "\r\n"},
+    {200, POST "Content-Length: 1\r\nContent-Encoding: identity\r\n\r\n"},
+    {415, POST "Content-Length: 1\r\nContent-Encoding: gzip\r\n\r\n"},
+    {415, POST "Content-Length: 1\r\nContent-Encoding: identity, zstd\r\n\r\n"},
     {400, "GET / HTTP/1.1\r\n\r\n"}, {400, GET "Host: localhost\r\n\r\n"}, {400, GET "host: other\r\n\r\n"},
     {400, "GET / HTTP/1.1\r\nHost:\r\n\r\n"}, {400, "GET / HTTP/1.1\r\nHost: \t \r\n\r\n"},
     /* headers */
@@ -112,7 +117,7 @@ TEST(a_head_is_judged_the_same_however_it_is_cut)
 /* What an accepted head looks like, said by another reader: of these bytes and no others. Which headers may stand
  * together is not its business. */
 static const char well_formed[] =
-    "\\A(?:GET|HEAD|POST|OPTIONS) /[!\"$-~]* HTTP/1\\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\\x80-\\xFF]*\r\n)+"
+    "\\A(?:GET|HEAD|POST|OPTIONS) /[!\"$-~]* HTTP/1\\.[01]\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\\x80-\\xFF]*\r\n)+"
     "\r\n\\z";
 
 /* A head of the list with one to three bytes changed, left out, doubled or put in. */

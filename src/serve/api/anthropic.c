@@ -39,6 +39,15 @@ static struct ds4_span thinking_of(struct api_builder *b, const struct jv *block
     return sealed.len ? sealed : text;
 }
 
+static enum ds4_status read_result(struct api_builder *b, const struct jv *block)
+{
+    struct ds4_message *m;
+    TRY(api_message(b, DS4_ROLE_TOOL, &m));
+    m->tool_call_id = jv_text(jv_get(block, "tool_use_id"));
+    return api_parts(b, m, jv_get(block, "content"), true);
+}
+
+/* A result within an answer is one of a tool that a hosted service ran: the answer goes on behind it. */
 static enum ds4_status read_assistant(struct api_builder *b, const struct jv *content)
 {
     struct ds4_message *m;
@@ -46,12 +55,18 @@ static enum ds4_status read_assistant(struct api_builder *b, const struct jv *co
     if (!jv_is(content, JV_ARRAY)) return api_parts(b, m, content, false);
     for (const struct jv *block = content->first; block; block = block->next) {
         const struct jv *type = jv_get(block, "type"), *input = jv_get(block, "input");
+        if (type_ends_in(block, SPAN("tool_result"))) {
+            TRY(read_result(b, block));
+            if (block->next && !type_ends_in(block->next, SPAN("tool_result")))
+                TRY(api_message(b, DS4_ROLE_ASSISTANT, &m));
+            continue;
+        }
         if (jv_text_is(type, "text")) TRY(api_one_part(b, m, jv_text(jv_get(block, "text"))));
         else if (jv_text_is(type, "thinking")) TRY(api_join(b, &m->reasoning, "", thinking_of(b, block)));
         else if (type_ends_in(block, SPAN("tool_use")))
             TRY(api_add_call(b, m, jv_text(jv_get(block, "id")), jv_text(jv_get(block, "name")),
                              input ? input->raw : SPAN("{}")));
-        else if (!jv_text_is(type, "redacted_thinking") && !type_ends_in(block, SPAN("_result")))
+        else if (!jv_text_is(type, "redacted_thinking"))
             return api_refuse(b, "messages", "an assistant block has a type that is not supported");
     }
     return DS4_OK;
@@ -69,9 +84,7 @@ static enum ds4_status read_user(struct api_builder *b, enum ds4_role role, cons
     for (const struct jv *block = content->first; block; block = block->next) {
         const struct jv *text = jv_get(block, "text");
         if (type_ends_in(block, SPAN("tool_result"))) {
-            TRY(api_message(b, DS4_ROLE_TOOL, &m));
-            m->tool_call_id = jv_text(jv_get(block, "tool_use_id"));
-            TRY(api_parts(b, m, jv_get(block, "content"), true));
+            TRY(read_result(b, block));
             open = false;
         } else if (jv_is(text, JV_STRING)) {
             if (!open) TRY(api_message(b, role, &m));

@@ -31,6 +31,31 @@ static enum ds4_status read_calls(struct api_builder *b, struct ds4_message *m, 
     return DS4_OK;
 }
 
+/* As clients from before tool_calls write it: one call, without an id, whose result is a message of role "function". */
+static enum ds4_status read_old_call(struct api_builder *b, struct ds4_message *m, const struct jv *function)
+{
+    const struct jv *arguments = jv_get(function, "arguments");
+    if (!function) return DS4_OK;
+    if (!jv_is(jv_get(function, "name"), JV_STRING))
+        return api_refuse(b, "messages", "a function_call has no name");
+    return api_add_call(b, m, SPAN(""), jv_text(jv_get(function, "name")),
+                        jv_is(arguments, JV_STRING) ? arguments->text : arguments ? arguments->raw : SPAN("{}"));
+}
+
+/* The names under which servers send the thinking of an answer, and clients send it back. */
+static enum ds4_status read_reasoning(struct api_builder *b, struct ds4_message *m, const struct jv *item)
+{
+    const struct jv *text = jv_get(item, "reasoning_content"), *details = jv_get(item, "reasoning_details");
+    if (!text) text = jv_get(item, "reasoning");
+    m->reasoning = jv_text(text);
+    if (m->reasoning.len || !jv_is(details, JV_ARRAY)) return DS4_OK;
+    for (const struct jv *detail = details->first; detail; detail = detail->next) {
+        const struct jv *part = jv_get(detail, "text");
+        TRY(api_join(b, &m->reasoning, "", jv_text(part ? part : jv_get(detail, "summary"))));
+    }
+    return DS4_OK;
+}
+
 static enum ds4_status read_message(struct api_builder *b, const struct jv *item)
 {
     struct ds4_message *m;
@@ -40,9 +65,8 @@ static enum ds4_status read_message(struct api_builder *b, const struct jv *item
     TRY(api_parts(b, m, jv_get(item, "content"), role == DS4_ROLE_TOOL));
     m->tool_call_id = jv_text(jv_get(item, "tool_call_id"));
     if (role != DS4_ROLE_ASSISTANT) return DS4_OK;
-    const struct jv *reasoning = jv_get(item, "reasoning_content");
-    if (!reasoning) reasoning = jv_get(item, "reasoning");
-    m->reasoning = jv_text(reasoning);
+    TRY(read_reasoning(b, m, item));
+    TRY(read_old_call(b, m, jv_get(item, "function_call")));
     return read_calls(b, m, jv_get(item, "tool_calls"));
 }
 

@@ -67,11 +67,12 @@ static enum ds4_status unsupported_part(struct api_builder *b, const struct jv *
 
 enum ds4_status api_parts(struct api_builder *b, struct ds4_message *m, const struct jv *content, bool tool)
 {
+    const char *param = b->request->dialect == API_RESPONSES ? "input" : "messages";
     if (!content || content->kind == JV_NULL) return api_one_part(b, m, SPAN(""));
     if (content->kind == JV_STRING) return api_one_part(b, m, content->text);
     if (content->kind != JV_ARRAY) {
         if (tool) return api_one_part(b, m, content->raw);
-        return api_refuse(b, "messages", "content must be a string or a list of parts");
+        return api_refuse(b, param, "content must be a string or a list of parts");
     }
     struct ds4_span *parts = arena_alloc(b->arena, content->n ? content->n : 1, sizeof *parts);
     if (!parts) return api_no_memory(b);
@@ -82,7 +83,7 @@ enum ds4_status api_parts(struct api_builder *b, struct ds4_message *m, const st
         else if (jv_is(text, JV_STRING)) parts[m->n_parts] = text->text;
         else if (jv_is(refusal, JV_STRING)) parts[m->n_parts] = refusal->text;
         else if (tool) TRY(unsupported_part(b, jv_get(part, "type"), &parts[m->n_parts]));
-        else return api_refuse(b, "messages", "unsupported content type: this model reads text only");
+        else return api_refuse(b, param, "unsupported content type: this model reads text only");
         m->n_parts++;
     }
     return DS4_OK;

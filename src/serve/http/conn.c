@@ -101,7 +101,7 @@ static void refuse(struct conn *c, const struct server_options *o, int status, i
         c->refused = true;
         if (!make_exchange(c, wake_fd)) return;
     }
-    o->refuse(o->user, status, c->exchange);
+    o->refuse(o->user, status, c->request.path, c->exchange);
     begin_answer(c, o);
 }
 
@@ -214,23 +214,24 @@ static void put_head(struct conn *c, size_t length)
     const struct exchange *x = c->exchange;
     buf_printf(&c->out, "HTTP/1.1 %d %s\r\n", x->status, reason_of(x->status));
     if (x->type) buf_printf(&c->out, "Content-Type: %s\r\n", x->type);
-    if (x->streaming) buf_put_text(&c->out, "Transfer-Encoding: chunked\r\n");
-    else if (x->status != 204) buf_printf(&c->out, "Content-Length: %zu\r\n", length);
+    bool chunks = x->streaming && !c->request.is_old; /* for 1.0 the stream ends with the connection */
+    if (chunks) buf_put_text(&c->out, "Transfer-Encoding: chunked\r\n");
+    else if (x->status != 204 && !x->streaming) buf_printf(&c->out, "Content-Length: %zu\r\n", length);
     buf_put_text(&c->out, "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n");
     if (x->cache[0]) buf_printf(&c->out, "x-ds4-cache: %s\r\n", x->cache);
     if (x->header) buf_put_text(&c->out, x->header);
     if (c->header) buf_put_text(&c->out, c->header);
     buf_put_text(&c->out, c->close_after ? "Connection: close\r\n\r\n" : "Connection: keep-alive\r\n\r\n");
     c->head_sent = true;
-    c->chunked_out = x->streaming;
+    c->chunked_out = chunks;
 }
 
-static void put_chunk(struct conn *c, struct ds4_span bytes)
+static void put_piece(struct conn *c, struct ds4_span bytes)
 {
     if (bytes.len == 0) return;
-    buf_printf(&c->out, "%zx\r\n", bytes.len);
+    if (c->chunked_out) buf_printf(&c->out, "%zx\r\n", bytes.len);
     buf_put_span(&c->out, bytes);
-    buf_put_text(&c->out, "\r\n");
+    if (c->chunked_out) buf_put_text(&c->out, "\r\n");
     c->n_body_out += bytes.len;
     c->spoke_ns = clock_ns();
 }
@@ -245,8 +246,8 @@ static void take_answer(struct conn *c)
         return;
     }
     if (!c->head_sent) put_head(c, x->out.text.len);
-    if (c->chunked_out) {
-        put_chunk(c, buf_span(&x->out));
+    if (x->streaming) {
+        put_piece(c, buf_span(&x->out));
     } else if (c->refused || c->request.method != HTTP_HEAD) {
         buf_put_span(&c->out, buf_span(&x->out));
         c->n_body_out += x->out.text.len;
@@ -323,7 +324,7 @@ static uint64_t fill_silence(struct conn *c, const struct server_options *o, uin
             x->streaming = true;
         }
         if (!c->head_sent) put_head(c, 0);
-        put_chunk(c, SPAN(": working\n\n"));
+        put_piece(c, SPAN(": working\n\n"));
         due = after(o, now_ns, SERVER_SILENCE_SECONDS);
     }
     (void)pthread_mutex_unlock(&x->lock);

@@ -46,9 +46,10 @@ static int find_end(struct ds4_span bytes, size_t *scanned, size_t *end)
     return GATE_MORE;
 }
 
+/* Methods that other servers of these APIs know are a client's mistake here, and no reason to try again. */
 static int read_method(struct ds4_span word, enum http_method *out)
 {
-    static const char *const names[] = {"GET", "HEAD", "POST", "OPTIONS"};
+    static const char *const names[] = {"GET", "HEAD", "POST", "OPTIONS"}, *const others[] = {"PUT", "PATCH", "DELETE"};
     for (size_t i = 0; i < word.len; i++)
         if (!is_token_byte((unsigned char)word.ptr[i])) return 400;
     for (size_t i = 0; i < 4; i++)
@@ -56,6 +57,8 @@ static int read_method(struct ds4_span word, enum http_method *out)
             *out = (enum http_method)i;
             return GATE_OK;
         }
+    for (size_t i = 0; i < 3; i++)
+        if (span_eq(word, span_from(others[i]))) return 405;
     return word.len ? 501 : 400;
 }
 
@@ -82,9 +85,11 @@ static int read_request_line(struct ds4_span line, struct http_request *out)
     int status = read_method(span_make(line.ptr, first), &out->method);
     if (status == 400) return 400;
     if (!span_starts(version, SPAN("HTTP/")) || version.len != 8 || version.ptr[6] != '.') return 400;
-    if (!span_eq(version, SPAN("HTTP/1.1"))) return 505;
-    if (status != GATE_OK) return status;
-    return read_target(span_make(line.ptr + first + 1, second - first - 1), &out->path);
+    out->is_old = out->close = span_eq(version, SPAN("HTTP/1.0"));
+    if (!out->is_old && !span_eq(version, SPAN("HTTP/1.1"))) return 505;
+    if (status == 501) return status;
+    int target = read_target(span_make(line.ptr + first + 1, second - first - 1), &out->path);
+    return target == GATE_OK ? status : target;
 }
 
 static int read_length(struct ds4_span value, size_t *out)
@@ -123,6 +128,7 @@ static int read_special(struct ds4_span name, struct ds4_span value, struct http
         out->expects_continue = true;
         return gate_is_word(value, "100-continue") ? GATE_OK : 417;
     }
+    if (gate_is_word(name, "content-encoding")) return gate_is_word(value, "identity") ? GATE_OK : 415;
     return GATE_OK;
 }
 
@@ -156,6 +162,8 @@ static int check_whole(struct http_request *r)
         if (status != GATE_OK) return status;
         if (r->chunked) return 400;
     }
+    if (r->is_old && r->chunked) return 400; /* a 1.0 reader in between would see another end */
+    if (r->is_old) r->expects_continue = false;
     if (r->method != HTTP_POST) return r->body_bytes || r->chunked ? 400 : GATE_OK;
     if (!r->content_length.ptr && !r->chunked) return 411;
     return r->body_bytes > r->body_bytes_max ? 413 : GATE_OK;
@@ -164,9 +172,9 @@ static int check_whole(struct http_request *r)
 int gate_head(struct ds4_span bytes, size_t body_max, size_t *scanned, struct http_request *out, size_t *head_bytes)
 {
     size_t end = 0, at = 0, n_headers = 0;
+    *out = (struct http_request){.body_bytes_max = body_max};
     int status = find_end(bytes, scanned, &end);
     if (status != GATE_OK) return status;
-    *out = (struct http_request){.body_bytes_max = body_max};
     *head_bytes = end;
     struct ds4_span head = span_make(bytes.ptr, end - 2);
     while (at < head.len) {
@@ -221,13 +229,13 @@ int gate_chunks_feed(struct gate_chunks *c, struct ds4_span bytes, size_t body_m
     while (at < bytes.len && status == GATE_MORE) {
         if (c->state == CHUNK_DATA) {
             size_t n = bytes.len - at < c->left ? bytes.len - at : c->left;
-            if (body->text.len + c->left > body_max) status = 413;
-            else buf_put(body, bytes.ptr + at, n);
+            buf_put(body, bytes.ptr + at, n);
             at += n;
             c->left -= n;
             if (c->left == 0) c->state = CHUNK_CR;
         } else {
             status = frame_byte(c, (unsigned char)bytes.ptr[at++]);
+            if (c->state == CHUNK_DATA && body->text.len + c->left > body_max) status = 413;
         }
     }
     *taken = at;

@@ -3,7 +3,8 @@
  *
  * Refused: line ends other than CR LF, control bytes, folded headers, space before a colon, none or two Hosts, two
  * lengths, a length beside a transfer coding, codings other than chunked, chunk extensions and trailers, targets that
- * are no path, HTTP versions other than 1.1. */
+ * are no path, compressed bodies, HTTP versions other than 1.1 and 1.0. What speaks 1.0 (some reverse proxies) gets one
+ * answer a connection, ended by its close, and may not send chunks. */
 #ifndef DS4_SERVE_HTTP_GATE_H
 #define DS4_SERVE_HTTP_GATE_H
 
@@ -24,13 +25,15 @@ struct http_request {
     size_t body_bytes;               /* by Content-Length */
     size_t body_bytes_max;
     bool chunked, expects_continue, close;
+    bool is_old;                     /* HTTP/1.0 */
 };
 
 #define GATE_MORE 0
 #define GATE_OK 200
 
 /* Looks for a whole head in bytes. *scanned is how far earlier calls have looked (0 at first). GATE_MORE, GATE_OK with
- * *head_bytes and *out filled, or the status to refuse with. body_max: 413 above. */
+ * *head_bytes and *out filled, or the status to refuse with: then *out has what was read before the fault, its path for
+ * one. body_max: 413 above. */
 int gate_head(struct ds4_span bytes, size_t body_max, size_t *scanned, struct http_request *out, size_t *head_bytes);
 
 /* The decoder of a chunked body. Zero-initialise. */

@@ -30,8 +30,8 @@ struct server_options {
     /* A whole request. Takes the body's memory (body is empty afterwards). Must reply, or keep a reference and have
      * somebody reply later. */
     void (*handle)(void *user, const struct http_request *request, struct buf *body, struct exchange *x);
-    /* The reply to bytes that are no request. */
-    void (*refuse)(void *user, int status, struct exchange *x);
+    /* The reply to bytes that are no request. path: what they were meant for, as far as it was read; may be empty. */
+    void (*refuse)(void *user, int status, struct ds4_span path, struct exchange *x);
     /* A header line with CR LF for every answer to this request; may be NULL. */
     const char *(*header)(void *user, const struct http_request *request);
     void (*log)(void *user, const char *line);
