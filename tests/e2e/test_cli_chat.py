@@ -12,8 +12,8 @@ from cli import Terminal, run, script
 
 ANSWERS = [
     {"when": "capital of France", "think": "It is in France.", "say": "Paris."},
-    {"when": "long story", "think": "Hm.", "say": "word " * 400, "token_ms": 5},
-    {"when": "long thought", "think": "hmm " * 400, "say": "done", "token_ms": 5},
+    {"when": "long story", "think": "Hm.", "say": "word " * 400, "token_ms": 20},
+    {"when": "long thought", "think": "hmm " * 400, "say": "done", "token_ms": 20},
     {"when": "escape", "think": "\x1b[2J", "say": "a\x1b]0;title\x07b\x9bc\x1b[31mred"},
     {"when": "remember", "say": "I will."},
     {"when": "break", "say": "abcdefgh", "fail_after": 6},

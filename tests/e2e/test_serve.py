@@ -32,6 +32,11 @@ ANSWERS = [
 ]
 
 
+# For a server whose endless answers last until somebody ends them, however long the test stands still in between: no
+# guard against circles, and a context for minutes of tokens.
+WITHOUT_END = {"guard": False, "ctx": 200000}
+
+
 def wait_for(what, seconds=240):
     deadline = time.monotonic() + seconds
     while not what():
@@ -52,7 +57,8 @@ class OneSend(http.client.HTTPConnection):
 
 
 class Server:
-    def __init__(self, tmp_path, *args, preexec_fn=None, **members):
+    def __init__(self, tmp_path, *args, preexec_fn=None, guard=True, **members):
+        args = args if guard else (*args, "--no-loop-guard")
         self.hold = tmp_path / "hold"
         members = dict({"answers": ANSWERS, "ctx": 4096, "chunk": 64, "rewind": 64, "sessions": 4,
                         "hold": str(self.hold)}, **members)
@@ -299,7 +305,7 @@ def test_errors_of_the_engine_reach_the_client_and_leave_the_server_well(start):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_its_place(start, stream):
-    server = start("--parallel", "1", "--grace", "0")
+    server = start("--parallel", "1", "--grace", "0", **WITHOUT_END)
     body = json.dumps({"messages": user("endless"), "stream": stream}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as s:

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from test_serve import TOOLS, joined, start, user, wait_for  # noqa: F401
+from test_serve import TOOLS, WITHOUT_END, joined, start, user, wait_for  # noqa: F401
 
 HEAD = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 LONG = "x" * 3000
@@ -72,7 +72,7 @@ def test_whoever_asks_again_for_a_whole_answer_gets_the_one_at_work(start):  # n
 
 
 def test_work_that_nobody_asks_for_again_ends_after_the_grace_time(start):  # noqa: F811
-    server = start("--parallel", "1", "--grace", "0.2")
+    server = start("--parallel", "1", "--grace", "0.2", **WITHOUT_END)
     with ask(server, messages=user("endless")):
         wait_for(lambda: server.metric("requests_processing"))
     server.wait_idle()
@@ -80,7 +80,7 @@ def test_work_that_nobody_asks_for_again_ends_after_the_grace_time(start):  # no
 
 
 def test_work_for_nobody_makes_room_at_once_for_somebody(start):  # noqa: F811
-    server = start("--parallel", "1", "--grace", "3600")
+    server = start("--parallel", "1", "--grace", "3600", **WITHOUT_END)
     for _ in range(2):
         with ask(server, messages=user("endless")):
             wait_for(lambda: server.metric("requests_processing"))

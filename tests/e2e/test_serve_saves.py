@@ -12,13 +12,13 @@ from test_serve import TOOLS, start, user  # noqa: F401
 MARK = "\uff5cDSML\uff5c"
 OPEN, CLOSE = f"<{MARK}tool_calls>", f"</{MARK}tool_calls>"
 ANSWERS = [{"when": "weather", "say": "Checking.", "calls": [{"name": "get_weather", "arguments": {"city": "Roma"}}]},
-           {"when": "slow", "say": "So.", "calls": [{"name": "now", "arguments": {"text": "x" * 400}}], "token_ms": 3}]
+           {"when": "slow", "say": "So.", "calls": [{"name": "now", "arguments": {"text": "x" * 20000}}], "token_ms": 3}]
 
 
 @pytest.fixture
 def keep(start, tmp_path):  # noqa: F811
     (tmp_path / "kv").mkdir(mode=0o700)
-    return lambda: start("--kv-dir", str(tmp_path / "kv"), "--parallel", "1", answers=ANSWERS)
+    return lambda: start("--kv-dir", str(tmp_path / "kv"), "--parallel", "1", answers=ANSWERS, ctx=30000)
 
 
 def stored_texts(server, tmp_path):

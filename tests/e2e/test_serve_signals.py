@@ -9,7 +9,7 @@ import pytest
 import serve_life as life
 from cli import run
 from serve_life import CHAT, connect, request_bytes
-from test_serve import Server, start, user, wait_for  # noqa: F401
+from test_serve import WITHOUT_END, Server, start, user, wait_for  # noqa: F401
 
 
 @pytest.mark.parametrize("number,state", [
@@ -71,7 +71,7 @@ def refuses(server):
 
 
 def test_a_second_signal_ends_the_server_at_once(start):  # noqa: F811
-    server = start("--parallel", "1")
+    server = start("--parallel", "1", **WITHOUT_END)
     with connect(server) as s:
         s.sendall(request_bytes(CHAT, {"messages": user("endless")}))
         wait_for(lambda: server.metric("requests_processing"))

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from test_serve import WITHOUT_END
+
 LONG = "Some words of an answer that goes on for a while. " * 4
 ANSWERS = [
     {"when": "guide", "think": "They want a *list*.", "say": "## Title\n\nA **bold** word, `code` and *more*.\n\n"
@@ -109,7 +111,7 @@ def test_reading_a_long_prompt_shows_how_far_it_is(begin, visit):
 
 @pytest.mark.parametrize("way", ["button", "escape"])
 def test_stopping_keeps_what_was_said_and_frees_the_server(begin, visit, way):
-    server = begin()
+    server = begin(**WITHOUT_END)
     page = visit(server)
     ask(page, "endless")
     page.until("document.querySelector('article.assistant > .body').innerText.length > 40")
