@@ -32,7 +32,11 @@ check:
 run-tests: tests
 	@DS4=$(BUILD)/ds4 scripts/run-tests '$(BUILD)' '$(CHECK)' $(TEST_BINS)
 
-.PHONY: tests check run-tests
+# The same while processes of the tests stand still at random.
+storm: tests
+	@DS4=$(BUILD)/ds4 scripts/python scripts/storm.py scripts/run-tests '$(BUILD)' '$(CHECK)' $(TEST_BINS)
+
+.PHONY: tests check run-tests storm
 
 # The long forms, minutes each; results are recorded in tests/soak.md.
 SOAKS := $(addprefix $(BUILD)/tests/,scripted/test_store_crash scripted/test_store_faults \

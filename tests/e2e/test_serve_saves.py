@@ -12,7 +12,8 @@ from test_serve import TOOLS, start, user  # noqa: F401
 MARK = "\uff5cDSML\uff5c"
 OPEN, CLOSE = f"<{MARK}tool_calls>", f"</{MARK}tool_calls>"
 ANSWERS = [{"when": "weather", "say": "Checking.", "calls": [{"name": "get_weather", "arguments": {"city": "Roma"}}]},
-           {"when": "slow", "say": "So.", "calls": [{"name": "now", "arguments": {"text": "x" * 20000}}], "token_ms": 3}]
+           {"when": "slow", "say": "So.", "calls": [{"name": "now", "arguments": {"text": "x" * 20000}}],
+            "token_ms": 3}]
 
 
 @pytest.fixture
