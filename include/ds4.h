@@ -132,7 +132,7 @@ struct ds4_model_info {
     uint64_t state_bytes_per_token;  /* growth of a session per token */
     uint64_t state_bytes_fixed;      /* ring and compressor frontiers of one session */
     bool has_mtp;
-    uint8_t digest[16];  /* identity of weights and layout, for stores of state */
+    uint8_t digest[16];  /* identity of weights, numbers, vocabulary and layout: what state means, whoever computes */
 };
 const struct ds4_model_info *ds4_engine_info(const struct ds4_engine *engine); /* any thread; borrows */
 
@@ -379,7 +379,8 @@ struct ds4_state_layout {
     size_t span_bytes;          /* bytes of one span */
     size_t tip_bytes_max;       /* most a tip takes */
     uint32_t reach_tokens;      /* before any position: from so many tokens a tip there can be made; 0 = all */
-    uint8_t digest[16];         /* identity: model, quantisation, tokenizer, layout, numeric mode */
+    uint8_t digest[16];         /* identity, for stores of state: that of ds4_model_info, and the arithmetic of this
+                                   build on this processor or device, to the last bit */
 };
 const struct ds4_state_layout *ds4_state_layout(const struct ds4_engine *engine); /* any thread */
 
@@ -390,8 +391,10 @@ const uint8_t *ds4_session_span(const struct ds4_session *session, size_t i);
 /* Writes the tip into buf[cap]; *len is what it took. */
 enum ds4_status ds4_session_tip_save(const struct ds4_session *session, uint8_t *buf, size_t cap, size_t *len,
                                      struct ds4_error *error) DS4_MUST_CHECK;
-/* Replaces the session's state, all or nothing: on any error the session is as before. spans[i] are span_bytes each,
- * n_spans = ceil(n_tokens / span_tokens). Bit-equal to never having stopped. */
+/* Replaces the session's state, all or nothing: on any error the session is as before. The tip has the digest of
+ * ds4_model_info: state that another build or backend computed goes on here too, but not with the bits of either;
+ * where both are the same it is bit-equal to never having stopped. spans[i] are span_bytes each, n_spans =
+ * ceil(n_tokens / span_tokens). */
 enum ds4_status ds4_session_restore(struct ds4_session *session, const int32_t *tokens, size_t n_tokens,
                                     const uint8_t *const *spans, size_t n_spans, const uint8_t *tip, size_t tip_len,
                                     struct ds4_error *error) DS4_MUST_CHECK;

@@ -107,7 +107,7 @@ static enum ds4_status load(struct repl *r, struct ds4_span name, struct ds4_err
     (void)fprintf(stderr, "Loaded: %s, %zu messages", path, r->c->transcript.n);
     if (n_tokens > 0 || r->c->transcript.n == 0) (void)fprintf(stderr, ", state of %zu tokens\n", n_tokens);
     else if (r->c->options.store) (void)fprintf(stderr, "; its state is not stored and will be computed again\n");
-    else (void)fprintf(stderr, "; its state is of another model or context and will be computed again\n");
+    else (void)fprintf(stderr, "; its state is of another model, build or context and will be computed again\n");
     return DS4_OK;
 }
 

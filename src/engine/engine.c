@@ -37,6 +37,22 @@ static void name_quantisation(const struct gguf_file *file, char *out, size_t ca
     (void)snprintf(out, cap, "%s%s%s", sums[0].name, sums[1].bytes ? " + " : "", sums[1].bytes ? sums[1].name : "");
 }
 
+/* All numbers that a result depends on: a file may have the weights of another and other numbers. */
+static void hash_numbers(struct hash *hash, const struct hparams *h)
+{
+    const uint32_t counts[] = {h->n_layers, h->n_vocab, h->n_embd, h->n_heads, h->head_dim, h->n_rope, h->q_rank,
+                               h->o_groups, h->o_rank, h->window, h->n_hc, h->hc_iters, h->index_heads, h->index_dim,
+                               h->index_top_k, h->n_experts, h->n_used, h->n_ff, h->n_shared, h->n_hash_layers,
+                               h->yarn_orig_ctx};
+    const float reals[] = {h->hc_eps, h->rms_eps, h->expert_scale, h->rope_base, h->rope_base_compressed,
+                           h->yarn_factor, h->yarn_beta_fast, h->yarn_beta_slow};
+    hash_update(hash, counts, sizeof counts);
+    hash_update(hash, reals, sizeof reals);
+    hash_update(hash, h->ratio, sizeof h->ratio);
+    hash_update(hash, h->limit_routed, sizeof h->limit_routed);
+    hash_update(hash, h->limit_shared, sizeof h->limit_shared);
+}
+
 enum ds4_status engine_digest(const struct ds4_engine *e, uint8_t digest[16], struct ds4_error *error)
 {
     struct hash *hash = hash_create();
@@ -59,9 +75,19 @@ enum ds4_status engine_digest(const struct ds4_engine *e, uint8_t digest[16], st
     uint32_t mode[6] = {STATE_LAYOUT_VERSION, STATE_SPAN_TOKENS, e->layout.n_layers, e->settings.row_format,
                         e->settings.round, (uint32_t)e->layout.span_bytes};
     hash_update(hash, mode, sizeof mode);
-    hash_update(hash, &e->h.ratio, sizeof e->h.ratio);
+    hash_numbers(hash, &e->h);
     hash_digest(hash, digest);
     hash_destroy(hash);
+    return DS4_OK;
+}
+
+enum ds4_status engine_identify(struct ds4_engine *e, struct ds4_error *error)
+{
+    uint8_t both[32];
+    TRY(engine_digest(e, both, error));
+    TRY(engine_arithmetic(e, both + 16, error));
+    memcpy(e->host.digest, both, 16);
+    hash_bytes(both, sizeof both, e->public_layout.digest);
     return DS4_OK;
 }
 
@@ -119,14 +145,12 @@ static enum ds4_status start_sessions(struct ds4_engine *e, struct ds4_error *er
     };
     TRY(graph_create(&config, &e->graph, error));
     host->graph = e->graph;
-    TRY(engine_digest(e, host->digest, error));
     host->tip_bytes_max = session_tip_bytes_max(host);
     e->public_layout = (struct ds4_state_layout){.version = STATE_LAYOUT_VERSION, .span_tokens = STATE_SPAN_TOKENS,
                                                  .span_bytes = (size_t)e->layout.span_bytes,
                                                  .tip_bytes_max = host->tip_bytes_max,
                                                  .reach_tokens = e->layout.reach_tokens};
-    memcpy(e->public_layout.digest, host->digest, 16);
-    return DS4_OK;
+    return engine_identify(e, error);
 }
 
 static enum ds4_status make_backend(struct ds4_engine *e, struct ds4_error *error)

@@ -96,7 +96,14 @@ enum ds4_status engine_map_experts(struct ds4_engine *e, struct ds4_error *error
 /* Makes the pool as planned and gives the weights to it. */
 enum ds4_status engine_start_stream(struct ds4_engine *e, const struct ds4_plan *plan,
                                     struct ds4_error *error) DS4_MUST_CHECK;
-/* Identity of the model's bytes as far as it can be had without reading them all. */
+/* Identity of what state means: the model's bytes, as far as it can be had without reading them all, its numbers, its
+ * vocabulary and the layout. */
 enum ds4_status engine_digest(const struct ds4_engine *e, uint8_t digest[16], struct ds4_error *error) DS4_MUST_CHECK;
+/* Identity of who computes: what the backend makes of fixed inputs, to the last bit; of a GPU its name and the
+ * program's version. Sessions must not be in use: it computes. */
+enum ds4_status engine_arithmetic(const struct ds4_engine *e, uint8_t digest[16],
+                                  struct ds4_error *error) DS4_MUST_CHECK;
+/* Fills both digests in: the first alone goes into tips, both together name what stores keep. */
+enum ds4_status engine_identify(struct ds4_engine *e, struct ds4_error *error) DS4_MUST_CHECK;
 
 #endif

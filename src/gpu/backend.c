@@ -45,6 +45,8 @@ void gpu_fail(struct backend_gpu *b, const char *sentence)
     b->failed = true;
 }
 
+const char *backend_gpu_device(const struct backend *b) { return ((const struct backend_gpu *)b)->info.name; }
+
 static void host_failed(struct backend_gpu *b) { gpu_fail(b, b->host->error(b->gpu)); }
 
 static bool holds(const struct region *r, const uint8_t *at, uint64_t bytes)

@@ -16,6 +16,8 @@ enum ds4_status backend_gpu_create_on(const struct gpu_host *host, struct gpu *d
                                       const struct backend_limits *limits, struct backend **out,
                                       struct ds4_error *error) DS4_MUST_CHECK;
 
+const char *backend_gpu_device(const struct backend *b); /* name of the device; borrows */
+
 /* Streamed experts (op_weight.stacks) are copied to the device when they are used: room for as many as one pass over
  * some rows names, of expert_bytes each (all matrices of one); on the way through pinned memory of the machine. */
 uint64_t backend_gpu_stage_bytes(uint32_t n_experts, uint32_t n_used, uint32_t n_rows, uint64_t expert_bytes);

@@ -12,6 +12,10 @@
 #include "base/thread_pool.h"
 #include "ops/args.h"
 
+/* Part of the identity of stored state. Raise it when the last bits of a result change where engine/arithmetic.c does
+ * not look: attention over chosen rows, compressors, the indexer, hyper-connections, products of many rows. */
+#define OPS_ARITHMETIC 1u
+
 struct backend;
 
 /* The largest shapes that will be asked for: scratch is sized from them once. */

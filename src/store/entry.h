@@ -1,8 +1,8 @@
 /* entry.h - the files of the store: bytes <-> headers, and their verification. Knows no directory and no session.
  *
  * Both kinds are immutable once renamed into place. Little-endian. `identity` is the digest of everything that makes
- * state valid: model, quantisation, tokenizer, layout and numeric mode (ds4_state_layout). A key names a prefix of
- * tokens under an identity: key(0) = H("DS4K", identity), key(i+1) = H(key(i), tokens of span i).
+ * state valid: model, quantisation, tokenizer, layout, numeric mode and arithmetic (ds4_state_layout). A key names a
+ * prefix of tokens under an identity: key(0) = H("DS4K", identity), key(i+1) = H(key(i), tokens of span i).
  *
  *   OFFSET  SIZE  DESCRIPTION
  *   0       4     magic: "DS4S" a segment, "DS4P" a tip
