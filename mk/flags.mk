@@ -52,18 +52,23 @@ CFLAGS += --coverage
 LDFLAGS += --coverage
 endif
 
-# Files compiled for an instruction set are named by it; the rest of the program decides at run time. The encoders of
-# src/quant give the same bytes everywhere; their vectors cross no call that is not inlined.
-variant_flags = $(if $(findstring _avx2.c,$1),-mavx2 -mfma -mf16c -mbmi2 -ffp-contract=fast) \
+# Files compiled for an instruction set are named by it, and empty on other machines; the rest of the program decides at
+# run time. The encoders of src/quant give the same bytes everywhere; their vectors cross no call that is not inlined.
+# $2: the machine, if it is not this one.
+x86_flags = $(if $(findstring _avx2.c,$1),-mavx2 -mfma -mf16c -mbmi2 -ffp-contract=fast) \
 	$(if $(findstring _avx512.c,$1)$(findstring _avx512vnni.c,$1),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma \
-	-mf16c -mbmi2 -ffp-contract=fast) $(if $(findstring _avx512vnni.c,$1),-mavx512vnni) \
-	$(if $(findstring _neon.c,$1),-ffp-contract=fast) \
+	-mf16c -mbmi2 -ffp-contract=fast) $(if $(findstring _avx512vnni.c,$1),-mavx512vnni)
+arm_flags = $(if $(findstring _neondot.c,$1),-march=armv8.2-a+dotprod) \
+	$(if $(findstring _neoni8mm.c,$1),-march=armv8.2-a+dotprod+i8mm)
+variant_flags = $(if $(filter x86_64,$(or $2,$(ARCH))),$(x86_flags)) \
+	$(if $(filter aarch64 arm64,$(or $2,$(ARCH))),$(arm_flags)) \
 	$(if $(findstring src/quant/,$1),-ffp-contract=off -Wno-psabi)
 
 # The thread sanitizer slows inner loops tenfold or more, so it leaves out leaves that only compute: nothing in them
 # waits or signals, and that no result depends on the number of threads is tested bit for bit.
 ifeq ($(SAN),thread)
-LEAVES := src/quant/% src/ops/ref/% src/ops/rows.c %_avx2.c %_avx512.c %_avx512vnni.c %_neon.c
+LEAVES := src/quant/% src/ops/ref/% src/ops/rows.c %_avx2.c %_avx512.c %_avx512vnni.c %_neon.c %_neondot.c \
+	%_neoni8mm.c
 leaf_flags = $(if $(filter $(LEAVES),$(filter-out %/backend.c,$1)),-fno-sanitize=thread)
 endif
 

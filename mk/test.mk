@@ -53,7 +53,10 @@ soak: $(SOAKS) ds4 $(BUILD)/ds4-fake
 ARM := $(BUILD_ROOT)/arm
 ARM_CC := aarch64-linux-gnu-gcc
 ARM_CXX := aarch64-linux-gnu-g++
-ARM_TESTS := tests/arm/products tests/ops/test_emulator_faults tests/ops/test_emulator
+ARM_TESTS := tests/arm/tables tests/ops/test_rows tests/ops/test_cpu_products tests/ops/test_backends \
+	tests/ops/test_emulator_faults tests/ops/test_emulator
+# Processors and the table of kernels that each must choose (dotprod came after the first two, i8mm after the third).
+ARM_CPUS := cortex-a53:neon cortex-a72:neon neoverse-n1:neon-dotprod max:neon-i8mm
 ARM_LIB := $(filter-out src/base/net.c,$(wildcard src/base/*.c)) \
 	$(wildcard src/ops/*.c src/ops/*/*.c src/quant/*.c src/gpu/*.c src/gpu/emu/*.c src/tools/selftest_*.c) \
 	src/gpu/emu/kernels.cpp tests/gpu/faults.cpp tests/lib/op_backends.c tests/lib/test.c
@@ -63,7 +66,7 @@ arm_object = $(addprefix $(ARM)/,$(addsuffix .o,$(basename $1)))
 $(ARM)/%.o: %.c
 	@mkdir -p $(@D)
 	@echo 'arm $<'
-	$(Q)$(ARM_CC) $(ARM_CFLAGS) $(call variant_flags,$<) -c -o $@ $<
+	$(Q)$(ARM_CC) $(ARM_CFLAGS) $(call variant_flags,$<,aarch64) -c -o $@ $<
 $(ARM)/%.o: %.cpp
 	@mkdir -p $(@D)
 	@echo 'arm $<'
@@ -76,5 +79,7 @@ check-arm:
 	@for tool in $(ARM_CC) $(ARM_CXX) qemu-aarch64; do command -v $$tool >/dev/null && continue; \
 		echo "check-arm: skipped, no $$tool; needs g++-aarch64-linux-gnu and qemu-user"; exit 0; done; \
 	$(MAKE) --no-print-directory arm-tests && \
-	for test in $(ARM_TESTS); do echo "$$test"; qemu-aarch64 $(ARM)/$$test || exit 1; done
+	for cpu in $(ARM_CPUS); do echo "$$cpu"; \
+		qemu-aarch64 -cpu $${cpu%:*} $(ARM)/tests/arm/tables $${cpu#*:} || exit 1; done; \
+	for test in $(filter-out tests/arm/%,$(ARM_TESTS)); do echo "$$test"; qemu-aarch64 $(ARM)/$$test || exit 1; done
 .PHONY: check-arm arm-tests

@@ -21,7 +21,11 @@ jmp_buf arm_test_end __attribute__((weak)); /* one for all files */
 #define assert_false(x) assert_true(!(x))
 #define assert_null(x) assert_true((x) == NULL)
 #define assert_non_null(x) assert_true((x) != NULL)
+#define assert_ptr_equal(a, b) assert_true((const void *)(a) == (const void *)(b))
 #define assert_int_equal(a, b) assert_true((a) == (b))
+#define assert_int_not_equal(a, b) assert_true((a) != (b))
+#define assert_memory_equal(a, b, n) assert_true(memcmp((a), (b), (n)) == 0)
+#define assert_string_equal(a, b) assert_true(strcmp((a), (b)) == 0)
 #define assert_string_not_equal(a, b) assert_true(strcmp((a), (b)) != 0)
 
 static inline int _cmocka_run_group_tests(const char *group, const struct CMUnitTest *tests, size_t n, void *before,

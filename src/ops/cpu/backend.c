@@ -121,7 +121,9 @@ const struct cpu_kernels *cpu_kernels_best(void)
     if (cpu_kernels_avx512.supported()) return &cpu_kernels_avx512;
     if (cpu_kernels_avx2.supported()) return &cpu_kernels_avx2;
 #elif defined(__aarch64__)
-    if (cpu_kernels_neon.supported()) return &cpu_kernels_neon;
+    if (cpu_kernels_neoni8mm.supported()) return &cpu_kernels_neoni8mm;
+    if (cpu_kernels_neondot.supported()) return &cpu_kernels_neondot;
+    return &cpu_kernels_neon;
 #endif
     return &cpu_kernels_scalar;
 }

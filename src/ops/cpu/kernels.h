@@ -14,7 +14,8 @@
  *   LANES   COARSE for rows in lanes: t and t_sums in natural order, q8 within each 32 its two 16s, a and b, in turns:
  *           a0 a1 b0 b1 a2 a3 b2 b3 ..., so that each 32 bits hold as much of one multiplier as of the other.
  * Order of values: q8 natural; q16 within each 32: the 16 even ones, then the 16 odd ones, so that both ways put the
- * same products into the same 32-bit lane (lane i: values 4i .. 4i+3). */
+ * same products into the same 32-bit lane (lane i: values 4i .. 4i+3). NEON has its own way with rows (neon.h) and
+ * tiles (products_neon_impl.h). */
 #ifndef DS4_OPS_CPU_KERNELS_H
 #define DS4_OPS_CPU_KERNELS_H
 
@@ -170,7 +171,7 @@ extern const struct cpu_kernels cpu_kernels_scalar;
 #if defined(__x86_64__)
 extern const struct cpu_kernels cpu_kernels_avx2, cpu_kernels_avx512, cpu_kernels_avx512vnni;
 #elif defined(__aarch64__)
-extern const struct cpu_kernels cpu_kernels_neon;
+extern const struct cpu_kernels cpu_kernels_neon, cpu_kernels_neondot, cpu_kernels_neoni8mm;
 #endif
 const struct cpu_kernels *cpu_kernels_best(void);
 

@@ -1,0 +1,151 @@
+/* tables.c - the NEON tables against each other: the same bits for every weight format, whatever the instructions,
+ * shapes and number of rows; and the table that this processor should run. How far they are from exact products is
+ * measured by tests/ops, which `make check-arm` runs, too. The first argument is the name of the table that must be
+ * chosen. */
+#include <math.h>
+
+#include "base/f16.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "lib/test.h"
+#include "ops/cpu/cpu.h"
+#include "ops/rows.h"
+
+#define ROWS_MAX 512u
+#define OUT_MAX 53u
+
+static const uint32_t formats[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_K, QUANT_Q6_K, QUANT_MXFP4,
+                                   QUANT_Q2_K, QUANT_IQ2_XXS};
+#define N_FORMATS (sizeof formats / sizeof *formats)
+/* n_in, n_out, most rows. Widths that fit the format; several pieces of a tile; rows that fill no four. */
+static const uint32_t shapes[][3] = {{32, 1, 12}, {256, 5, 40}, {2304, 30, 12}, {1024, 24, 512}, {4096, 53, 8},
+                                     {77, 9, 12}, {5, 17, 12}};
+#define N_SHAPES (sizeof shapes / sizeof *shapes)
+static const uint32_t row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 32, 40, 131, 512};
+#define N_COUNTS (sizeof row_counts / sizeof *row_counts)
+
+static const struct cpu_kernels *const tables[] = {&cpu_kernels_neon, &cpu_kernels_neondot, &cpu_kernels_neoni8mm};
+static const char *wanted_name;
+
+static struct backend *open_backend(const struct cpu_kernels *kernels)
+{
+    struct ds4_error error = {0};
+    struct backend_limits limits = {.n_rows = ROWS_MAX, .n_in = 4096, .n_heads = 1, .dim = 64, .n_experts = 2,
+                                    .n_used = 1, .n_ff = 64};
+    struct backend *b;
+    assert_ok(backend_cpu_create(NULL, &limits, &b, &error), error);
+    cpu_of(b)->kernels = kernels;
+    return b;
+}
+
+/* Two bits are those of an expert: a stack of more than one matrix, whose inputs are coarse. */
+static struct op_weight random_weight(struct rng *rng, uint32_t type, uint32_t n_in, uint32_t n_out)
+{
+    const struct quant_format *format = quant_format(type);
+    struct op_weight w = {.type = type, .n_in = n_in, .n_out = n_out, .n_stack = 2};
+    assert_true(quant_row_bytes(format, n_in, &w.row_bytes));
+    w.stack_bytes = w.row_bytes * n_out;
+    size_t bytes = (size_t)w.stack_bytes;
+    uint8_t *data = mem_alloc(bytes, 1);
+    assert_non_null(data);
+    for (size_t i = 0; i < bytes; i++) data[i] = (uint8_t)rng_next(rng);
+    for (size_t at = 0; at < bytes; at += format->block_bytes) {
+        if (type == QUANT_F32) store_f32(data + at, rng_float(rng) - 0.5f);
+        if (type == QUANT_BF16) store_u16(data + at, bf16_from_f32(rng_float(rng) - 0.5f));
+        if (type == QUANT_MXFP4) data[at] = (uint8_t)(120 + rng_below(rng, 8));
+        for (uint32_t i = 0; i < format->n_scales; i++)
+            store_u16(data + at + format->scales_at + 2 * i, f16_from_f32(rng_float(rng) - 0.5f));
+    }
+    w.data = data;
+    return w;
+}
+
+static void multiply(struct backend *b, const struct op_weight *w, const float *x, uint32_t n_rows, float *y)
+{
+    struct matmul_args args = {.n_rows = n_rows, .n_outputs = 1, .n_groups = 1, .x = x};
+    args.out[0].w = *w;
+    args.out[0].y = y;
+    b->ops->matmul(b, &args);
+}
+
+static float x[ROWS_MAX * 1024], alone[ROWS_MAX * OUT_MAX], got[ROWS_MAX * OUT_MAX];
+
+/* The plain table row by row is what every table gives for any number of rows. */
+static void compare(struct backend *const *backends, struct rng *rng, uint32_t type, const uint32_t *shape)
+{
+    uint32_t n_in = shape[0], n_out = shape[1];
+    struct op_weight w = random_weight(rng, type, n_in, n_out);
+    for (size_t i = 0; i < (size_t)shape[2] * n_in; i++) x[i] = rng_float(rng) - 0.5f;
+    for (uint32_t r = 0; r < shape[2]; r++) multiply(backends[0], &w, x + (size_t)r * n_in, 1, alone + r * n_out);
+    for (size_t t = 0; t < 3; t++)
+        for (size_t i = 0; i < N_COUNTS && backends[t]; i++) {
+            if (row_counts[i] > shape[2]) continue;
+            multiply(backends[t], &w, x, row_counts[i], got);
+            if (memcmp(got, alone, row_counts[i] * n_out * sizeof *got) != 0)
+                fail_msg("%s, %s: %u inputs of %u outputs of %u", tables[t]->name, quant_format(type)->name,
+                         row_counts[i], n_out, n_in);
+        }
+    mem_free((void *)(uintptr_t)w.data);
+}
+
+TEST(tables_give_the_same_bits_for_every_format_and_number_of_rows)
+{
+    struct rng rng = {test_seed()};
+    struct backend *backends[3] = {NULL};
+    for (size_t t = 0; t < 3; t++)
+        if (tables[t]->supported()) backends[t] = open_backend(tables[t]);
+    for (size_t i = 0; i < N_FORMATS * N_SHAPES; i++) {
+        const uint32_t *shape = shapes[i % N_SHAPES];
+        if (shape[0] % quant_format(formats[i / N_SHAPES])->block_elems == 0)
+            compare(backends, &rng, formats[i / N_SHAPES], shape);
+    }
+    for (size_t t = 0; t < 3; t++)
+        if (backends[t]) backends[t]->ops->destroy(backends[t]);
+}
+
+/* Heads and rows that fill no four; E2M1 queries as index_query rounds them; scores beside those of doubles. */
+TEST(tables_score_index_rows_alike)
+{
+    enum { HEADS = 6, PADDED = 8, DIM = 128, ROWS = 23 };
+    struct rng rng = {test_seed()};
+    float q[HEADS * DIM], w[HEADS], row[DIM], want[ROWS], scores[3][ROWS];
+    uint8_t rows[ROWS * (DIM / 2 + DIM / 32)], prepared[PADDED * (DIM * 2 + 64)];
+    size_t row_bytes = index_row_bytes(OP_ROW_PACKED, DIM);
+    for (int i = 0; i < HEADS * DIM; i++) q[i] = rng_float(&rng) - 0.5f;
+    for (int h = 0; h < HEADS; h++) w[h] = rng_float(&rng) - 0.3f;
+    for (int h = 0; h < HEADS; h++) index_row_round(q + h * DIM, DIM);
+    for (size_t r = 0; r < ROWS; r++) {
+        for (int d = 0; d < DIM; d++) row[d] = rng_float(&rng) - 0.5f;
+        index_row_pack(row, DIM, rows + r * row_bytes);
+        index_row_unpack(rows + r * row_bytes, DIM, row);
+        double sum = 0;
+        for (int h = 0; h < HEADS; h++) {
+            double dot = 0;
+            for (int d = 0; d < DIM; d++) dot += (double)q[h * DIM + d] * (double)row[d];
+            sum += (double)w[h] * (dot > 0 ? dot : 0);
+        }
+        want[r] = (float)(sum * 0.25);
+    }
+    for (size_t t = 0; t < 3; t++) {
+        if (!tables[t]->supported()) continue;
+        assert_true(tables[t]->index_prepare(q, w, HEADS, DIM, prepared));
+        tables[t]->index_scores(prepared, PADDED, DIM, rows, row_bytes, ROWS, 0.25f, scores[t]);
+        assert_memory_equal(scores[t], scores[0], sizeof want);
+        for (size_t r = 0; r < ROWS; r++) assert_true(fabsf(scores[t][r] - want[r]) < 1e-5f);
+    }
+}
+
+TEST(the_best_table_of_the_processor_is_chosen)
+{
+    assert_non_null(wanted_name);
+    print_message("chosen: %s\n", cpu_kernels_best()->name);
+    assert_string_equal(cpu_kernels_best()->name, wanted_name);
+}
+
+int main(int argc, char **argv)
+{
+    wanted_name = argc > 1 ? argv[1] : NULL;
+    return RUN_TESTS(T(the_best_table_of_the_processor_is_chosen),
+                     T(tables_give_the_same_bits_for_every_format_and_number_of_rows),
+                     T(tables_score_index_rows_alike));
+}
