@@ -50,8 +50,11 @@ class Result:
 
 def run(command, env):
     """(exit status or None after the time limit, output). The whole process group is ended on timeout."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               env=env, start_new_session=True)
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   env=env, start_new_session=True)
+    except OSError as error:
+        return 127, f"{command[0]}: {error}"
     try:
         output, _ = process.communicate(timeout=TIMEOUT_S)
         status = process.returncode

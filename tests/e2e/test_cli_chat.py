@@ -387,7 +387,9 @@ def test_saving_never_replaces_a_file_of_another_kind(chat, tmp_path):
     chat.expect("is not a saved conversation")
     assert path.read_text() == "my notes, long enough\n"
     chat.prompt()
-    chat.line("/save ../escape")
+    chat.line(f"/save {tmp_path}/./other")
+    chat.expect("Saved")
+    assert (tmp_path / "other").read_bytes().startswith(b"DS4CHAT")
     chat.prompt()
     chat.line("/save bad name")
     chat.expect("a name has letters")

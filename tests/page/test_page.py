@@ -10,7 +10,8 @@ from test_serve import WITHOUT_END
 
 LONG = "Some words of an answer that goes on for a while. " * 4
 ANSWERS = [
-    {"when": "guide", "think": "They want a *list*.", "say": "## Title\n\nA **bold** word, `code` and *more*.\n\n"
+    {"when": "guide", "token_ms": 1, "think": "They want a *list*.",
+     "say": "## Title\n\nA **bold** word, `code` and *more*.\n\n"
      "1. one\n2. two\n   - inner\n\n```c\nint a = b[0] * c[1];\n```\n\n| a | b |\n|---|---|\n| x | `y` |\n\n> said\n\n"
      "See https://example.com/a_b_c. And [this](https://example.org)."},
     {"when": "endless", "say": "word ", "endless": True, "token_ms": 3},

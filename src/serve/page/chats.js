@@ -3,6 +3,7 @@
 
 const CHAT_PREFIX = "ds4.chat.";
 const POINTS_KEPT = 60;
+const POINT_MS_MIN = 50; // tokens that one read of the network brought share their time
 
 const newId = () => [...crypto.getRandomValues(new Uint8Array(9))].map((b) => b.toString(36).padStart(2, "0")).join("");
 
@@ -127,11 +128,12 @@ class Speed {
   }
 
   points() {
-    const n = this.n - 1, count = Math.min(POINTS_KEPT, Math.floor(n / 4));
-    const points = [];
-    for (let i = 0; i < count; i++) {
-      const a = Math.floor((i * n) / count), b = Math.floor(((i + 1) * n) / count);
-      points.push(Math.round(((b - a) * 1e4) / Math.max(this.times[b] - this.times[a], 0.001)) / 10);
+    const step = Math.max(4, (this.n - 1) / POINTS_KEPT), points = [];
+    for (let a = 0, b = 1; b < this.n; b++) {
+      const ms = this.times[b] - this.times[a];
+      if (b - a < step || ms < POINT_MS_MIN) continue;
+      points.push(Math.round(((b - a) * 1e4) / ms) / 10);
+      a = b;
     }
     return points;
   }
