@@ -97,3 +97,10 @@ void mem_share_heap(void)
     (void)mallopt(M_ARENA_MAX, 1);
 #endif
 }
+
+void mem_give_back(void)
+{
+#if defined(__GLIBC__)
+    (void)malloc_trim(0);
+#endif
+}

@@ -30,6 +30,9 @@ void mem_discard(void *ptr, size_t bytes);
 /* One heap for all threads, before there are any: where one thread allocates what another frees, a heap for each grows
  * for as long as their peaks do. */
 void mem_share_heap(void);
+/* Gives pages that hold nothing but freed memory back to the system, which the heap itself does at its end only. Takes
+ * time in proportion to the heap: for the end of a peak. */
+void mem_give_back(void);
 
 /* Bytes of physical memory, or of the smallest limit of the control groups this process is in (Linux, both kinds). */
 uint64_t mem_machine_bytes(void);

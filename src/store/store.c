@@ -15,6 +15,7 @@
 #define WARN_EVERY_S 60u
 #define BAD "bad-" /* before the name of a damaged file */
 #define CANNOT_REMOVE "an entry cannot be removed"
+#define GIVE_BACK_BYTES (1u << 20) /* of a queue that has drained */
 #define CALL_NOT_KEPT "a tool call is not kept"
 
 static const char *const suffixes[] = {[ENTRY_SEGMENT] = ".seg", [ENTRY_TIP] = ".tip"};
@@ -275,6 +276,8 @@ void store_collect(struct ds4_store *s)
         index_remove(&s->index, &job->key);
         store_warn(s, "a save failed", &job->error);
     }
+    /* A disk that stood still for a moment leaves a queue of many small pieces behind, which lie between others. */
+    if (s->writer && writer_was_full(s->writer, GIVE_BACK_BYTES)) mem_give_back();
 }
 
 static void remove_file(struct ds4_store *s, const char *path, uint64_t bytes)

@@ -19,7 +19,8 @@ struct writer {
     pthread_cond_t wake, idle;
     struct writer_job *first, *last;          /* waiting */
     struct writer_job *done_first, *done_last;
-    uint64_t queued_bytes;    /* waiting and being written */
+    uint64_t queued_bytes;    /* of memory: waiting and being written */
+    uint64_t peak_bytes;      /* most of them since writer_was_full said so */
     bool busy, stop;
     atomic_ullong deadline_ns; /* nothing is begun after it; 0: there is none */
     char dir[WRITER_PATH_BYTES]; /* not changed after creation */
@@ -175,8 +176,9 @@ void writer_push(struct writer *w, struct writer_job *job)
     if (w->last) w->last->next = job;
     else w->first = job;
     w->last = job;
-    job->n_queued = job->bytes.len;
+    job->n_queued = job->bytes.len + (job->kind == WRITER_FILE ? sizeof *job : 0); /* of a small file that is most */
     w->queued_bytes += job->n_queued;
+    if (w->queued_bytes > w->peak_bytes) w->peak_bytes = w->queued_bytes;
     (void)pthread_cond_signal(&w->wake);
     (void)pthread_mutex_unlock(&w->lock);
 }
@@ -212,6 +214,15 @@ void writer_hurry(struct writer *w, double seconds)
     atomic_store(&w->deadline_ns, clock_ns() + (uint64_t)(seconds * 1e9) + 1);
     (void)pthread_cond_broadcast(&w->idle);
     (void)pthread_mutex_unlock(&w->lock);
+}
+
+bool writer_was_full(struct writer *w, uint64_t bytes)
+{
+    (void)pthread_mutex_lock(&w->lock);
+    bool was = !w->first && !w->busy && w->peak_bytes > bytes;
+    if (was) w->peak_bytes = 0;
+    (void)pthread_mutex_unlock(&w->lock);
+    return was;
 }
 
 uint64_t writer_queued_bytes(struct writer *w)

@@ -21,7 +21,7 @@ struct writer_job {
     struct writer_job *next;
     enum writer_kind kind;
     struct ds4_text bytes;      /* owns; freed once written */
-    uint64_t n_queued;          /* its length, once handed over */
+    uint64_t n_queued;          /* memory that it takes, once handed over; what removes is not counted */
     uint64_t n_bytes;           /* of the file that is written or removed */
     struct entry_key key;
     char path[WRITER_PATH_BYTES], temporary[WRITER_PATH_BYTES];
@@ -47,6 +47,8 @@ void writer_flush(struct writer *w);
 void writer_hurry(struct writer *w, double seconds);
 bool writer_is_late(const struct writer *w);
 uint64_t writer_queued_bytes(struct writer *w);
+/* True once after nothing is queued any more and the queue has held more than so many bytes. */
+bool writer_was_full(struct writer *w, uint64_t bytes);
 void writer_job_free(struct writer_job *job);
 
 #endif
