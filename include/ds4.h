@@ -627,6 +627,14 @@ enum ds4_status ds4_sampler_pick(struct ds4_sampler *sampler, const float *logit
  * there are none. */
 enum ds4_status ds4_session_pick(struct ds4_session *session, struct ds4_sampler *sampler, const uint32_t *mask,
                                  bool force_greedy, int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
+/* The same, without a mask, for the token that will most likely be appended next. On a GPU that holds all weights it is
+ * chosen there, and the pass over it has begun when this returns, so that decoding does not wait for the host at each
+ * token: ds4_eval of this one token alone then returns at once, and should the device fail meanwhile, the next call
+ * says so. Whatever else is done with the session, or evaluated of others, takes the pass back first: the session and
+ * the sampler are always as if there had been none. Without such a GPU this is ds4_session_pick; so it is for samplers
+ * with penalties or biases, and where drafts are on. Errors as there. */
+enum ds4_status ds4_session_next(struct ds4_session *session, struct ds4_sampler *sampler, bool force_greedy,
+                                 int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
 /* Tells the sampler which token was emitted (for penalties). */
 void ds4_sampler_accept(struct ds4_sampler *sampler, int32_t id);
 /* Stop strings over a stream of text: what could still become one is held back. A match ends the stream; the string

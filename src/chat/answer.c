@@ -35,7 +35,7 @@ static enum ds4_status decode(const struct answer_request *q, struct ds4_sampler
     for (;;) {
         int32_t id;
         size_t n_tokens;
-        TRY(ds4_session_pick(q->session, sampler, NULL, false, &id, error));
+        TRY(ds4_session_next(q->session, sampler, false, &id, error));
         ds4_sampler_accept(sampler, id);
         TRY(ds4_parser_feed(parser, id, q->event, q->event_user));
         (void)ds4_session_tokens(q->session, &n_tokens);

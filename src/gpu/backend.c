@@ -267,6 +267,22 @@ static void gpu_read(struct backend *backend, void *to, const void *from, size_t
     if (!b->failed && !b->host->read(b->gpu, to, source.buffer, source.offset, bytes)) host_failed(b);
 }
 
+static bool gpu_post(struct backend *backend, const void *from, size_t bytes)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    gpu_flush(b);
+    struct gpu_ref source = ref_of(b, from, bytes);
+    if (!b->failed && !b->host->post(b->gpu, source)) host_failed(b);
+    return !b->failed;
+}
+
+static bool gpu_collect(struct backend *backend, void *to, size_t bytes)
+{
+    struct backend_gpu *b = gpu_of(backend);
+    if (!b->failed && !b->host->collect(b->gpu, to, bytes)) host_failed(b);
+    return !b->failed;
+}
+
 static enum ds4_status gpu_finish(struct backend *backend, struct ds4_error *error)
 {
     struct backend_gpu *b = gpu_of(backend);
@@ -361,7 +377,8 @@ static bool build_pipes(struct backend_gpu *b)
     { \
         .name = host_name, .alloc = gpu_alloc, .release = gpu_release, .map = gpu_map, .write = gpu_write, \
         .read = gpu_read, .finish = gpu_finish, .destroy = gpu_destroy, .scratch_bytes = gpu_scratch_bytes, \
-        .candidates = gpu_candidates, .pack = gpu_pack, OPERATIONS \
+        .candidates = gpu_candidates, .choose = gpu_choose, .post = gpu_post, .collect = gpu_collect, \
+        .pack = gpu_pack, OPERATIONS \
     }
 #define OPERATIONS \
     .embed = gpu_embed, .hc_mix = gpu_hc_mix, .hc_reduce = gpu_hc_reduce, .hc_expand = gpu_hc_expand, \

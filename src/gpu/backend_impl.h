@@ -26,7 +26,8 @@
     X(rms_norm) X(rope) X(swiglu) X(add) X(add_streams) X(gather) \
     X(router) X(moe_activate) X(kv_store) X(index_query) X(compress_pool) X(compress_slots) X(index_score) \
     X(index_top) X(attention) X(attention_part) X(attention_merge) X(attend_tiles) X(attend_tiles_part) \
-    X(repack) X(generate) X(logits_most) X(logits_near) X(logits_join) X(quantise) X(moe_sort) X(moe_places) X(moe_sum)
+    X(repack) X(generate) X(logits_most) X(logits_near) X(logits_join) X(logits_choose) \
+    X(quantise) X(moe_sort) X(moe_places) X(moe_sum)
 enum { N_WEIGHT_FORMATS = 14 }; /* the last 5: as packed.k lays them out */
 #define X(name) FAMILY_##name,
 enum format_family { FORMAT_KERNELS(X) N_FAMILIES };
@@ -146,6 +147,8 @@ static inline uint32_t gpu_groups(uint64_t n, uint32_t each) { return (uint32_t)
 uint64_t gpu_sample_scratch(uint32_t n_vocab);
 bool gpu_candidates(struct backend *b, const float *logits, uint32_t n, float margin, float temperature,
                     struct backend_candidates *out);
+void gpu_choose(struct backend *b, const float *logits, uint32_t n, const struct backend_pick *how,
+                struct backend_step *step, int32_t *token, int32_t *pos);
 
 #define OP(op_name) void gpu_##op_name(struct backend *b, const struct op_name##_args *args);
 #include "ops/ops.def"

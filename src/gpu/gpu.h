@@ -17,6 +17,9 @@ extern "C" {
 
 #define GPU_REFS_MAX 30 /* buffers of a dispatch; the record is one more */
 
+#define GPU_POSTS_MAX 4
+#define GPU_POST_BYTES 16
+
 struct gpu;
 struct gpu_buffer;
 struct gpu_pipe;
@@ -65,6 +68,12 @@ struct gpu_host {
     uint64_t (*mark)(struct gpu *g);
     bool (*send)(struct gpu *g, struct gpu_ref to, const void *from, uint64_t mark);
     bool (*arrive)(struct gpu *g);
+
+    /* A few bytes on their way to the host, as they are after the dispatches so far: post submits these and does not
+     * wait; collect waits for the first post that was not collected, not for what was dispatched after it. The bytes
+     * must stay as they are until then. At most GPU_POSTS_MAX at a time, of GPU_POST_BYTES at most. */
+    bool (*post)(struct gpu *g, struct gpu_ref from);
+    bool (*collect)(struct gpu *g, void *to, uint64_t bytes);
 
     const struct gpu_pipe *(*pipe)(struct gpu *g, const char *kernel); /* NULL: there is none, or it does not build */
     bool (*dispatch)(struct gpu *g, const struct gpu_pipe *pipe, const void *record, size_t record_bytes,

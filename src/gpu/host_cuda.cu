@@ -45,7 +45,7 @@ namespace k {
 
 #define LAUNCHES_MAX 4096      /* of a list; a longer one goes in parts */
 #define RECORD_BYTES_MAX 192
-#define REPLAYS_MAX 8          /* lists kept as graphs: of decoding three, and of chunks of prefill */
+#define REPLAYS_MAX 8          /* lists kept as graphs: of decoding up to four, and of chunks of prefill */
 #define UPLOAD_BYTES ((uint64_t)256 << 20)
 #define SEND_PIECES 8          /* of pinned memory: some on their way while others are filled */
 #define MARKS_MAX 8            /* kept; to wait for a later one in place of one that is gone is right as well */
@@ -88,6 +88,9 @@ struct gpu {
     cudaEvent_t marks[MARKS_MAX], pieces[SEND_PIECES], arrived;
     char *pinned;
     uint64_t piece_bytes, n_marks, n_pieces;
+    char *posted; /* pinned: [GPU_POSTS_MAX][GPU_POST_BYTES] */
+    cudaEvent_t posts[GPU_POSTS_MAX];
+    uint64_t n_posts, n_collected;
     bool failed;
     char error[256];
 };
@@ -111,6 +114,9 @@ static void cuda_close(struct gpu *g)
         if (g->marks[i]) (void)cudaEventDestroy(g->marks[i]);
     for (int i = 0; i < SEND_PIECES; i++)
         if (g->pieces[i]) (void)cudaEventDestroy(g->pieces[i]);
+    for (int i = 0; i < GPU_POSTS_MAX; i++)
+        if (g->posts[i]) (void)cudaEventDestroy(g->posts[i]);
+    if (g->posted) (void)cudaFreeHost(g->posted);
     if (g->arrived) (void)cudaEventDestroy(g->arrived);
     if (g->pinned) (void)cudaFreeHost(g->pinned);
     if (g->copies) (void)cudaStreamDestroy(g->copies);
@@ -412,6 +418,37 @@ static bool cuda_arrive(struct gpu *g)
            cuda_ok(g, cudaStreamWaitEvent(g->stream, g->arrived, 0), "a copy");
 }
 
+static bool prepare_posts(struct gpu *g)
+{
+    for (int i = 0; i < GPU_POSTS_MAX; i++)
+        if (!make_event(g, &g->posts[i])) return false;
+    return cuda_ok(g, cudaHostAlloc((void **)&g->posted, GPU_POSTS_MAX * GPU_POST_BYTES, cudaHostAllocDefault),
+                   "pinned memory");
+}
+
+static bool cuda_post(struct gpu *g, struct gpu_ref from)
+{
+    uint64_t i = g->n_posts % GPU_POSTS_MAX;
+    if (from.bytes > GPU_POST_BYTES || g->n_posts - g->n_collected == GPU_POSTS_MAX)
+        return cuda_ok(g, cudaErrorInvalidValue, "a post");
+    if ((!g->posted && !prepare_posts(g)) || !cuda_submit(g)) return false;
+    g->n_posts++;
+    return cuda_ok(g, cudaMemcpyAsync(g->posted + i * GPU_POST_BYTES, from.buffer->ptr + from.offset, from.bytes,
+                                      cudaMemcpyDefault, g->stream), "a post") &&
+           cuda_ok(g, cudaEventRecord(g->posts[i], g->stream), "a post");
+}
+
+static bool cuda_collect(struct gpu *g, void *to, uint64_t bytes)
+{
+    uint64_t i = g->n_collected % GPU_POSTS_MAX;
+    if (bytes > GPU_POST_BYTES || g->n_posts == g->n_collected)
+        return cuda_ok(g, cudaErrorInvalidValue, "a post");
+    if (g->failed || !cuda_ok(g, cudaEventSynchronize(g->posts[i]), "a post")) return false;
+    memcpy(to, g->posted + i * GPU_POST_BYTES, bytes);
+    g->n_collected++;
+    return true;
+}
+
 static const struct gpu_pipe *cuda_pipe(struct gpu *g, const char *name)
 {
     for (const kernel_entry *kernel = kernels; kernel; kernel = kernel->next)
@@ -450,6 +487,6 @@ static double cuda_seconds(const struct gpu *g) { return g->seconds; }
 extern "C" const struct gpu_host gpu_host_cuda = {
     "cuda", cuda_open, cuda_close, cuda_error_text, cuda_info, cuda_alloc, cuda_wrap, cuda_is_copy,
     cuda_free, cuda_address,
-    cuda_write, cuda_read, cuda_copy, cuda_prepare_sends, cuda_mark, cuda_send, cuda_arrive, cuda_pipe, cuda_dispatch,
-    cuda_overlap, cuda_submit, cuda_wait, cuda_seconds,
+    cuda_write, cuda_read, cuda_copy, cuda_prepare_sends, cuda_mark, cuda_send, cuda_arrive, cuda_post, cuda_collect,
+    cuda_pipe, cuda_dispatch, cuda_overlap, cuda_submit, cuda_wait, cuda_seconds,
 };

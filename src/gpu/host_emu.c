@@ -27,6 +27,13 @@ struct emu_send {
     uint64_t n;
 };
 
+/* Bytes on their way to the host. */
+struct emu_post {
+    const uint8_t *from;
+    uint8_t bytes[GPU_POST_BYTES];
+    uint64_t n;
+};
+
 /* What a dispatch was bound to. */
 struct emu_use {
     const uint8_t *first;
@@ -41,6 +48,8 @@ struct gpu {
     struct emu_use *uses;
     uint32_t n_sends, n_uses;
     uint64_t n_dispatches;
+    struct emu_post posts[GPU_POSTS_MAX];
+    uint32_t n_posts, n_collected;
     uint64_t list_digest; /* of the list being made; 0: it is empty */
     struct replay_seen seen;
 };
@@ -130,8 +139,18 @@ static void *emu_address(const struct gpu_buffer *buffer) { return buffer->ptr; 
 
 static bool emu_submit(struct gpu *g);
 
+static uint64_t n_rests;
+
+uint64_t emu_n_rests(void)
+{
+    uint64_t n = n_rests;
+    n_rests = 0;
+    return n;
+}
+
 static bool emu_write(struct gpu *g, struct gpu_buffer *to, uint64_t offset, const void *from, uint64_t bytes)
 {
+    n_rests++;
     (void)emu_submit(g); /* a write ends a list */
     memcpy((uint8_t *)to->ptr + offset, from, (size_t)bytes);
     return true;
@@ -140,6 +159,7 @@ static bool emu_write(struct gpu *g, struct gpu_buffer *to, uint64_t offset, con
 static bool emu_read(struct gpu *g, void *to, const struct gpu_buffer *from, uint64_t offset, uint64_t bytes)
 {
     (void)g;
+    n_rests++;
     memcpy(to, (const uint8_t *)from->ptr + offset, (size_t)bytes);
     return true;
 }
@@ -224,6 +244,33 @@ static void note_uses(struct gpu *g, const struct emu_kernel *kernel, const stru
     }
 }
 
+static bool emu_post(struct gpu *g, struct gpu_ref from)
+{
+    if (!emu_submit(g)) return false;
+    if (g->n_posts - g->n_collected == GPU_POSTS_MAX || from.bytes > GPU_POST_BYTES) {
+        emu_fail(g, "too much is on its way to the host");
+        return false;
+    }
+    struct emu_post *post = &g->posts[g->n_posts++ % GPU_POSTS_MAX];
+    *post = (struct emu_post){.from = (const uint8_t *)from.buffer->ptr + from.offset, .n = from.bytes};
+    memcpy(post->bytes, post->from, (size_t)from.bytes);
+    return true;
+}
+
+/* A device may bring the bytes when they are posted or when they are collected. */
+static bool emu_collect(struct gpu *g, void *to, uint64_t bytes)
+{
+    if (g->n_posts == g->n_collected) {
+        emu_fail(g, "nothing is on its way to the host");
+        return false;
+    }
+    const struct emu_post *post = &g->posts[g->n_collected++ % GPU_POSTS_MAX];
+    if (bytes != post->n || memcmp(post->bytes, post->from, (size_t)bytes) != 0)
+        emu_fail(g, "what is on its way to the host was changed");
+    memcpy(to, post->bytes, (size_t)post->n);
+    return !g->failed;
+}
+
 static const struct gpu_pipe *emu_pipe(struct gpu *g, const char *name)
 {
     const struct emu_kernel *kernel = emu_find(name);
@@ -296,6 +343,7 @@ static bool emu_submit(struct gpu *g)
 
 static bool emu_wait(struct gpu *g)
 {
+    n_rests++;
     g->n_uses = 0;
     return !g->failed;
 }
@@ -310,7 +358,7 @@ const struct gpu_host gpu_host_emu = {
     .name = "emu", .open = emu_open, .close = emu_close, .error = emu_error_text, .info = emu_info, .alloc = emu_alloc,
     .wrap = emu_wrap, .is_copy = emu_is_copy, .free = emu_free, .address = emu_address, .write = emu_write,
     .read = emu_read, .copy = emu_copy, .prepare_sends = emu_prepare_sends, .mark = emu_mark, .send = emu_send,
-    .arrive = emu_arrive,
+    .arrive = emu_arrive, .post = emu_post, .collect = emu_collect,
     .pipe = emu_pipe, .dispatch = emu_dispatch, .overlap = overlap, .submit = emu_submit, .wait = emu_wait,
     .seconds = emu_seconds,
 };

@@ -1,7 +1,7 @@
 /* host_metal.m - Metal as a device. Shared storage without hazard tracking, one concurrent encoder a list with explicit
- * barriers, one residency set that holds all buffers; weights are used where the mapped file lies. Needs macOS 15 and
- * an M1 or later. Objects are retained and released by hand: they are few, and the file then also runs on the GNU
- * runtime against the pretend Metal of tests/gpu/pretend. */
+ * barriers, lists that wait for one another by an event, one residency set that holds all buffers; weights are used
+ * where the mapped file lies. Needs macOS 15 and an M1 or later. Objects are retained and released by hand: they are
+ * few, and the file then also runs on the GNU runtime against the pretend Metal of tests/gpu/pretend. */
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
 
@@ -14,6 +14,7 @@
 extern const char gpu_kernel_text[]; /* prelude/metal.h and all kernels, joined by the build */
 
 #define PIPES_MAX 160
+#define LISTS_MAX 8   /* submitted and not waited for; a further one waits for the first of them */
 #define LIST_MAX 4096 /* dispatches; a longer list goes in parts, because the system stops very long ones */
 
 struct gpu_pipe {
@@ -26,17 +27,26 @@ struct gpu_buffer {
     const void *first; /* of wrapped memory */
 };
 
+struct metal_post {
+    const char *from;
+    uint64_t bytes, list; /* list: that must be done */
+};
+
 struct gpu {
     id<MTLDevice> device;
     id<MTLCommandQueue> queue;
     id<MTLLibrary> library;
     id<MTLResidencySet> resident;
-    NSAutoreleasePool *pool; /* while a list is being made or runs */
+    id<MTLEvent> order; /* its value: lists that are done */
     id<MTLCommandBuffer> commands;
-    id<MTLComputeCommandEncoder> encoder;
+    id<MTLComputeCommandEncoder> encoder; /* of the list being made; nil: there is none */
+    id<MTLCommandBuffer> running[LISTS_MAX]; /* the first submitted first; the last is list n_lists */
+    uint64_t n_lists;
+    struct metal_post posts[GPU_POSTS_MAX];
+    unsigned n_posts, n_collected;
     struct gpu_pipe pipes[PIPES_MAX];
-    int n_pipes, n_dispatches;
-    bool overlapping, resident_changed, running, failed;
+    int n_pipes, n_dispatches, n_running;
+    bool overlapping, resident_changed, failed;
     double seconds;
     char error[512];
 };
@@ -49,8 +59,12 @@ static bool metal_fail(struct gpu *g, const char *what, NSError *error)
     return false;
 }
 
+static bool metal_settle(struct gpu *g);
+
 static void metal_close(struct gpu *g)
 {
+    (void)metal_settle(g);
+    [g->order release];
     for (int i = 0; i < g->n_pipes; i++) [g->pipes[i].state release];
     [g->resident endResidency];
     [g->resident release];
@@ -78,7 +92,8 @@ static bool metal_set_up(struct gpu *g)
     descriptor.initialCapacity = 64;
     g->resident = [g->device newResidencySetWithDescriptor:descriptor error:&error];
     [descriptor release];
-    if (!g->queue || !g->resident) return metal_fail(g, "no queue or residency set", error);
+    g->order = [g->device newEvent];
+    if (!g->queue || !g->resident || !g->order) return metal_fail(g, "no queue, residency set or event", error);
     [g->queue addResidencySet:g->resident];
     return true;
 }
@@ -165,6 +180,26 @@ static void metal_free(struct gpu *g, struct gpu_buffer *buffer)
 
 static void *metal_address(const struct gpu_buffer *buffer) { return [buffer->buffer contents]; }
 
+/* Waits for lists up to a number. */
+static bool metal_wait_for(struct gpu *g, uint64_t list)
+{
+    NSAutoreleasePool *pool = [NSAutoreleasePool new];
+    int n_done = 0;
+    while (n_done < g->n_running && g->n_lists - (uint64_t)(g->n_running - 1 - n_done) <= list) {
+        id<MTLCommandBuffer> commands = g->running[n_done++];
+        [commands waitUntilCompleted];
+        if (commands.status != MTLCommandBufferStatusCompleted) (void)metal_fail(g, "a list failed", commands.error);
+        g->seconds = commands.GPUEndTime - commands.GPUStartTime;
+        [commands release];
+    }
+    g->n_running -= n_done;
+    for (int i = 0; i < g->n_running; i++) g->running[i] = g->running[i + n_done];
+    [pool drain];
+    return !g->failed;
+}
+
+static bool metal_wait(struct gpu *g) { return metal_wait_for(g, g->n_lists); }
+
 static bool metal_begin(struct gpu *g)
 {
     if (g->resident_changed) {
@@ -172,33 +207,27 @@ static bool metal_begin(struct gpu *g)
         [g->resident requestResidency];
         g->resident_changed = false;
     }
-    g->pool = [NSAutoreleasePool new];
-    g->commands = [g->queue commandBufferWithUnretainedReferences];
-    g->encoder = [g->commands computeCommandEncoderWithDispatchType:MTLDispatchTypeConcurrent];
+    NSAutoreleasePool *pool = [NSAutoreleasePool new];
+    g->commands = [[g->queue commandBufferWithUnretainedReferences] retain];
+    if (g->n_running) [g->commands encodeWaitForEvent:g->order value:g->n_lists];
+    g->encoder = [[g->commands computeCommandEncoderWithDispatchType:MTLDispatchTypeConcurrent] retain];
+    [pool drain];
     g->n_dispatches = 0;
-    return g->encoder ? true : metal_fail(g, "no command encoder", nil);
+    if (g->encoder) return true;
+    [g->commands release];
+    return metal_fail(g, "no command encoder", nil);
 }
 
 static bool metal_submit(struct gpu *g)
 {
     if (!g->encoder) return !g->failed;
     [g->encoder endEncoding];
-    [g->commands commit];
+    [g->encoder release];
     g->encoder = nil;
-    g->running = true;
-    return !g->failed;
-}
-
-static bool metal_wait(struct gpu *g)
-{
-    if (!g->running) return !g->failed;
-    [g->commands waitUntilCompleted];
-    if (g->commands.status != MTLCommandBufferStatusCompleted) (void)metal_fail(g, "a list failed", g->commands.error);
-    g->seconds = g->commands.GPUEndTime - g->commands.GPUStartTime;
-    g->commands = nil;
-    g->running = false;
-    [g->pool drain];
-    g->pool = nil;
+    if (g->n_running == LISTS_MAX) (void)metal_wait_for(g, g->n_lists - (LISTS_MAX - 1));
+    [g->commands encodeSignalEvent:g->order value:++g->n_lists];
+    [g->commands commit];
+    g->running[g->n_running++] = g->commands;
     return !g->failed;
 }
 
@@ -223,6 +252,27 @@ static bool metal_copy(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
     if (!metal_settle(g)) return false;
     const char *source = (const char *)[from.buffer->buffer contents] + from.offset;
     memmove((char *)[to.buffer->buffer contents] + to.offset, source, to.bytes);
+    return true;
+}
+
+static bool metal_post(struct gpu *g, struct gpu_ref from)
+{
+    if (from.bytes > GPU_POST_BYTES || g->n_posts - g->n_collected == GPU_POSTS_MAX)
+        return metal_fail(g, "too much is on its way to the host", nil);
+    if (!metal_submit(g)) return false;
+    g->posts[g->n_posts++ % GPU_POSTS_MAX] =
+        (struct metal_post){(const char *)[from.buffer->buffer contents] + from.offset, from.bytes, g->n_lists};
+    return true;
+}
+
+static bool metal_collect(struct gpu *g, void *to, uint64_t bytes)
+{
+    const struct metal_post *post = &g->posts[g->n_collected % GPU_POSTS_MAX];
+    if (g->n_posts == g->n_collected || bytes > post->bytes)
+        return metal_fail(g, "nothing is on its way to the host", nil);
+    if (!metal_wait_for(g, post->list)) return false;
+    memcpy(to, post->from, bytes);
+    g->n_collected++;
     return true;
 }
 
@@ -256,8 +306,7 @@ static bool metal_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const voi
                            const struct gpu_ref *refs, int n_refs, const unsigned grid[3], unsigned n_threads)
 {
     if (g->failed) return false;
-    if (g->running && !metal_wait(g)) return false;
-    if (g->encoder && g->n_dispatches == LIST_MAX && !g->overlapping && !metal_settle(g)) return false;
+    if (g->encoder && g->n_dispatches == LIST_MAX && !g->overlapping && !metal_submit(g)) return false;
     if (!g->encoder && !metal_begin(g)) return false;
     if (n_threads > pipe->state.maxTotalThreadsPerThreadgroup) return metal_fail(g, pipe->name, nil);
     [g->encoder setComputePipelineState:pipe->state];
@@ -282,6 +331,7 @@ static double metal_seconds(const struct gpu *g) { return g->seconds; }
 const struct gpu_host gpu_host_metal = {
     .name = "metal", .open = metal_open, .close = metal_close, .error = metal_error_text, .info = metal_info,
     .alloc = metal_alloc, .wrap = metal_wrap, .free = metal_free, .address = metal_address, .write = metal_write,
-    .read = metal_read, .copy = metal_copy, .pipe = metal_pipe, .dispatch = metal_dispatch, .overlap = metal_overlap,
+    .read = metal_read, .copy = metal_copy, .post = metal_post,
+    .collect = metal_collect, .pipe = metal_pipe, .dispatch = metal_dispatch, .overlap = metal_overlap,
     .submit = metal_submit, .wait = metal_wait, .seconds = metal_seconds,
 };

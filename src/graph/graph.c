@@ -180,20 +180,55 @@ enum ds4_status graph_end(struct graph *g, struct ds4_error *error)
     return status == DS4_OK ? stream_status : status;
 }
 
-enum ds4_status graph_forward(struct graph *g, const struct graph_rows *rows, struct ds4_error *error)
+/* Token embeddings through all layers. */
+static void walk(struct graph *g)
 {
     const struct hparams *h = g->c.h;
     const struct stream *stream = g->c.weights->stream;
-    graph_set_batch(g, rows);
-    TRY(graph_begin(g, rows->n_rows, error));
-    graph_expect_experts(g, rows->tokens);
-    RUN(g, embed, .n_rows = rows->n_rows, .n_hc = h->n_hc, .n_embd = h->n_embd, .tokens = g->buf.tokens,
+    RUN(g, embed, .n_rows = g->batch.n_rows, .n_hc = h->n_hc, .n_embd = h->n_embd, .tokens = g->buf.tokens,
         .table = g->c.weights->embedding, .x = g->buf.x);
     for (uint32_t l = 0; l < h->n_layers && !(stream && stream_failed(stream)); l++) {
         graph_layer(g, &g->c.weights->layers[l], l, g->buf.x);
         graph_probe_at(g, DS4_PROBE_LAYER_OUT, l, g->buf.x, h->n_hc * h->n_embd, false);
     }
+}
+
+enum ds4_status graph_forward(struct graph *g, const struct graph_rows *rows, struct ds4_error *error)
+{
+    graph_set_batch(g, rows);
+    TRY(graph_begin(g, rows->n_rows, error));
+    graph_expect_experts(g, rows->tokens);
+    walk(g);
     return graph_end(g, error);
+}
+
+bool graph_runs_ahead(const struct graph *g) { return !g->c.weights->stream && !g->probe; }
+
+void graph_begin_steps(struct graph *g, const struct graph_rows *rows)
+{
+    const uint32_t zero = 0;
+    ensure(rows->n_rows == 1);
+    graph_set_batch(g, rows);
+    g->c.backend->ops->write(g->c.backend, g->buf.row_index, &zero, sizeof zero);
+}
+
+void graph_set_span(struct graph *g, uint32_t span_i, uint32_t span_id)
+{
+    g->c.backend->ops->write(g->c.backend, g->buf.span_ids + span_i, &span_id, sizeof span_id);
+}
+
+void graph_step(struct graph *g, int32_t pos, float *logits, float *before)
+{
+    g->pos_max = pos;
+    RUN(g, gather, .n_out = 1, .n = g->c.h->n_vocab, .index = g->buf.row_index, .x = logits, .y = before);
+    walk(g);
+    graph_head_row(g, logits);
+}
+
+void graph_choose(struct graph *g, const float *logits, const struct backend_pick *how, struct backend_step *step)
+{
+    struct backend *b = g->c.backend;
+    b->ops->choose(b, logits, g->c.h->n_vocab, how, step, g->buf.tokens, g->buf.pos);
 }
 
 void graph_read_streams(struct graph *g, bool draft, uint32_t row_i, float *out)

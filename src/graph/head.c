@@ -14,6 +14,12 @@ static void head_slice(struct graph *g, const float *x, const struct hc_weights 
         .out = {{.w = g->c.weights->output, .y = logits}});
 }
 
+void graph_head_row(struct graph *g, float *logits)
+{
+    const struct model_weights *w = g->c.weights;
+    head_slice(g, g->buf.x, &w->hc_head, w->output_norm, 1, logits);
+}
+
 static uint32_t head_step(const struct graph *g)
 {
     return g->c.n_rows_max < GRAPH_HEAD_ROWS ? g->c.n_rows_max : GRAPH_HEAD_ROWS;

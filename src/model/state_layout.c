@@ -27,12 +27,14 @@ static void place_layer(const struct hparams *h, uint32_t ratio, enum op_row_for
     uint32_t kv_bytes = kv_row_bytes(format, h->head_dim, h->n_rope);
     uint32_t ahead = chunk_tokens > h->window ? chunk_tokens : h->window;
     *layer = (struct layer_state){.ratio = ratio};
-    layer->ring = (struct op_ring){.offset = out->tail_bytes, .row_bytes = kv_bytes, .n_slots = h->window + ahead,
-                                   .format = format};
+    layer->ring = (struct op_ring){.offset = out->tail_bytes, .row_bytes = kv_bytes, .n_slots = h->window + ahead + 1,
+                                   .format = format}; /* one for a step that may be taken back */
     out->tail_bytes = align64(out->tail_bytes + (uint64_t)layer->ring.n_slots * kv_bytes);
     if (ratio == 0) return;
     layer->width = ratio == 4 ? 2 * h->head_dim : h->head_dim;
-    layer->n_slots = (ratio == 4 ? 8 : ratio) + h->window; /* pooled window(s), plus the way back of a rewind */
+    /* Two pooled windows of ratio 4 or one of another, plus the way back of a rewind. The last position of a window is
+     * the one that is being written, so that this, too, leaves one for a step that may be taken back. */
+    layer->n_slots = (ratio == 4 ? 8 : ratio) + h->window;
     layer->slots_offset = place_slots(&out->tail_bytes, layer->n_slots, layer->width);
     layer->rows = place_rows(&out->span_bytes, format, kv_bytes, ratio);
     if (ratio != 4) return;

@@ -8,8 +8,9 @@
  *   tail:  layer 0 [ring | slots k,g | index slots k,g]  layer 1 ...  (draft block: ring)
  *   span:  layer 0 [span_tokens/ratio rows | span_tokens/4 index rows]  layer 1 ...
  *
- * Rings hold window + max(chunk, window) rows: a chunk sees the rows before it, and the session can be rewound by up
- * to `window` tokens. Compressor slots reach back as far for the same reason. */
+ * Rings hold window + max(chunk, window) + 1 rows: a chunk sees the rows before it, and the session can be rewound by
+ * up to `window` tokens, also while a step is computed ahead of its end. Compressor slots reach back as far for the
+ * same reasons. */
 #ifndef DS4_MODEL_STATE_LAYOUT_H
 #define DS4_MODEL_STATE_LAYOUT_H
 

@@ -6,8 +6,7 @@
 #include "session/session.h"
 
 
-/* Makes the spans that tokens [n, n + add) write into present and private. */
-static enum ds4_status own_spans(struct ds4_session *s, size_t add, struct ds4_error *error)
+enum ds4_status session_own_spans(struct ds4_session *s, size_t add, struct ds4_error *error)
 {
     struct state_pool *pool = &s->host->pool;
     if (s->rows_to) return DS4_OK; /* nothing is written into spans */
@@ -165,10 +164,12 @@ static void keep_streams(struct session_host *host, const struct ds4_job *job, u
 enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
                              struct ds4_error *error)
 {
+    if (session_has_begun(host, jobs, n_jobs)) return DS4_OK;
+    session_take_back(host);
     TRY(check_jobs(host, jobs, n_jobs, error));
     for (size_t i = 0; i < n_jobs; i++) {
         struct ds4_session *s = jobs[i].session;
-        TRY(own_spans(s, jobs[i].n, error));
+        TRY(session_own_spans(s, jobs[i].n, error));
         if (s->tokens.n + jobs[i].n > s->n_high) s->n_high = s->tokens.n + jobs[i].n;
         s->has_logits = false;
     }

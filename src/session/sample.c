@@ -272,6 +272,26 @@ bool sampler_pick_near(struct ds4_sampler *s, const struct backend_candidates *n
     return true;
 }
 
+bool sampler_how(const struct ds4_sampler *s, bool force_greedy, struct backend_pick *how)
+{
+    *how = (struct backend_pick){.top_p = 1};
+    if (!sampler_needs(s, force_greedy, &how->margin)) return false;
+    if (s->p.temperature <= 0 || force_greedy) return true;
+    how->temperature = s->p.temperature;
+    how->min_p = s->p.min_p;
+    how->top_p = s->p.top_p;
+    how->top_k = (uint32_t)s->p.top_k;
+    how->below_min = margin_of_min_p(s) <= MARGIN_OF_HEAD;
+    return true;
+}
+
+uint64_t sampler_generator(const struct ds4_sampler *s) { return s->rng; }
+
+void sampler_drew(struct ds4_sampler *s, const struct backend_pick *how)
+{
+    if (how->temperature > 0) (void)uniform(s);
+}
+
 float ds4_logprob(const float *logits, size_t n_vocab, int32_t id)
 {
     if (id < 0 || (size_t)id >= n_vocab) return -INFINITY;

@@ -15,4 +15,10 @@ bool sampler_needs(const struct ds4_sampler *s, bool force_greedy, float *margin
 bool sampler_pick_near(struct ds4_sampler *s, const struct backend_candidates *near, bool force_greedy, int32_t *id);
 float sampler_temperature(const struct ds4_sampler *s);
 
+/* How a backend may choose in place of ds4_sampler_pick without a mask; false: it must look at all logits. The state of
+ * the generator is to be given with it, and sampler_drew told of every token that was chosen so. */
+bool sampler_how(const struct ds4_sampler *s, bool force_greedy, struct backend_pick *how);
+uint64_t sampler_generator(const struct ds4_sampler *s);
+void sampler_drew(struct ds4_sampler *s, const struct backend_pick *how);
+
 #endif

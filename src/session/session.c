@@ -33,8 +33,11 @@ enum ds4_status session_host_init(struct session_host *host, struct ds4_error *e
                   error));
     uint32_t chunk = host->chunk_tokens;
     struct backend *b = host->backend;
-    if (b->ops->candidates)
+    if (b->ops->candidates) {
         host->logits_there = b->ops->alloc(b, (size_t)host->n_sessions_max * host->h->n_vocab * sizeof(float));
+        host->logits_before = b->ops->alloc(b, host->h->n_vocab * sizeof(float));
+        host->step = b->ops->alloc(b, sizeof *host->step);
+    }
     host->tokens = mem_alloc(chunk, sizeof *host->tokens);
     host->pos = mem_alloc(chunk, sizeof *host->pos);
     host->seq_i = mem_alloc(chunk, sizeof *host->seq_i);
@@ -46,7 +49,7 @@ enum ds4_status session_host_init(struct session_host *host, struct ds4_error *e
         host->draft_streams = mem_alloc((size_t)host->h->n_hc * host->h->n_embd, sizeof(float));
         host->draft_logits = mem_alloc(host->h->n_vocab, sizeof(float));
     }
-    bool there = host->logits_there || !b->ops->candidates;
+    bool there = (host->logits_there && host->logits_before && host->step) || !b->ops->candidates;
     if (there && host->tokens && host->pos && host->seq_i && host->row_i && host->row_out && host->seqs &&
         host->span_ids && (!host->draft || (host->draft_streams && host->draft_logits)))
         return DS4_OK;
@@ -56,10 +59,13 @@ enum ds4_status session_host_init(struct session_host *host, struct ds4_error *e
 
 void session_host_deinit(struct session_host *host)
 {
-    if (host->logits_there)
-        host->backend->ops->release(host->backend, host->logits_there,
-                                    (size_t)host->n_sessions_max * host->h->n_vocab * sizeof(float));
-    host->logits_there = NULL;
+    struct backend *b = host->backend;
+    size_t row_bytes = host->h ? host->h->n_vocab * sizeof(float) : 0;
+    if (host->logits_there) b->ops->release(b, host->logits_there, host->n_sessions_max * row_bytes);
+    if (host->logits_before) b->ops->release(b, host->logits_before, row_bytes);
+    if (host->step) b->ops->release(b, host->step, sizeof *host->step);
+    host->logits_there = host->logits_before = NULL;
+    host->step = NULL;
     pool_deinit(&host->pool);
     mem_free(host->tokens);
     mem_free(host->pos);
@@ -118,6 +124,7 @@ enum ds4_status ds4_session_fork(struct ds4_session *from, struct ds4_session **
 {
     struct session_host *host = from->host;
     struct ds4_session *s;
+    if (host->ahead.session == from) session_take_back(host);
     TRY(session_create(host, &s, error));
     memcpy(s->tokens.ids, from->tokens.ids, ds4_session_rows(from) * sizeof *s->tokens.ids);
     s->tokens.n = from->tokens.n;
@@ -152,11 +159,18 @@ float *session_logits_there(const struct ds4_session *s)
     return s->host->logits_there ? s->host->logits_there + (size_t)s->tail_i * s->host->h->n_vocab : NULL;
 }
 
+/* Where they are now. */
+static const float *logits_now(const struct ds4_session *s)
+{
+    const struct session_ahead *a = &s->host->ahead;
+    return a->session == s && a->past ? s->host->logits_before : session_logits_there(s);
+}
+
 const float *ds4_session_logits(const struct ds4_session *s)
 {
     struct backend *b = s->host->backend;
     if (s->has_logits && s->logits_there) { /* what is known stays the same: it is only here as well */
-        b->ops->read(b, s->logits, session_logits_there(s), s->host->h->n_vocab * sizeof *s->logits);
+        b->ops->read(b, s->logits, logits_now(s), s->host->h->n_vocab * sizeof *s->logits);
         ((struct ds4_session *)(uintptr_t)s)->logits_there = false;
     }
     return s->has_logits ? s->logits : NULL;
@@ -170,8 +184,7 @@ enum ds4_status ds4_session_pick(struct ds4_session *s, struct ds4_sampler *samp
     float margin;
     if (!s->has_logits) return err_set(error, DS4_ERR_STATE, "the session has no logits to go on from");
     if (s->logits_there && !mask && sampler_needs(sampler, force_greedy, &margin)) {
-        if (!b->ops->candidates(b, session_logits_there(s), s->host->h->n_vocab, margin, sampler_temperature(sampler),
-                                &near))
+        if (!b->ops->candidates(b, logits_now(s), s->host->h->n_vocab, margin, sampler_temperature(sampler), &near))
             return b->ops->finish(b, error);
         if (sampler_pick_near(sampler, &near, force_greedy, id)) return DS4_OK;
     }
@@ -204,6 +217,7 @@ void session_remake_tail(struct ds4_session *s, size_t n)
 void session_truncate(struct ds4_session *s, size_t n)
 {
     uint32_t keep = session_spans_for(n);
+    if (s->host->ahead.session == s) session_take_back(s->host);
     s->rows_to = 0;
     while (s->n_spans > keep) pool_drop_span(&s->host->pool, s->spans[--s->n_spans]);
     if (n < s->tokens.n) s->has_logits = false;

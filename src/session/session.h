@@ -17,6 +17,16 @@
 
 #define SESSION_STREAMS 8u /* last tokens whose streams are kept: a pass may check one token and seven drafts */
 
+/* Steps that the backend has been given before the host knows their tokens (ahead.c). */
+struct session_ahead {
+    struct ds4_session *session; /* NULL: there are none */
+    struct backend_pick how;     /* of their choices */
+    uint64_t generator;          /* of the sampler, before the next choice that the host will have */
+    uint32_t n_given, n_had;     /* choices */
+    bool past;                   /* one pass is over a token that the session does not have: id, once it was had */
+    int32_t id;
+};
+
 /* What all sessions of an engine share. Owned by the engine. */
 struct session_host {
     const struct hparams *h;
@@ -38,6 +48,9 @@ struct session_host {
     struct op_seq *seqs;
     float *logits_there;         /* [n_sessions_max][n_vocab] of the backend, of a session at its tail_i; NULL: they are
                                     read to the host at once */
+    float *logits_before;        /* [n_vocab] of the backend: those of the session of ahead, while a pass is past it */
+    struct backend_step *step;   /* of the backend; NULL: it does not choose */
+    struct session_ahead ahead;
     float *draft_streams, *draft_logits; /* [n_hc][n_embd] and [n_vocab]; NULL without drafting */
 };
 
@@ -66,11 +79,20 @@ uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool d
 /* Place of the streams of a position; NULL when they are not known. */
 float *session_streams(const struct ds4_session *s, size_t pos);
 uint32_t session_spans_for(size_t n_tokens);
-/* Where the backend keeps the session's logits; NULL: it does not. */
+/* Where the backend keeps the logits of its last pass over the session; NULL: it does not. */
 float *session_logits_there(const struct ds4_session *s);
 
 enum ds4_status session_create(struct session_host *host, struct ds4_session **out,
                                struct ds4_error *error) DS4_MUST_CHECK;
+/* Makes the spans that the next `add` tokens write into present and private. */
+enum ds4_status session_own_spans(struct ds4_session *s, size_t add, struct ds4_error *error) DS4_MUST_CHECK;
+/* Undoes what was given ahead: every session is as if nothing had been. Before anything but ds4_session_next and the
+ * evaluation of its token uses the graph or changes the session of it. */
+void session_take_back(struct session_host *host);
+/* Waits for what was given ahead: before the host touches state where it lies. */
+void session_rest(struct session_host *host);
+/* True when the pass that these jobs ask for was given ahead; the session has its token then. */
+bool session_has_begun(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs);
 enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
                              struct ds4_error *error) DS4_MUST_CHECK;
 /* Most bytes that a tip takes. */

@@ -97,11 +97,17 @@ size_t session_tip_bytes_max(const struct session_host *host)
     return tip_bytes(host, full, TIP_LOGITS | (host->draft ? TIP_STREAMS : 0u));
 }
 
-size_t ds4_session_spans(const struct ds4_session *s) { return s->n_spans; }
+/* A step ahead may have begun another. */
+size_t ds4_session_spans(const struct ds4_session *s)
+{
+    uint32_t n = session_spans_for(ds4_session_rows(s));
+    return s->n_spans < n ? s->n_spans : n;
+}
 
 const uint8_t *ds4_session_span(const struct ds4_session *s, size_t i)
 {
-    return i < s->n_spans ? pool_span(&s->host->pool, s->spans[i]) : NULL;
+    session_rest(s->host);
+    return i < ds4_session_spans(s) ? pool_span(&s->host->pool, s->spans[i]) : NULL;
 }
 
 enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, size_t cap, size_t *len,
@@ -114,6 +120,7 @@ enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, 
     uint32_t flags = (s->has_logits ? TIP_LOGITS : 0u) | (last ? TIP_STREAMS : 0u);
     size_t need = tip_bytes(host, s->tokens.n, flags);
     if (cap < need) return err_set(error, DS4_ERR_LIMIT, "a tip takes %zu bytes; there are %zu", need, cap);
+    session_rest(s->host);
     memcpy(buf, TIP_MAGIC, 4);
     store_u32(buf + 4, STATE_LAYOUT_VERSION);
     memcpy(buf + 8, host->digest, 16);
@@ -171,6 +178,7 @@ static enum ds4_status check_restore(const struct session_host *host, const int3
 static void take_tip(struct ds4_session *s, const int32_t *tokens, size_t n_tokens, const uint8_t *tip)
 {
     struct session_host *host = s->host;
+    session_rest(host);
     struct travel t = {.tail = pool_tail(&host->pool, s->tail_i), .bytes = (uint8_t *)(uintptr_t)tip,
                        .at = TIP_HEADER_BYTES, .save = false};
     move_layers(&t, host, n_tokens);

@@ -181,6 +181,50 @@ TEST(experts_in_a_pool_are_used_where_they_lie_through_the_metal_host)
     assert_null(bridge_error());
 }
 
+/* Twenty choices from the same row, each posted and had while the next is under way; ids: what they were. */
+static void choose_in_turn(const struct gpu_host *host, uint32_t *ids)
+{
+    enum { N = 40 };
+    static float logits[N];
+    struct backend_limits limits = {.n_rows = 1, .n_in = 32, .n_vocab = N};
+    struct backend_pick how = {.margin = 4, .temperature = 1, .min_p = 0.02f, .top_p = 1};
+    struct backend_step step = {.generator = {77, 5}};
+    struct backend_choice choice;
+    struct ds4_error error = {0};
+    struct backend *b;
+    int32_t start[2] = {3, 9}, end[2];
+    for (uint32_t i = 0; i < N; i++) logits[i] = (float)(i * 7 % N) * 0.1f;
+    assert_ok(backend_gpu_create(host, NULL, &limits, &b, &error), error);
+    float *row = put(b, logits, sizeof logits);
+    struct backend_step *steps = put(b, &step, sizeof step);
+    int32_t *token = put(b, start, sizeof start);
+    for (uint32_t i = 0; i <= 20; i++) {
+        if (i < 20) b->ops->choose(b, row, N, &how, steps, token, token + 1);
+        if (i < 20) assert_true(b->ops->post(b, &steps->choices[i % BACKEND_CHOICES], sizeof choice));
+        if (i == 0) continue;
+        assert_true(b->ops->collect(b, &choice, sizeof choice));
+        assert_true(choice.is_known);
+        ids[i - 1] = (uint32_t)choice.id;
+    }
+    b->ops->read(b, end, token, sizeof end);
+    assert_int_equal(end[0], ids[19]);
+    assert_int_equal(end[1], 29);
+    for (uint32_t i = 0; i < 3; i++) { /* some that nobody collects */
+        b->ops->choose(b, row, N, &how, steps, token, token + 1);
+        assert_true(b->ops->post(b, &steps->choices[i % BACKEND_CHOICES], sizeof choice));
+    }
+    b->ops->destroy(b);
+}
+
+TEST(lists_are_given_through_the_metal_host_before_the_ones_in_front_are_done)
+{
+    uint32_t metal_ids[20], emu_ids[20];
+    choose_in_turn(&gpu_host_metal, metal_ids);
+    choose_in_turn(&gpu_host_emu, emu_ids);
+    assert_memory_equal(metal_ids, emu_ids, sizeof emu_ids);
+    assert_null(bridge_error());
+}
+
 TEST(nothing_is_left_of_metals_objects_after_a_backend_is_destroyed)
 {
     assert_null(bridge_error());
@@ -214,6 +258,7 @@ int main(void)
     return RUN_TESTS(T(every_operation_agrees_with_the_reference_through_the_metal_host),
                      T(the_kernels_for_many_rows_go_through_the_metal_host),
                      T(experts_in_a_pool_are_used_where_they_lie_through_the_metal_host),
+                     T(lists_are_given_through_the_metal_host_before_the_ones_in_front_are_done),
                      T(nothing_is_left_of_metals_objects_after_a_backend_is_destroyed),
                      T(a_missing_barrier_between_dispatches_is_reported));
 }

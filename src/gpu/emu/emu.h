@@ -47,6 +47,8 @@ uint64_t emu_dispatch_digest(void);
 void emu_lists(unsigned *n, unsigned *n_new);
 /* Wrapped memory is copied from now on, as by a device with memory of its own. */
 void emu_copy_weights(bool on);
+/* Times since the last call that a device would have come to rest: waits, reads and writes. */
+uint64_t emu_n_rests(void);
 uint64_t emu_n_sent(void);   /* copies beside the dispatches since the last call */
 unsigned emu_n_opened(void); /* devices of the host file since the last call */
 /* Gives back stacks and records. */

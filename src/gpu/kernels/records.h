@@ -101,6 +101,11 @@ struct sample_record {
     uint32_t n, n_groups, each, n_max;
     float margin, inverse_temperature;
 };
+#define CHOICES 4 /* of a struct backend_step: a choice is had before as many have followed it */
+struct choose_record {
+    uint32_t draws, keeps_head, top_k, below_min;
+    float temperature, min_p, top_p;
+};
 struct router_record {
     uint32_t n_experts, n_used, has_bias, has_hash;
     float scale;

@@ -231,14 +231,43 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
 }
 @end
 
+/* Lists that were committed may all run at once, unless one waits for what the one before signals at its end. */
+static unsigned n_committed, n_completed;
+
+@interface PretendEvent : NSObject <MTLEvent> {
+@public
+    uint64_t promised; /* by committed lists */
+    unsigned by;       /* the list that brings it there */
+}
+@end
+@implementation PretendEvent
+@end
+
 @interface PretendCommands : NSObject <MTLCommandBuffer> {
     PretendEncoder *encoder;
+    PretendEvent *signals;
+    uint64_t value;
+    unsigned number, after; /* lists from 1 on: this one; that it waits for */
     BOOL committed;
 }
 @end
 @implementation PretendCommands
+- (void)encodeWaitForEvent:(id<MTLEvent>)event value:(uint64_t)wanted
+{
+    PretendEvent *e = (PretendEvent *)event;
+    if (encoder && !encoder->ended) DIE("a wait for an event with an open encoder");
+    if (e->promised < wanted) DIE("a wait for what no list signals");
+    if (e->promised == wanted) after = e->by;
+}
+- (void)encodeSignalEvent:(id<MTLEvent>)event value:(uint64_t)given
+{
+    if (encoder && !encoder->ended) DIE("a signal with an open encoder");
+    signals = (PretendEvent *)event;
+    value = given;
+}
 - (id<MTLComputeCommandEncoder>)computeCommandEncoderWithDispatchType:(MTLDispatchType)type
 {
+    if (n_committed > n_completed && after != n_committed) DIE("a list that may run beside the one before");
     if (type == MTLDispatchTypeConcurrent) bridge_list(true);
     encoder = [PretendEncoder new];
     return [encoder autorelease];
@@ -247,10 +276,21 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
 {
     if (encoder && !encoder->ended) DIE("a commit with an open encoder");
     committed = YES;
+    number = ++n_committed;
+    if (!signals) return;
+    if (value <= signals->promised) DIE("an event that goes back");
+    signals->promised = value;
+    signals->by = number;
+}
+- (void)dealloc
+{
+    if (committed && number > n_completed) DIE("a list was released while it runs");
+    [super dealloc];
 }
 - (void)waitUntilCompleted
 {
     if (!committed) DIE("a wait before the commit");
+    if (number > n_completed) n_completed = number;
 }
 - (MTLCommandBufferStatus)status
 {
@@ -277,6 +317,7 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
 - (BOOL)hasUnifiedMemory { return YES; }
 - (BOOL)supportsFamily:(MTLGPUFamily)family { return family <= MTLGPUFamilyApple9; }
 - (id<MTLCommandQueue>)newCommandQueue { return [PretendQueue new]; }
+- (id<MTLEvent>)newEvent { return [PretendEvent new]; }
 - (id<MTLBuffer>)newBufferWithLength:(NSUInteger)length options:(MTLResourceOptions)options
 {
     (void)options;

@@ -366,6 +366,12 @@ enum ds4_status ds4_session_pick(struct ds4_session *session, struct ds4_sampler
     return ds4_sampler_pick(sampler, session->logits, mask, force_greedy, id, error);
 }
 
+enum ds4_status ds4_session_next(struct ds4_session *session, struct ds4_sampler *sampler, bool force_greedy,
+                                 int32_t *id, struct ds4_error *error)
+{
+    return ds4_session_pick(session, sampler, NULL, force_greedy, id, error);
+}
+
 enum ds4_status ds4_engine_time_kernels(struct ds4_engine *engine, bool on, struct ds4_error *error)
 {
     (void)engine;

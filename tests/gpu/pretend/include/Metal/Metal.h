@@ -66,7 +66,11 @@ typedef enum : NSInteger { MTLGPUFamilyApple7 = 1007, MTLGPUFamilyApple9 = 1009 
 - (void)memoryBarrierWithScope:(MTLBarrierScope)scope;
 - (void)endEncoding;
 @end
+@protocol MTLEvent <NSObject>
+@end
 @protocol MTLCommandBuffer <NSObject>
+- (void)encodeWaitForEvent:(id<MTLEvent>)event value:(uint64_t)value;
+- (void)encodeSignalEvent:(id<MTLEvent>)event value:(uint64_t)value;
 - (id<MTLComputeCommandEncoder>)computeCommandEncoderWithDispatchType:(MTLDispatchType)type;
 - (void)commit;
 - (void)waitUntilCompleted;
@@ -86,6 +90,7 @@ typedef enum : NSInteger { MTLGPUFamilyApple7 = 1007, MTLGPUFamilyApple9 = 1009 
 @property (readonly) BOOL hasUnifiedMemory;
 - (BOOL)supportsFamily:(MTLGPUFamily)family;
 - (id<MTLCommandQueue>)newCommandQueue;
+- (id<MTLEvent>)newEvent;
 - (id<MTLBuffer>)newBufferWithLength:(NSUInteger)length options:(MTLResourceOptions)options;
 - (id<MTLBuffer>)newBufferWithBytesNoCopy:(void *)bytes
                                    length:(NSUInteger)length
