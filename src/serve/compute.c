@@ -497,8 +497,19 @@ static void prefill_next(struct compute *c)
     }
 }
 
+static void publish_store(struct compute *c)
+{
+    struct ds4_store_stats stats;
+    if (!c->o.store) return;
+    ds4_store_stats(c->o.store, &stats);
+    atomic_store(&c->o.metrics->stored_bytes, (long long)stats.bytes);
+    atomic_store(&c->o.metrics->stored_files, (long long)(stats.n_tips + stats.n_segments + stats.n_others));
+    atomic_store(&c->o.metrics->stored_waiting, (long long)stats.queued_bytes);
+}
+
 static void publish(struct compute *c)
 {
+    publish_store(c);
     for (size_t i = 0; i < c->slots.n; i++) {
         struct slot *s = &c->slots.items[i];
         atomic_store(&s->shown_busy, s->job != NULL);
@@ -529,6 +540,7 @@ enum ds4_status compute_create(const struct compute_options *options, struct com
     c->slots.n = options->n_parallel + 1;
     for (size_t i = 0; i < c->slots.n && status == DS4_OK; i++)
         status = ds4_session_create(options->engine, &c->slots.items[i].session, error);
+    if (status == DS4_OK) publish_store(c);
     if (status == DS4_OK) *out = c;
     else compute_destroy(c);
     return status;

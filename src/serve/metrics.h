@@ -22,6 +22,9 @@
     X(budgets_reached, "thinking_budgets_total", "counter", "answers whose thinking was ended by its budget") \
     X(failed, "failed_total", "counter", "requests that ended in an engine error") \
     X(broken_calls, "broken_calls_total", "counter", "tool calls that were malformed") \
+    X(stored_bytes, "kv_disk_bytes", "gauge", "bytes in the folder of stored state") \
+    X(stored_files, "kv_disk_files", "gauge", "files of state in that folder") \
+    X(stored_waiting, "kv_queued_bytes", "gauge", "bytes that wait to be written there") \
     X(processing, "requests_processing", "gauge", "requests being computed") \
     X(waiting, "requests_deferred", "gauge", "requests waiting")
 

@@ -176,3 +176,23 @@ def test_questions_about_text_are_answered_while_the_queue_of_answers_is_full(st
             assert server.post("/tokenize", content="hi")[1] == {"tokens": [104, 105]}
             assert server.post("/apply-template", messages=user("hello"), tools=TOOLS)[0] == 200
         assert [job.result()[0] for job in jobs] == [200] * 3
+
+
+def test_the_metrics_count_what_is_stored_and_how_fast_it_went(start, tmp_path):  # noqa: F811
+    folder = tmp_path / "kv"
+    server = start("--kv-dir", str(folder), answers=[{"say": "w" * 50, "token_ms": 1}])
+    assert server.metric("kv_disk_files") == server.metric("kv_disk_bytes") == 0
+    for i in range(3):
+        assert server.post(CHAT, messages=user(f"conversation {i} " + "x" * 400), thinking=False)[0] == 200
+    for rate, tokens, seconds in (("prompt_tokens_seconds", "prompt_tokens_total", "prompt_seconds_total"),
+                                  ("predicted_tokens_seconds", "tokens_predicted_total",
+                                   "tokens_predicted_seconds_total")):
+        total = server.metric(tokens)
+        assert total > 0 and abs(server.metric(rate) * server.metric(seconds) - total) <= 0.01 * total + 1, rate
+    wait_for(lambda: server.metric("kv_disk_files") >= 6)  # the rows and the tip of each
+    n_files, n_bytes = server.metric("kv_disk_files"), server.metric("kv_disk_bytes")
+    assert server.stop()[0] == 0
+    there = [path.stat().st_size for path in folder.iterdir() if path.suffix in (".seg", ".tip")]
+    assert len(there) >= n_files and sum(there) >= n_bytes > 0
+    again = start("--kv-dir", str(folder))
+    assert again.metric("kv_disk_files") == len(there) and again.metric("kv_disk_bytes") == sum(there)
