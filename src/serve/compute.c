@@ -370,6 +370,22 @@ static bool constrain(struct compute *c, struct slot *s)
     }
 }
 
+/* One answer and nothing else to compute: then what follows its token is begun with the choice, on a GPU. Of several
+ * answers the tokens go through the model together, and what a prompt's next chunk would take back is not begun. */
+static bool is_alone(const struct compute *c)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->slots.n; i++) n += c->slots.items[i].job != NULL;
+    return n == 1;
+}
+
+static enum ds4_status choose(struct compute *c, struct slot *s, const uint32_t *mask, bool greedy,
+                              struct ds4_error *error)
+{
+    if (!mask && is_alone(c)) return ds4_session_next(s->session, s->sampler, greedy, &s->next, error);
+    return ds4_session_pick(s->session, s->sampler, mask, greedy, &s->next, error);
+}
+
 /* The slot's next token: what the model says, or the end of thinking that has gone on for too long. */
 static bool sample(struct compute *c, struct slot *s)
 {
@@ -385,7 +401,7 @@ static bool sample(struct compute *c, struct slot *s)
     if (s->thinking && r->think_budget && guard_ends_thinking(r->think_budget, s->n_thinking, last)) {
         metrics_add(&c->o.metrics->budgets_reached, 1);
         s->next = ds4_special(c->o.engine)->think_end;
-    } else if (ds4_session_pick(s->session, s->sampler, mask, greedy, &s->next, &error) != DS4_OK) {
+    } else if (choose(c, s, mask, greedy, &error) != DS4_OK) {
         fail_engine(c, s, "the engine gave no usable probabilities");
         return false;
     }

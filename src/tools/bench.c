@@ -2,7 +2,8 @@
  *
  * One session is led from frontier to frontier (512, 1024, 2048, ... tokens). Tokens go through in full chunks
  * (prefill), the last ones before each frontier one by one (decode). Tokens are pseudo-random text tokens: the time of
- * a forward pass depends on which experts they wake, but not on what they say.
+ * a forward pass depends on which experts they wake, but not on what they say. With --greedy the decoded ones are the
+ * likeliest instead, as in an answer: then a GPU chooses them and does not wait for the host.
  *
  * With --repeat, only the first tokens are computed. Copies of their rows (bytes of their own, so that caches hold no
  * more than in truth) stand for all that follow; decoding begins at the last multiple of 256 before each frontier. */
@@ -23,7 +24,7 @@
 struct bench_flags {
     struct model_flags model;
     uint32_t first, growth, n_decode, chunk_tokens, n_repeat, n_rounds, made_up_seed;
-    bool json, kernels;
+    bool json, kernels, greedy;
 };
 
 static const struct option rows[] = {
@@ -44,6 +45,9 @@ static const struct option rows[] = {
      .max = UINT32_MAX, .help = "on a GPU that holds all weights: makes them up there, and reads none of the file's"},
     {.name = "rounds", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, n_rounds), .min = 1,
      .max = 1000, .preset = "1", .help = "with --repeat: go through the frontiers N times"},
+    {.name = "greedy", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, greedy),
+     .help = "decode the model's likeliest tokens, not pseudo-random ones: a GPU chooses them itself, and goes on "
+     "without waiting for the host"},
     {.name = "json", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, json),
      .help = "as a JSON object; without it as CSV"},
     {.name = "kernels", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, kernels),
@@ -70,6 +74,7 @@ struct bench {
     struct rng rng;
     int32_t *chunk; /* [chunk_tokens] */
     size_t n_tokens; /* in the session */
+    struct ds4_sampler *greedy; /* NULL: tokens are pseudo-random */
     struct stand_in stand_in;
 };
 
@@ -87,6 +92,20 @@ static enum ds4_status advance(struct bench *b, size_t n, struct ds4_error *erro
     struct ds4_job job = {.session = b->session, .tokens = b->chunk, .n = n};
     TRY(ds4_eval(b->engine, &job, 1, error));
     b->n_tokens += n;
+    return DS4_OK;
+}
+
+/* One by one; all is computed when it returns. */
+static enum ds4_status decode(struct bench *b, size_t n, struct ds4_error *error)
+{
+    struct ds4_job job = {.session = b->session, .tokens = b->chunk, .n = 1};
+    for (size_t i = 0; i < n; i++) {
+        if (b->greedy) TRY(ds4_session_next(b->session, b->greedy, false, b->chunk, error));
+        else b->chunk[0] = next_token(b);
+        TRY(ds4_eval(b->engine, &job, 1, error));
+        b->n_tokens++;
+    }
+    if (b->greedy && n > 0) (void)ds4_session_logits(b->session); /* of a pass that may be under way */
     return DS4_OK;
 }
 
@@ -175,7 +194,7 @@ static enum ds4_status measure(struct bench *b, size_t frontier, size_t n_decode
     struct ds4_expert_figures figures_before, figures;
     ds4_engine_expert_figures(b->engine, &figures_before);
     start_ns = clock_ns();
-    for (size_t i = 0; i < n_decode; i++) TRY(advance(b, 1, error));
+    TRY(decode(b, n_decode, error));
     *decode_tps = (double)n_decode / (clock_seconds_since(start_ns) + 1e-9);
     ds4_engine_expert_figures(b->engine, &figures);
     report_experts(&figures_before, &figures, n_decode, *decode_tps);
@@ -275,13 +294,17 @@ static enum ds4_status run_bench(struct ds4_engine *engine, const struct bench_f
     bool is_open = false;
     b.chunk = mem_zalloc(b.info->chunk_tokens, sizeof *b.chunk);
     if (!b.chunk) return err_set(error, DS4_ERR_NOMEM, "no memory for %u tokens", b.info->chunk_tokens);
+    struct ds4_sampling greedy = ds4_sampling_default();
+    greedy.temperature = 0;
     TRY_GOTO(ds4_session_create(engine, &b.session, error), out);
+    if (flags->greedy) TRY_GOTO(ds4_sampler_create(engine, &greedy, &b.greedy, error), out);
     TRY_GOTO(sink_open(&out, "-", error), out);
     is_open = true;
     TRY_GOTO(run_frontiers(&b, flags, &out, error), out);
 out:
     if (is_open) close_status = sink_close(&out, error);
     ds4_session_destroy(b.session);
+    ds4_sampler_destroy(b.greedy);
     mem_free(b.chunk);
     mem_free(b.stand_in.spans);
     mem_free(b.stand_in.tip);
