@@ -4,18 +4,18 @@
 #if defined(__aarch64__)
 #include "ops/cpu/neon.h"
 
+#define ROWS 4u
 #define DOT_COLS 8u /* up to here the weights are read as they are (not measured) */
 
 enum float_kind { KIND_F32, KIND_F16, KIND_BF16 };
 
 INLINE uint32_t kind_bytes(enum float_kind kind) { return kind == KIND_F32 ? 4 : 2; }
 
-INLINE struct lanes load_weights(enum float_kind kind, const uint8_t *w, size_t i)
+INLINE struct lanes load_weights(enum float_kind kind, const uint8_t *w)
 {
     if (kind == KIND_F32)
-        return (struct lanes){vreinterpretq_f32_u8(vld1q_u8(w + 4 * i)),
-                              vreinterpretq_f32_u8(vld1q_u8(w + 4 * i + 16))};
-    uint16x8_t v = vreinterpretq_u16_u8(vld1q_u8(w + 2 * i));
+        return (struct lanes){vreinterpretq_f32_u8(vld1q_u8(w)), vreinterpretq_f32_u8(vld1q_u8(w + 16))};
+    uint16x8_t v = vreinterpretq_u16_u8(vld1q_u8(w));
     if (kind == KIND_F16) {
         float16x8_t halves = vreinterpretq_f16_u16(v);
         return (struct lanes){vcvt_f32_f16(vget_low_f16(halves)), vcvt_high_f32_f16(halves)};
@@ -24,13 +24,12 @@ INLINE struct lanes load_weights(enum float_kind kind, const uint8_t *w, size_t 
                           vreinterpretq_f32_u32(vshll_high_n_u16(v, 16))};
 }
 
-/* The last n_in % 8 values, zero-padded. */
-static struct lanes load_weights_rest(enum float_kind kind, const uint8_t *w, uint32_t n_in)
+/* The first n < 8 values, zeros after. */
+static struct lanes load_weights_rest(enum float_kind kind, const uint8_t *w, uint32_t n)
 {
     uint8_t bytes[32] = {0};
-    uint32_t at = n_in & ~7u;
-    memcpy(bytes, w + (size_t)at * kind_bytes(kind), (n_in - at) * kind_bytes(kind));
-    return load_weights(kind, bytes, 0);
+    memcpy(bytes, w, n * kind_bytes(kind));
+    return load_weights(kind, bytes);
 }
 static struct lanes load_rest(const float *p, uint32_t n)
 {
@@ -39,24 +38,37 @@ static struct lanes load_rest(const float *p, uint32_t n)
     return load8(values);
 }
 
-/* Up to 8 rows by 1 input or 4 rows by 2. The rows lie `stride` bytes apart, their results y_step. */
+/* Adds the products of 8 inner elements, or of n < 8, and steps on. */
+INLINE void add_eight(enum float_kind kind, bool whole, uint32_t n, const uint8_t **w, uint32_t n_rows, const float **x,
+                      uint32_t n_cols, struct lanes (*sum)[2])
+{
+    struct lanes v[2];
+    UNROLL for (uint32_t c = 0; c < n_cols; c++) {
+        v[c] = whole ? load8(x[c]) : load_rest(x[c], n);
+        x[c] += 8;
+    }
+    UNROLL for (uint32_t r = 0; r < n_rows; r++) {
+        struct lanes weights = whole ? load_weights(kind, w[r]) : load_weights_rest(kind, w[r], n);
+        w[r] += 8 * kind_bytes(kind);
+        UNROLL for (uint32_t c = 0; c < n_cols; c++) sum[r][c] = add_product(sum[r][c], weights, v[c]);
+    }
+}
+
+/* Up to 4 rows by 1 input or 2. The rows lie `stride` bytes apart, their results y_step. */
 INLINE void dot_rows(enum float_kind kind, const uint8_t *w, size_t stride, uint32_t n_rows, uint32_t n_in,
                      const struct gemm_col *cols, uint32_t n_cols, uint32_t row, uint32_t y_step)
 {
-    struct lanes sum[8][2];
-    UNROLL for (uint32_t r = 0; r < n_rows; r++)
+    struct lanes sum[ROWS][2];
+    const uint8_t *rows[ROWS];
+    const float *x[2];
+    uint32_t i = 0;
+    UNROLL for (uint32_t c = 0; c < n_cols; c++) x[c] = cols[c].x.f32;
+    UNROLL for (uint32_t r = 0; r < n_rows; r++) {
+        rows[r] = w + r * stride;
         UNROLL for (uint32_t c = 0; c < n_cols; c++) sum[r][c] = all8(0);
-    for (uint32_t i = 0; i < n_in; i += 8) {
-        bool whole = i + 8 <= n_in;
-        struct lanes x[2];
-        UNROLL for (uint32_t c = 0; c < n_cols; c++)
-            x[c] = whole ? load8(cols[c].x.f32 + i) : load_rest(cols[c].x.f32 + i, n_in - i);
-        UNROLL for (uint32_t r = 0; r < n_rows; r++) {
-            const uint8_t *from = w + r * stride;
-            struct lanes v = whole ? load_weights(kind, from, i) : load_weights_rest(kind, from, n_in);
-            UNROLL for (uint32_t c = 0; c < n_cols; c++) sum[r][c] = add_product(sum[r][c], v, x[c]);
-        }
     }
+    for (; i + 8 <= n_in; i += 8) add_eight(kind, true, 8, rows, n_rows, x, n_cols, sum);
+    if (i < n_in) add_eight(kind, false, n_in - i, rows, n_rows, x, n_cols, sum);
     UNROLL for (uint32_t r = 0; r < n_rows; r++)
         UNROLL for (uint32_t c = 0; c < n_cols; c++) cols[c].y[row + r * y_step] = sum_lanes(sum[r][c]);
 }
@@ -64,17 +76,13 @@ INLINE void dot_rows(enum float_kind kind, const uint8_t *w, size_t stride, uint
 INLINE void dots_kind(enum float_kind kind, const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in,
                       const struct gemm_col *cols, uint32_t n_cols)
 {
-    uint32_t r = 0, n = n_cols == 1 ? n_rows / 8 : 0;
+    uint32_t n = n_rows / ROWS;
     for (uint32_t i = 0; i < n; i++)
-        dot_rows(kind, w + i * row_bytes, n * row_bytes, 8, n_in, cols, 1, i, n);
-    r = n * 8;
-    n = (n_rows - r) / 4;
-    for (uint32_t i = r; i < r + n; i++)
         for (uint32_t c = 0; c < n_cols; c += 2) {
-            if (c + 2 <= n_cols) dot_rows(kind, w + i * row_bytes, n * row_bytes, 4, n_in, cols + c, 2, i, n);
-            else dot_rows(kind, w + i * row_bytes, n * row_bytes, 4, n_in, cols + c, 1, i, n);
+            if (c + 2 <= n_cols) dot_rows(kind, w + i * row_bytes, n * row_bytes, ROWS, n_in, cols + c, 2, i, n);
+            else dot_rows(kind, w + i * row_bytes, n * row_bytes, ROWS, n_in, cols + c, 1, i, n);
         }
-    for (r += 4 * n; r < n_rows; r++)
+    for (uint32_t r = ROWS * n; r < n_rows; r++)
         for (uint32_t c = 0; c < n_cols; c++)
             dot_rows(kind, w + r * row_bytes, row_bytes, 1, n_in, cols + c, 1, r, 1);
 }
@@ -82,11 +90,9 @@ INLINE void dots_kind(enum float_kind kind, const uint8_t *w, size_t row_bytes, 
 INLINE void unpack_kind(enum float_kind kind, const uint8_t *w, const struct tile *tile, uint32_t row_i)
 {
     float *to = tile_f32(tile, row_i);
-    for (uint32_t i = 0; i < tile->n_in; i += 8, to += TILE_F32_STEP) {
-        struct lanes v = i + 8 <= tile->n_in ? load_weights(kind, w, i) : load_weights_rest(kind, w, tile->n_in);
-        vst1q_f32(to, v.low);
-        vst1q_f32(to + 4, v.high);
-    }
+    uint32_t n = tile->n_in;
+    for (; n >= 8; n -= 8, to += TILE_F32_STEP, w += 8 * kind_bytes(kind)) store8(to, load_weights(kind, w));
+    if (n) store8(to, load_weights_rest(kind, w, n));
 }
 
 #define FLOAT_FORMAT(name, kind) \

@@ -14,6 +14,13 @@ INLINE uint32_t block_bytes(enum kind kind)
     return kind == Q8_0 ? 34 : kind == MXFP4 ? 17 : kind == Q4_K ? 144 : kind == Q2_K ? 84 : 66;
 }
 INLINE uint32_t block_values(enum kind kind) { return kind == Q8_0 || kind == MXFP4 ? 32 : 256; }
+/* Groups of 32 that one pass of a loop decodes. Where shifts depend on the group, all of a block; but not with several
+ * inputs, for which registers do not suffice then: only the two groups that are nibbles of the same bytes. */
+INLINE uint32_t together(enum kind kind, uint32_t n_cols)
+{
+    if (kind != Q4_K && kind != Q2_K) return 1;
+    return n_cols <= 1 ? 8 : kind == Q4_K ? 2 : 1;
+}
 INLINE bool is_fine(enum kind kind) { return kind <= Q4_K; } /* else COARSE */
 
 /* The same place in four rows. */

@@ -29,6 +29,11 @@
 struct lanes { float32x4_t low, high; };
 
 INLINE struct lanes load8(const float *p) { return (struct lanes){vld1q_f32(p), vld1q_f32(p + 4)}; }
+INLINE void store8(float *p, struct lanes v)
+{
+    vst1q_f32(p, v.low);
+    vst1q_f32(p + 4, v.high);
+}
 INLINE struct lanes all8(float f) { return (struct lanes){vdupq_n_f32(f), vdupq_n_f32(f)}; }
 INLINE struct lanes add_product(struct lanes sum, struct lanes a, struct lanes b)
 {

@@ -87,14 +87,9 @@ INLINE void dot_four(enum kind kind, struct rows rows, uint32_t n_in, const stru
     UNROLL for (uint32_t c = 0; c < n_cols; c++) sums[c] = sums_from(vdupq_n_f32(0));
     for (uint32_t at = 0; at < n_in; at += block_values(kind)) {
         struct block block = block_at(kind, &rows);
-        if (kind == Q4_K || kind == Q2_K) {
-            /* Unrolled, because shifts and places depend on i. */
-            UNROLL for (uint32_t i = 0; i < 8; i++)
-                dot_group(kind, &rows, &block, i, cols, n_cols, at + 32 * i, sums);
-        } else {
-            for (uint32_t i = 0; i < block_values(kind) / 32; i++)
-                dot_group(kind, &rows, &block, i, cols, n_cols, at + 32 * i, sums);
-        }
+        for (uint32_t i = 0; i < block_values(kind) / 32; i += together(kind, n_cols))
+            UNROLL for (uint32_t j = 0; j < together(kind, n_cols); j++)
+                dot_group(kind, &rows, &block, i + j, cols, n_cols, at + 32 * (i + j), sums);
         if (kind == Q2_K) add_block(block.d, block.d_min, n_cols, sums);
         UNROLL for (uint32_t r = 0; r < 4; r++) rows.at[r] += block_bytes(kind);
     }
@@ -154,12 +149,9 @@ INLINE void unpack_kind(enum kind kind, const uint8_t *const *from, const struct
         struct rows rows = {{from[0], from[1], from[2], from[3]}};
         for (uint32_t at = 0; at < tile->n_in; at += block_values(kind)) {
             struct block block = block_at(kind, &rows);
-            if (kind == Q4_K || kind == Q2_K) {
-                UNROLL for (uint32_t i = 0; i < 8; i++) unpack_group(kind, &rows, &block, i, tile, at + 32 * i, row);
-            } else {
-                for (uint32_t i = 0; i < block_values(kind) / 32; i++)
-                    unpack_group(kind, &rows, &block, i, tile, at + 32 * i, row);
-            }
+            for (uint32_t i = 0; i < block_values(kind) / 32; i += together(kind, 0))
+                UNROLL for (uint32_t j = 0; j < together(kind, 0); j++)
+                    unpack_group(kind, &rows, &block, i + j, tile, at + 32 * (i + j), row);
             if (kind == Q2_K) {
                 vst1q_f32(tile->d + at / 256 * TILE_ROWS + row, block.d);
                 vst1q_f32(tile->d_min + at / 256 * TILE_ROWS + row, block.d_min);
