@@ -306,6 +306,9 @@ void op_case_moe_gate_up(struct op_run *run, const struct op_shape *s)
         floors[i] = 0.1 * a * b * 0.3 * sqrt(n_out);
         /* Of large products about 8 / large stay below the limit, and have errors of the size of the others. */
         if (large > 10 && n_out * 8 / large > 0.02) floors[i] = fmax(floors[i], sqrt(8 * large * n_out));
+        /* Of larger ones some are so near zero that rounded inputs turn their sign: one such is clamped or is 0. */
+        if (tolerance * large > 1 && tolerance * n_out > 0.02)
+            floors[i] = fmax(floors[i], a * b * 0.3 / (3 * tolerance));
     }
     output->floors = floors;
 }

@@ -1,12 +1,14 @@
 /* products.c - matrix products of the CPU backend, alone or turn by turn with ggml's on the same weights.
  *
  *   products [ggml=LIB[:LIB...]] [only=TEXT] [threads=N] [samples=N] [set-mb=N] [pages=file|huge] [realtime=1]
+ *            [kernels=NAME]
  *
  * ggml is loaded at run time by its public functions; it stays outside the project. Weights are random valid blocks in
  * a mapped temporary file (as in the product) or in huge pages; the set is far larger than the caches and is cycled
  * through. A sample is a turn of ours and one of ggml's of some 60 ms each; ratios are made sample by sample and their
  * median is printed, so that what slows both for a while cancels out. realtime=1 (for root) runs a sample at real-time
  * priority, holds the other cores with idle loops and then rests for as long as it took.
+ * kernels=avx2 takes those kernels instead of the best that the machine has.
  * First comes a line on the machine: bytes a second that one and two threads read, and how two threads scale. */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -23,8 +25,7 @@
 #include "base/f16.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "ops/backend.h"
-#include "quant/quant.h"
+#include "ops/cpu/cpu.h"
 
 #define N_OUT 2048u
 #define N_IN 4096u
@@ -37,6 +38,7 @@ struct flags {
     const char *ggml, *only;
     uint32_t threads, samples, set_mb; /* threads 0: 1 and 2 */
     bool huge, realtime;
+    const struct cpu_kernels *kernels;
 };
 
 /* The functions of ggml that are used, by their public names. */
@@ -191,8 +193,8 @@ static void calibrate(const struct flags *flags)
     double one = (double)READ_BYTES / median(seconds[0][0], 5) * 1e-9;
     double two = 2 * (double)READ_BYTES / median(seconds[0][1], 5) * 1e-9;
     double scaling = 2 * median(seconds[1][0], 5) / median(seconds[1][1], 5);
-    (void)printf("machine: %u cores; DRAM read %.1f GB/s one thread, %.1f two; two threads do %.2f times the work of "
-                 "one\n", thread_cores(), one, two, scaling);
+    (void)printf("machine: %u cores, kernels %s; DRAM read %.1f GB/s one thread, %.1f two; two threads do %.2f times "
+                 "the work of one\n", thread_cores(), flags->kernels->name, one, two, scaling);
     mem_unmap(r.memory, 2 * READ_BYTES);
 }
 
@@ -376,6 +378,7 @@ static bool open_backend(struct turn *t, const struct flags *flags)
               backend_cpu_create(t->pool, &limits, &t->backend, &error) == DS4_OK;
     set_priority(false);
     if (!ok) (void)fprintf(stderr, "%s\n", error.message);
+    else cpu_of(t->backend)->kernels = flags->kernels;
     return ok;
 }
 
@@ -419,9 +422,25 @@ static uint32_t number(const char *text, uint32_t most)
     return n > most ? most : (uint32_t)n;
 }
 
+/* A table of kernels that this machine can run; NULL: there is none of that name. */
+static const struct cpu_kernels *kernels_named(const char *name)
+{
+    const struct cpu_kernels *all[] = {
+#if defined(__x86_64__)
+        &cpu_kernels_avx512vnni, &cpu_kernels_avx512, &cpu_kernels_avx2,
+#elif defined(__aarch64__)
+        &cpu_kernels_neon,
+#endif
+        &cpu_kernels_scalar};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (strcmp(all[i]->name, name) == 0 && all[i]->supported()) return all[i];
+    (void)fprintf(stderr, "%s: no kernels that this machine can run\n", name);
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
-    struct flags flags = {.samples = 5, .set_mb = 128};
+    struct flags flags = {.samples = 5, .set_mb = 128, .kernels = cpu_kernels_best()};
     for (int i = 1; i < argc; i++) {
         const char *value = "";
         if (take(argv[i], "ggml", &value)) flags.ggml = *value ? value : NULL;
@@ -431,11 +450,13 @@ int main(int argc, char **argv)
         else if (take(argv[i], "set-mb", &value)) flags.set_mb = number(value, 65536);
         else if (take(argv[i], "pages", &value)) flags.huge = strcmp(value, "huge") == 0;
         else if (take(argv[i], "realtime", &value)) flags.realtime = *value == '1';
+        else if (take(argv[i], "kernels", &value)) flags.kernels = kernels_named(value);
         else {
             (void)fprintf(stderr, "%s: unknown; see the top of tests/measure/products.c\n", argv[i]);
             return 2;
         }
     }
+    if (!flags.kernels) return 2;
     if (flags.samples == 0) flags.samples = 1;
     if (flags.ggml && !load_ggml(flags.ggml)) return 1;
     calibrate(&flags);

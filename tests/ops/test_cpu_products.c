@@ -243,6 +243,43 @@ TEST(the_largest_weights_and_inputs_overflow_no_sum)
     close_backends(&b);
 }
 
+/* Inputs in the very shape of a vector of the grid make the largest sums: all of them, and every vector. */
+TEST(vectors_of_the_grid_times_inputs_of_their_shape_overflow_no_sum)
+{
+    enum { N = 256, BLOCK = 66 };
+    struct bench_of_two b = open_backends(2, N);
+    static uint8_t blocks[2 * N * BLOCK];
+    static float x[N * N], want[N * N], got[N * N], one[N];
+    static int32_t ids[N];
+    for (uint32_t i = 0; i < 2 * N; i++) {
+        uint8_t *block = blocks + i * BLOCK;
+        store_u16(block, f16_from_f32(1));
+        for (uint32_t g = 0; g < 8; g++) {
+            memset(block + 2 + 8 * g, (int)(i % N), 4);
+            store_u32(block + 6 + 8 * g, 0xF0000000u | (i % 128) << 14 | (i % 128)); /* the largest scale */
+        }
+        if (i < N) quant_format(QUANT_IQ2_XXS)->decode(block, x + i * N, N);
+    }
+    struct op_weight w = {.data = blocks, .type = QUANT_IQ2_XXS, .n_in = N, .n_out = N, .row_bytes = BLOCK,
+                          .n_stack = 2, .stack_bytes = N * BLOCK};
+    struct moe_down_args down = {N < ROWS_MAX ? N : ROWS_MAX, 1, x, ids, w, want};
+    for (uint32_t at = 0; at < N; at += down.n_rows) {
+        down.n_rows = N - at < ROWS_MAX ? N - at : ROWS_MAX;
+        down.m = x + at * N;
+        down.y = want + at * N;
+        b.ref->ops->moe_down(b.ref, &down);
+        down.y = got + at * N;
+        b.cpu->ops->moe_down(b.cpu, &down);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        struct moe_down_args alone = {1, 1, x + i * N, ids, w, one};
+        assert_true(fabsf(got[i * N + i] - want[i * N + i]) <= 0.015f * want[i * N + i]);
+        b.cpu->ops->moe_down(b.cpu, &alone);
+        assert_memory_equal(one, got + i * N, sizeof one);
+    }
+    close_backends(&b);
+}
+
 TEST(zeros_give_zeros_and_what_is_not_a_number_stays_in_its_row)
 {
     struct rng rng = {test_seed()};
@@ -277,5 +314,6 @@ int main(void)
                      T(a_product_has_the_same_bits_in_any_batch_and_with_any_number_of_threads),
                      T(experts_are_close_to_exact_ones_and_have_the_same_bits_in_any_batch),
                      T(the_largest_weights_and_inputs_overflow_no_sum),
+                     T(vectors_of_the_grid_times_inputs_of_their_shape_overflow_no_sum),
                      T(zeros_give_zeros_and_what_is_not_a_number_stays_in_its_row));
 }

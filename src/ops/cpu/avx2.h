@@ -57,18 +57,19 @@ INLINE __m256i odd_i8(__m256i v) { return _mm256_srai_epi16(v, 8); }
 
 /* ---- eight rows in the lanes of a vector ---- */
 
-/* Lane i of the result: the sum of all lanes of v[i]. Halves are crossed last, which only one port does. */
-INLINE __m256i lane_sums_i32(const __m256i *v)
-{
-    __m256i s[4], t[2];
-    UNROLL for (int i = 0; i < 4; i++)
-        s[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
-                                _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
-    UNROLL for (int i = 0; i < 2; i++)
-        t[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(s[2 * i], s[2 * i + 1]),
-                                _mm256_unpackhi_epi64(s[2 * i], s[2 * i + 1]));
-    return _mm256_add_epi32(_mm256_blend_epi32(t[0], t[1], 0xF0), _mm256_permute2x128_si256(t[0], t[1], 0x21));
-}
+/* Lane i of the result: all lanes of v[i] put together by an operation on registers, which takes 32 bits at a time or
+ * numbers within them. Halves are crossed last, which only one port does. */
+#define LANE_TREE(name, op) \
+    INLINE __m256i name(const __m256i *v) \
+    { \
+        __m256i s[4], t[2]; \
+        UNROLL for (int i = 0; i < 4; i++) \
+            s[i] = op(_mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]), _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1])); \
+        UNROLL for (int i = 0; i < 2; i++) \
+            t[i] = op(_mm256_unpacklo_epi64(s[2 * i], s[2 * i + 1]), _mm256_unpackhi_epi64(s[2 * i], s[2 * i + 1])); \
+        return op(_mm256_blend_epi32(t[0], t[1], 0xF0), _mm256_permute2x128_si256(t[0], t[1], 0x21)); \
+    }
+LANE_TREE(lane_sums_i32, _mm256_add_epi32)
 /* In place and within each half of the vectors: dword i of v[j] becomes dword j of v[i]. */
 INLINE void transpose_4(__m256i *v)
 {
@@ -154,7 +155,7 @@ extern const struct format_kernels avx2_iq2_xxs, avx2_q2_k;
 void avx2_quantise(enum input_form form, const float *x, uint32_t n_in, uint8_t *record);
 void avx2_gemm(const struct format_kernels *format, const struct tile *tile, const struct gemm_col *cols,
                uint32_t n_cols, bool last);
-gemm_lanes_fn avx2_gemm_lanes_32, avx2_gemm_lanes_q2_k;
+gemm_lanes_fn avx2_gemm_lanes_32, avx2_gemm_lanes_q2_k, avx2_gemm_lanes_iq2_xxs;
 float avx2_sum_squares(const float *x, uint32_t n);
 void avx2_scale(const float *x, const float *weight, float factor, uint32_t n, float *y);
 void avx2_swiglu(const float *a, const float *b, float limit, float weight, size_t n, float *m);

@@ -33,7 +33,7 @@ static struct layout lay_out(const struct backend_limits *limits)
     uint32_t width = limits->n_in > limits->n_ff ? limits->n_in : limits->n_ff;
     uint64_t pairs = part(&l, limits->n_rows, limits->n_used ? limits->n_used : 1);
     uint64_t row = round_up(input_set_row_bytes(1u << INPUT_FINE, limits->n_in), 64) + CPU_GROUPS_MAX * 128;
-    uint32_t forms = 1u << INPUT_FINE | 1u << INPUT_COARSE | 1u << INPUT_LANES;
+    uint32_t forms = 1u << INPUT_FINE | 1u << INPUT_COARSE | 1u << INPUT_LANES | 1u << INPUT_OFFSET;
     uint64_t all_forms = input_set_row_bytes(forms, width) + CPU_GROUPS_MAX * 256;
     uint64_t expert_rows = part(&l, pairs, input_set_row_bytes(1u << INPUT_COARSE, limits->n_ff));
     uint64_t inputs[3] = {part(&l, limits->n_rows, row), expert_rows, round_up(all_forms, 64)};

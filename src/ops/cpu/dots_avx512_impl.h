@@ -5,7 +5,6 @@
 #define DS4_OPS_CPU_DOTS_AVX512_IMPL_H
 
 #include "ops/cpu/avx512.h"
-#include "quant/grids.h"
 
 /* Kinds of floats. */
 enum kind { F32, F16, BF16 };
@@ -79,50 +78,6 @@ ROW_PAIRS_FORMAT(f32, F32, INPUT_FLOAT, 0, 48)
 ROW_PAIRS_FORMAT(f16, F16, INPUT_FLOAT, 0, 48)
 ROW_PAIRS_FORMAT(bf16, BF16, INPUT_FLOAT, 0, 48)
 
-/* Words of a 256 in coarse_order, spread over the sixteenths 4k .. 4k+3, a quarter of the register each. */
-INLINE __m512i spread_words(__m256i words, uint32_t k)
-{
-    int32_t place[4];
-    for (uint32_t i = 0; i < 4; i++) place[i] = (int32_t)(coarse_order(4 * k + i) * 0x10001u);
-    __m512i at = join256(_mm256_set_m128i(_mm_set1_epi32(place[1]), _mm_set1_epi32(place[0])),
-                         _mm256_set_m128i(_mm_set1_epi32(place[3]), _mm_set1_epi32(place[2])));
-    return _mm512_permutexvar_epi16(at, _mm512_castsi256_si512(words));
-}
-
-/* Of 64 values whose four indices and sign-and-scale word of either 32 begin at w: those with a minus. The eighth sign
- * of each 8 makes the number of minuses even. */
-INLINE uint64_t iq2_xxs_minus(const uint8_t *w)
-{
-    uint64_t bits = _pdep_u64(load_u32(w + 4), 0x7F7F7F7F) | _pdep_u64(load_u32(w + 12), 0x7F7F7F7F) << 32;
-    uint64_t odd = bits ^ bits >> 4;
-    odd ^= odd >> 2;
-    odd ^= odd >> 1;
-    return bits | (odd & 0x0101010101010101) << 7;
-}
-INLINE __m512i iq2_xxs_magnitudes(const uint8_t *w)
-{
-    const int64_t *grid = (const int64_t *)(const void *)quant_grid_iq2_xxs;
-    return _mm512_set_epi64(grid[w[11]], grid[w[10]], grid[w[9]], grid[w[8]], grid[w[3]], grid[w[2]], grid[w[1]],
-                            grid[w[0]]);
-}
-
-INLINE __m256 iq2_xxs_block(const uint8_t *w, const struct input *x, uint32_t b, __m256 sum)
-{
-    const __m256i order = _mm256_setr_epi32(1, 3, 9, 11, 5, 7, 13, 15);
-    __m512i s = _mm512_srli_epi32(_mm512_permutexvar_epi32(twice256(order), load512(w + 2)), 28);
-    s = _mm512_or_si512(_mm512_add_epi32(s, s), _mm512_set1_epi32(1));
-    __m256i factors = _mm256_mullo_epi16(_mm512_cvtepi32_epi16(s), load256(x->t + 16 * b));
-    __m512i total = _mm512_setzero_si512();
-    UNROLL for (uint32_t k = 0; k < 4; k++) {
-        const uint8_t *at = w + 2 + 16 * k;
-        __m512i q = load512(x->q8 + 256 * b + 64 * k);
-        q = _mm512_mask_sub_epi8(q, iq2_xxs_minus(at), _mm512_setzero_si512(), q);
-        __m512i products = _mm512_maddubs_epi16(iq2_xxs_magnitudes(at), q);
-        add_pairs512(&total, products, spread_words(factors, k));
-    }
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(fold(total)), _mm256_set1_ps(half_at(w) * 0.125f), sum);
-}
-
 INLINE __m256 q4_k_block(const uint8_t *w, const struct input *x, uint32_t b, __m256 sum)
 {
     uint32_t first = load_u32(w + 4), second = load_u32(w + 8), third = load_u32(w + 12), scale[8];
@@ -168,7 +123,6 @@ INLINE __m256 q4_k_block(const uint8_t *w, const struct input *x, uint32_t b, __
         avx2_##name.unpack(w, tile, row_i); \
     } \
     static const struct format_kernels name = {form, 256, min_group, 3, dot_##name, NULL, unpack_##name, NULL};
-BLOCK_FORMAT(iq2_xxs, 66, INPUT_COARSE, 0, iq2_xxs_block)
 BLOCK_FORMAT(q4_k, 144, INPUT_FINE, 32, q4_k_block)
 
 #endif

@@ -6,9 +6,11 @@
  * Q2_K: fours of bytes. A 16-bit lane sums 16 products of either 16 of a 32, at most 16 * 12 * 127 < 2^15 as codes are
  * up to four times as large (q2_k_avx2.c); it then meets its scale times the input's multiplier. 20 operations, 11 of
  * them multiplications, which two of the four vector pipes of Zen 3 do.
- * Where a vpmaddwd and a vpaddd in turns in registers do 32 products, in the first-level cache the former does 26 and
- * the latter 37; IQ2_XXS, made unsigned, did 28 as bytes (each four products need a correction and a multiplier of
- * their own): tried, many rows gained an eighth and one row, whose dot must make the same sums, lost a twentieth. */
+ * IQ2_XXS: the same with weights w + 43, which are unsigned. A 16-bit lane may overflow meanwhile, as it begins with
+ * -43 times the sum of the inputs and ends with a sum that fits (OFFSET in kernels.h). With sums of 8
+ * products instead, which need no such bound, it was a fifth slower.
+ * Where a vpmaddwd and a vpaddd in turns in registers do 32 products, in the first-level cache of Zen 3 the former does
+ * 26 and Q2_K 37. */
 #if defined(__x86_64__)
 #include <string.h>
 
@@ -100,6 +102,47 @@ INLINE void add_q2_k_32(const struct tile *tile, const struct gemm_col *cols, ui
             add_words(&total[v][c], sum[v][c], _mm256_mullo_epi16(t, load256(scales + 2 * LANES * v)));
     }
 }
+/* The same of IQ2_XXS: sums begin with what the offset of the weights will add, and may leave 16 bits meanwhile. */
+INLINE void add_iq2_xxs_32(const struct tile *tile, const struct gemm_col *cols, uint32_t n_cols, uint32_t at,
+                           __m256i (*total)[COLS])
+{
+    const uint8_t *w = tile_q8(tile, at, 0);
+    const int16_t *scales = tile->scales16 + (size_t)at / 32 * 2 * TILE_ROWS;
+    __m256i sum[VECTORS][COLS] UNINITIALISED, start[COLS] UNINITIALISED;
+    UNROLL for (uint32_t c = 0; c < n_cols; c++)
+        start[c] = all_lanes(cols[c].x.t_sums + (tile->from + at) / 16);
+    UNROLL for (uint32_t i = 0; i < 8; i++) {
+        __m256i x[COLS] UNINITIALISED;
+        UNROLL for (uint32_t c = 0; c < n_cols; c++) x[c] = all_lanes(cols[c].x.q8 + tile->from + at + 4 * i);
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
+            __m256i weights = load256(w + i * STEP_BYTES + 32 * v);
+            UNROLL for (uint32_t c = 0; c < n_cols; c++) {
+                if (i == 0) sum[v][c] = _mm256_add_epi16(start[c], bytes_times(weights, x[c]));
+                else add_bytes(&sum[v][c], weights, x[c]);
+            }
+        }
+    }
+    UNROLL for (uint32_t c = 0; c < n_cols; c++) {
+        __m256i t = all_lanes(cols[c].x.t + (tile->from + at) / 16);
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++)
+            add_words(&total[v][c], sum[v][c], _mm256_mullo_epi16(t, load256(scales + 2 * LANES * v)));
+    }
+}
+INLINE void block_iq2_xxs(const struct tile *tile, const struct gemm_col *cols, __m256 *sums, uint32_t n_cols)
+{
+    const float *d = tile->d;
+    for (uint32_t at = 0; at < tile->n_in; at += 256, d += TILE_ROWS) {
+        __m256i total[VECTORS][COLS] UNINITIALISED;
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++)
+            UNROLL for (uint32_t c = 0; c < n_cols; c++) total[v][c] = _mm256_setzero_si256();
+        for (uint32_t i = 0; i < 256; i += 32) add_iq2_xxs_32(tile, cols, n_cols, at + i, total);
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++)
+            UNROLL for (uint32_t c = 0; c < n_cols; c++) {
+                __m256 *sum = &sums[v * n_cols + c];
+                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[v][c]), _mm256_loadu_ps(d + LANES * v), *sum);
+            }
+    }
+}
 INLINE void block_q2_k(const struct tile *tile, const struct gemm_col *cols, __m256 *sums, uint32_t n_cols)
 {
     const float *d = tile->d, *d_min = tile->d_min;
@@ -140,6 +183,12 @@ static void fetch(const void *from, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)from + i, _MM_HINT_T0);
 }
+static void fetch_bytes(const struct input *x, uint32_t from, uint32_t n)
+{
+    fetch(x->q8 + from, n);
+    fetch(x->t + from / 16, n / 8);
+    fetch(x->t_sums + from / 16, n / 8);
+}
 
 INLINE void gemm(block_fn *two, block_fn *one, bool bytes, const struct tile *tile, const struct gemm_col *cols,
                  uint32_t n_cols, bool last)
@@ -153,7 +202,7 @@ INLINE void gemm(block_fn *two, block_fn *one, bool bytes, const struct tile *ti
         UNROLL for (uint32_t i = 0; i < VECTORS * COLS; i++)
             if (begins) sums[i] = _mm256_setzero_ps();
         for (uint32_t i = c + n; i < c + 2 * n && i < n_cols; i++)
-            if (bytes) fetch(cols[i].x.q8 + tile->from, tile->n_in);
+            if (bytes) fetch_bytes(&cols[i].x, tile->from, tile->n_in);
             else fetch(cols[i].x.q16 + tile->from, 2 * (size_t)tile->n_in);
         (n == COLS ? two : one)(tile, cols + c, sums);
         if (last) store_sums(tile, cols + c, sums, n);
@@ -175,5 +224,6 @@ INLINE void gemm(block_fn *two, block_fn *one, bool bytes, const struct tile *ti
     }
 GEMM(32, false)
 GEMM(q2_k, true)
+GEMM(iq2_xxs, true)
 
 #endif

@@ -13,6 +13,10 @@
  *           |q| <= 127. Error: at most (max|x of the 16| + max|x| / 255) / 254 a value. For 2-bit experts.
  *   LANES   COARSE for rows in lanes: t and t_sums in natural order, q8 within each 32 its two 16s, a and b, in turns:
  *           a0 a1 b0 b1 a2 a3 b2 b3 ..., so that each 32 bits hold as much of one multiplier as of the other.
+ *   OFFSET  LANES for IQ2_XXS: 16 products with a 16 add up to less than 2^15, and all of a 256 to less than 2^31. As
+ *           16 weights have a norm of at most sqrt(2 * 6989), the |q| of a 16 have one of at most 277, and t times
+ *           those norms add up to at most 585929 in a 256. Error as before, with 0.462 times the norm of a 16 instead
+ *           of its max|x| where that is more, and d accordingly: 1% more for normally distributed values.
  * Order of values: q8 natural; q16 within each 32: the 16 even ones, then the 16 odd ones, so that both ways put the
  * same products into the same 32-bit lane (lane i: values 4i .. 4i+3). NEON has its own way with rows (neon.h) and
  * tiles (products_neon_impl.h). */
@@ -33,10 +37,11 @@
 #define INPUT_MULT_BLOCK 16u  /* values that share a multiplier t */
 #define INPUT_BLOCK 256u      /* coarse rows are a multiple of this */
 
-enum input_form { INPUT_FLOAT, INPUT_FINE, INPUT_COARSE, INPUT_LANES, INPUT_FORMS };
+enum input_form { INPUT_FLOAT, INPUT_FINE, INPUT_COARSE, INPUT_LANES, INPUT_OFFSET, INPUT_FORMS };
+#define OFFSET_MOST 43 /* the largest magnitude of weights, which is added to make them unsigned */
 
 /* One input row. FINE: sums[i] = sum of q16 of the i-th 32, exactly. COARSE, for each 256: t and t sum(q8) / SUM_UNIT,
- * rounded, of its sixteen 16s in the order of coarse_order. */
+ * rounded, of its sixteen 16s in the order of coarse_order. OFFSET: -OFFSET_MOST sum(q8) modulo 2^16 as t_sums. */
 #define SUM_UNIT 32 /* 16 * 127 * 255 / 32 fits 16 bits; the rounding is a tenth of the noise of the 16 values */
 struct input {
     const float *f32;
@@ -175,8 +180,8 @@ extern const struct cpu_kernels cpu_kernels_neon, cpu_kernels_neondot, cpu_kerne
 #endif
 const struct cpu_kernels *cpu_kernels_best(void);
 
-/* Layout of a record: d and 60 bytes, q16 [n], sums [n/16], then COARSE and LANES: t [n/16], t_sums [n/16], q8 [n]. n
- * is a multiple of 32. LANES leaves out q16 and sums. */
+/* Layout of a record: d and 60 bytes, q16 [n], sums [n/16], then from COARSE on: t [n/16], t_sums [n/16], q8 [n]. n is
+ * a multiple of 32. LANES and OFFSET have no q16 and no sums. */
 static inline size_t input_record_bytes(enum input_form form, uint32_t n_in)
 {
     size_t n = n_in, bytes = 64 + 2 * n + 4 * (n / INPUT_MULT_BLOCK);

@@ -1,6 +1,6 @@
-/* kernels_avx512_impl.h - the table of an AVX-512 variant: matrix products here, the rest from AVX2; so are Q8_0, MXFP4
- * and Q2_K, whose rows lie in eight lanes. Included by one file a variant, which defines AVX512_TABLE, its symbol,
- * AVX512_NAME and AVX512_SUPPORTED. */
+/* kernels_avx512_impl.h - the table of an AVX-512 variant: matrix products here, the rest from AVX2; so are the formats
+ * whose rows lie in eight lanes. Included by one file a variant, which defines AVX512_TABLE, its symbol, AVX512_NAME
+ * and AVX512_SUPPORTED. */
 #ifndef DS4_OPS_CPU_KERNELS_AVX512_IMPL_H
 #define DS4_OPS_CPU_KERNELS_AVX512_IMPL_H
 
@@ -18,7 +18,7 @@ static const struct format_kernels *format(uint32_t type)
     case QUANT_Q2_K: return &avx2_q2_k;
     case QUANT_Q4_K: return &q4_k;
     case QUANT_Q6_K: return &avx2_q6_k;
-    case QUANT_IQ2_XXS: return &iq2_xxs;
+    case QUANT_IQ2_XXS: return &avx2_iq2_xxs;
     case QUANT_MXFP4: return &avx2_mxfp4;
     default: return NULL;
     }

@@ -83,7 +83,7 @@ static struct tile unpack_lanes(const struct format_kernels *format, const struc
 {
     struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(LANES_PIECE, w->n_in - from), .sums = memory};
     const struct quant_format *layout = quant_format(w->type);
-    size_t n = (size_t)TILE_ROWS * tile.n_in, bytes = format->form == INPUT_LANES ? n : 2 * n;
+    size_t n = (size_t)TILE_ROWS * tile.n_in, bytes = format->form >= INPUT_LANES ? n : 2 * n;
     size_t piece_bytes = tile.n_in / layout->block_elems * layout->block_bytes;
     tile.n_groups = tile.n_in / format->group;
     tile.q8 = (uint8_t *)(tile.sums + SUMS);
