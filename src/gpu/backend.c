@@ -121,7 +121,7 @@ void gpu_run(struct gpu_call *c, const struct gpu_pipe *pipe, const void *record
 const struct gpu_pipe *gpu_format_pipe(struct backend_gpu *b, enum format_family family, uint32_t type)
 {
     for (size_t i = 0; i < N_WEIGHT_FORMATS; i++)
-        if (formats[i].type == type) return b->by_format[family][i];
+        if (formats[i].type == type && b->by_format[family][i]) return b->by_format[family][i];
     gpu_fail(b, "weights are in a format that no kernel has");
     return NULL;
 }

@@ -39,6 +39,8 @@ enum ds4_status backend_gpu_generate(struct backend *b, const void *data, uint64
 /* Times every kernel from now on, each waited for; the figures of ds4_engine_kernel_times. */
 enum ds4_status backend_gpu_time(struct backend *b, bool on, struct ds4_error *error) DS4_MUST_CHECK;
 size_t backend_gpu_times(struct backend *b, struct ds4_kernel_time *out, size_t max);
+/* Names of all kernels that were built; up to max. */
+size_t backend_gpu_kernels(struct backend *b, struct ds4_kernel_time *out, size_t max);
 
 /* The ways of computing on a GPU that this build has, best first; NULL ends the list. */
 struct gpu_choice {

@@ -32,6 +32,7 @@ struct gpu_ref {
 
 struct gpu_info {
     char name[64];
+    char driver[96]; /* and whatever else its maker would ask for; "" when nothing is known */
     uint64_t memory_bytes, free_bytes, buffer_bytes_max;
     bool unified;    /* addresses of buffers can be read by the host once a list was waited for */
     bool own_memory; /* apart from the host's, which is read over a bus */

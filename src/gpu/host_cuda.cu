@@ -163,6 +163,12 @@ static void cuda_info(const struct gpu *g, struct gpu_info *out)
 {
     memset(out, 0, sizeof *out);
     (void)snprintf(out->name, sizeof out->name, "%.60s", g->device_properties.name);
+    int driver = 0, runtime = 0;
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    (void)snprintf(out->driver, sizeof out->driver, "compute %d.%d, driver for CUDA %d.%d, runtime %d.%d, nvcc %d.%d",
+                   g->device_properties.major, g->device_properties.minor, driver / 1000, driver % 1000 / 10,
+                   runtime / 1000, runtime % 1000 / 10, __CUDACC_VER_MAJOR__, __CUDACC_VER_MINOR__);
     size_t free_bytes = 0, total_bytes = 0;
     (void)cudaMemGetInfo(&free_bytes, &total_bytes);
     out->memory_bytes = g->device_properties.totalGlobalMem;

@@ -92,8 +92,9 @@ static const char *emu_error_text(const struct gpu *g) { return g->error; }
 static void emu_info(const struct gpu *g, struct gpu_info *out)
 {
     (void)g;
-    *out = (struct gpu_info){.name = "emulated GPU", .memory_bytes = mem_machine_bytes(),
-                             .free_bytes = mem_available_bytes(), .buffer_bytes_max = UINT64_MAX, .unified = true};
+    *out = (struct gpu_info){.name = "emulated GPU", .driver = "compiled by " __VERSION__,
+                             .memory_bytes = mem_machine_bytes(), .free_bytes = mem_available_bytes(),
+                             .buffer_bytes_max = UINT64_MAX, .unified = true};
 }
 
 static struct gpu_buffer *make_buffer(struct gpu *g, void *ptr, uint64_t bytes, bool owned)

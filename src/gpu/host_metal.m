@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/utsname.h>
 
 #include "base/mem.h"
 #include "gpu/gpu.h"
@@ -122,6 +123,10 @@ static void metal_info(const struct gpu *g, struct gpu_info *out)
     NSAutoreleasePool *pool = [NSAutoreleasePool new];
     memset(out, 0, sizeof *out);
     (void)snprintf(out->name, sizeof out->name, "%.60s", [g->device.name UTF8String]);
+    struct utsname system;
+    if (uname(&system) >= 0)
+        (void)snprintf(out->driver, sizeof out->driver, "%.20s %.30s %.20s", system.sysname, system.release,
+                       system.machine);
     out->memory_bytes = g->device.recommendedMaxWorkingSetSize;
     out->buffer_bytes_max = g->device.maxBufferLength;
     out->unified = g->device.hasUnifiedMemory;

@@ -44,6 +44,17 @@ bool gpu_note_time(struct backend_gpu *b, const struct gpu_pipe *pipe)
     return true;
 }
 
+size_t backend_gpu_kernels(struct backend *backend, struct ds4_kernel_time *out, size_t max)
+{
+    const struct backend_gpu *b = gpu_of(backend);
+    size_t n = 0;
+    for (size_t i = 0; i < N_PLAIN && n < max; i++) gpu_plain_name(i, out[n++].name, sizeof out->name);
+    for (size_t f = 0; f < N_FAMILIES; f++)
+        for (size_t i = 0; i < N_WEIGHT_FORMATS && n < max; i++)
+            if (b->by_format[f][i]) gpu_family_name(f, i, out[n++].name, sizeof out->name);
+    return n;
+}
+
 static int by_seconds(const void *a, const void *b)
 {
     const struct ds4_kernel_time *x = a, *y = b;

@@ -39,6 +39,7 @@ void op_case_embed(struct op_run *run, const struct op_shape *s)
                                   .x = x + (size_t)run->first * s->n_hc * s->n_embd};
         run->dev->b->ops->embed(run->dev->b, &args);
     }
+    run->moved_bytes = s->n_rows * (table.row_bytes + (uint64_t)s->n_hc * s->n_embd * sizeof(float));
     op_output_floats(run, "x", x, s->n_rows, (size_t)s->n_hc * s->n_embd, 0);
 }
 
@@ -58,9 +59,10 @@ void op_case_hc_mix(struct op_run *run, const struct op_shape *s)
                                    .pre = pre + r * n, .post = post + r * n, .comb = comb + r * n * n};
         run->dev->b->ops->hc_mix(run->dev->b, &args);
     }
-    op_output_floats(run, "pre", pre, s->n_rows, n, 1e-5);
-    op_output_floats(run, "post", post, s->n_rows, n, 1e-5);
-    op_output_floats(run, "comb", comb, s->n_rows, (size_t)n * n, 1e-5);
+    double tolerance = op_format_tolerance(s->type);
+    op_output_floats(run, "pre", pre, s->n_rows, n, tolerance);
+    op_output_floats(run, "post", post, s->n_rows, n, tolerance);
+    op_output_floats(run, "comb", comb, s->n_rows, (size_t)n * n, tolerance);
 }
 
 /* n_hc n_embd type */
@@ -80,20 +82,54 @@ void op_case_hc_head(struct op_run *run, const struct op_shape *s)
     op_output_floats(run, "w", w, s->n_rows, n, 1e-5);
 }
 
-/* n_hc n_embd; plain: no norm */
+/* The product of what an operation gives with a matrix of Q8_0, where the shape asks for one. */
+#define AFTER_OUT 24u
+struct after {
+    struct op_weight w;
+    float *z; /* NULL: none */
+};
+
+static struct after after_make(struct op_run *run, uint32_t n)
+{
+    struct after after = {0};
+    if (!run->shape->fused) return after;
+    after.w = op_product_matrix(run, QUANT_Q8_0, n, AFTER_OUT, 1, NULL);
+    after.z = op_result(run, (size_t)run->shape->n_rows * AFTER_OUT);
+    return after;
+}
+
+/* Of the rows at hand; y: their result. */
+static void after_run(struct op_run *run, const struct after *after, const float *y)
+{
+    if (!after->z) return;
+    struct matmul_args args = {.n_rows = run->n, .n_outputs = 1, .n_groups = 1, .x = y,
+                               .out = {{after->w, after->z + (size_t)run->first * AFTER_OUT}}};
+    run->dev->b->ops->matmul(run->dev->b, &args);
+}
+
+static void after_output(struct op_run *run, const struct after *after)
+{
+    double tolerance = op_format_tolerance(QUANT_Q8_0);
+    if (after->z) op_output_floats(run, "product", after->z, run->shape->n_rows, AFTER_OUT, tolerance);
+}
+
+/* n_hc n_embd; plain: no norm; fused */
 void op_case_hc_reduce(struct op_run *run, const struct op_shape *s)
 {
     size_t flat = (size_t)s->n_hc * s->n_embd;
     float *x = op_input(run, s->n_rows * flat, NULL), *w = op_parameters(run, (size_t)s->n_rows * s->n_hc, 0.3f, 0.5f);
     float *norm = s->plain ? NULL : op_parameters(run, s->n_embd, 0.2f, 1);
     float *u = op_result(run, (size_t)s->n_rows * s->n_embd);
+    struct after after = after_make(run, s->n_embd);
     while (op_next(run)) {
         struct hc_reduce_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd, .rms_eps = 1e-6f,
                                       .x = x + run->first * flat, .w = w + (size_t)run->first * s->n_hc, .norm = norm,
                                       .u = u + (size_t)run->first * s->n_embd};
         run->dev->b->ops->hc_reduce(run->dev->b, &args);
+        after_run(run, &after, args.u);
     }
     op_output_floats(run, "u", u, s->n_rows, s->n_embd, TOLERANCE_FLOAT);
+    after_output(run, &after);
 }
 
 /* n_hc n_embd */
@@ -112,19 +148,22 @@ void op_case_hc_expand(struct op_run *run, const struct op_shape *s)
     op_output_floats(run, "x", x, s->n_rows, flat, TOLERANCE_FLOAT);
 }
 
-/* n_in; plain: no weight; is_index: in place */
+/* n_in; plain: no weight; is_index: in place; fused */
 void op_case_rms_norm(struct op_run *run, const struct op_shape *s)
 {
     float *x = op_input(run, (size_t)s->n_rows * s->n_in, NULL);
     float *weight = s->plain ? NULL : op_parameters(run, s->n_in, 0.2f, 1);
     float *y = s->is_index ? x : op_result(run, (size_t)s->n_rows * s->n_in);
+    struct after after = after_make(run, s->n_in);
     while (op_next(run)) {
         size_t at = (size_t)run->first * s->n_in;
         struct rms_norm_args args = {.n_rows = run->n, .n = s->n_in, .eps = 1e-6f, .x = x + at, .weight = weight,
                                      .y = y + at};
         run->dev->b->ops->rms_norm(run->dev->b, &args);
+        after_run(run, &after, args.y);
     }
     op_output_floats(run, "y", y, s->n_rows, s->n_in, TOLERANCE_FLOAT);
+    after_output(run, &after);
 }
 
 /* n_heads dim n_rope start inverse; plain: without YaRN. Positions step by a large number so that all angles occur. */
@@ -170,7 +209,7 @@ void op_case_matmul(struct op_run *run, const struct op_shape *s)
     double rms[4];
     float *y[4];
     for (uint32_t i = 0; i < s->n_outputs; i++) {
-        args.out[i].w = op_matrix(run, i ? s->type2 : s->type, s->n_in, s->n_out / (i + 1), 1, &rms[i]);
+        args.out[i].w = op_product_matrix(run, i ? s->type2 : s->type, s->n_in, s->n_out / (i + 1), 1, &rms[i]);
         y[i] = op_result(run, (size_t)s->n_rows * args.out[i].w.n_out);
     }
     while (op_next(run)) {
@@ -265,15 +304,44 @@ void op_case_router(struct op_run *run, const struct op_shape *s)
     op_output_add(run, "weights", OUTPUT_FLOAT, dense, s->n_rows, s->n_stack)->tolerance = 1e-5;
 }
 
-/* Distinct experts for each row, and weights that sum to 1.5. */
-static int32_t *choose_experts(struct op_run *run, const struct op_shape *s)
+/* Distinct experts for each row; *n_chosen: how many there are in all. */
+static int32_t *choose_experts(struct op_run *run, const struct op_shape *s, uint32_t *n_chosen)
 {
     int32_t *ids = op_host(run, (size_t)s->n_rows * s->n_used, sizeof *ids);
+    bool *chosen = op_host(run, s->n_stack, sizeof *chosen);
+    *n_chosen = 0;
     for (uint32_t r = 0; r < s->n_rows; r++) {
         uint32_t first = (uint32_t)rng_below(&run->rng, s->n_stack), step = s->n_stack % 3 ? 3 : 1;
-        for (uint32_t i = 0; i < s->n_used; i++) ids[r * s->n_used + i] = (int32_t)((first + i * step) % s->n_stack);
+        for (uint32_t i = 0; i < s->n_used; i++) {
+            uint32_t id = (first + i * step) % s->n_stack;
+            ids[r * s->n_used + i] = (int32_t)id;
+            *n_chosen += !chosen[id];
+            chosen[id] = true;
+        }
     }
     return op_put(run->dev, ids, (size_t)s->n_rows * s->n_used * sizeof *ids);
+}
+
+#define GATE_LIMIT 10.0
+#define PAIR_WEIGHT 0.3 /* mean weight of a choice in the case */
+
+/* What errors of rows of w silu(min(g, L)) clamp(u, L) are measured by, for g and u as good as normal with deviations
+ * G and U that are wrong by e G and e U. While G and U are below L the result has the norm G U / sqrt(2) and two errors
+ * of e of that: sqrt(2) e, the tolerance. Far above it results are 0 or L^2, and errors are of those that are not
+ * clamped: g of 0.4 L/G of them and u of 0.8 L/U (where g is positive: half), wrong by e G L and e U L, together
+ * e sqrt(0.8 G L^3) beside L^2 / sqrt(2): sqrt(1.6 G/L) e. So sqrt(2) e sqrt(1 + 0.8 G/L) covers both, as long as e G
+ * is below L. Few are not clamped, 1.6 L/G of n: their error has chance of its own, unless there is none at all. Where
+ * e G is more than the bend of silu is wide, about e of the results turn their sign, and one that does is wrong by all
+ * that it can be. */
+static double gate_up_floor(double gate, double up, double n, double e)
+{
+    double most = fmax(gate, up) / GATE_LIMIT, n_free = n * fmin(1, 1.6 / most);
+    double norm = fmin(gate, GATE_LIMIT) * fmin(up, GATE_LIMIT) * PAIR_WEIGHT * sqrt(n / 2);
+    double luck = n_free > 0.02 ? op_chance(n_free) / op_chance(n) : 1;
+    double floor = norm * luck * sqrt(1 + 0.8 * fmin(most, 1e4));
+    bool turns = e * fmax(gate, up) > 1 && e * n > 0.02;
+    double whole = fmin(gate, GATE_LIMIT) * fmin(up, GATE_LIMIT) * PAIR_WEIGHT;
+    return turns ? fmax(floor, whole / (sqrt(2) * e)) : floor;
 }
 
 /* n_in n_out n_stack n_used type type2 */
@@ -283,32 +351,27 @@ void op_case_moe_gate_up(struct op_run *run, const struct op_shape *s)
     double rms_gate, rms_up, tolerance = fmax(op_format_tolerance(s->type), op_format_tolerance(s->type2));
     const float *x_here;
     float *x = op_input(run, (size_t)s->n_rows * s->n_in, &x_here);
-    int32_t *ids = choose_experts(run, s);
-    float *weights = op_parameters(run, n_pairs, 0.05f, 0.3f), *m = op_result(run, n_pairs * s->n_out);
-    struct op_weight gate = op_matrix(run, s->type, s->n_in, s->n_out, s->n_stack, &rms_gate);
-    struct op_weight up = op_matrix(run, s->type2, s->n_in, s->n_out, s->n_stack, &rms_up);
+    uint32_t n_chosen;
+    int32_t *ids = choose_experts(run, s, &n_chosen);
+    float *weights = op_parameters(run, n_pairs, 0.05f, (float)PAIR_WEIGHT), *m = op_result(run, n_pairs * s->n_out);
+    struct op_weight gate = op_product_matrix(run, s->type, s->n_in, s->n_out, s->n_stack, &rms_gate);
+    struct op_weight up = op_product_matrix(run, s->type2, s->n_in, s->n_out, s->n_stack, &rms_up);
     while (op_next(run)) {
         size_t pair = (size_t)run->first * s->n_used;
-        struct moe_gate_up_args args = {.n_rows = run->n, .n_used = s->n_used, .limit = 10,
+        struct moe_gate_up_args args = {.n_rows = run->n, .n_used = s->n_used, .limit = (float)GATE_LIMIT,
                                         .x = x + (size_t)run->first * s->n_in, .ids = ids + pair,
                                         .weights = weights + pair, .gate = gate, .up = up, .m = m + pair * s->n_out};
         run->dev->b->ops->moe_gate_up(run->dev->b, &args);
     }
-    /* The product of two results, one through a function of slope up to 1.1: errors add. */
-    struct op_output *output = op_output_floats(run, "m", m, n_pairs, s->n_out, 3 * tolerance);
+    run->moved_bytes = n_chosen * (gate.stack_bytes + up.stack_bytes) +
+                       (s->n_rows * (uint64_t)s->n_in + n_pairs * s->n_out) * sizeof(float);
+    struct op_output *output = op_output_floats(run, "m", m, n_pairs, s->n_out, sqrt(2) * tolerance);
     double *floors = op_host(run, n_pairs, sizeof *floors);
-    for (size_t i = 0; i < n_pairs; i++) { /* where both clamp, the errors are of the clamped size at most */
+    for (size_t i = 0; i < n_pairs; i++) {
         const float *row = x_here + i / s->n_used * s->n_in;
         double square = 0;
         for (uint32_t d = 0; d < s->n_in; d++) square += (double)row[d] * (double)row[d];
-        double large = sqrt(square) * fmax(rms_gate, rms_up), n_out = (double)s->n_out;
-        double a = fmin(sqrt(square) * rms_gate, 10), b = fmin(sqrt(square) * rms_up, 10);
-        floors[i] = 0.1 * a * b * 0.3 * sqrt(n_out);
-        /* Of large products about 8 / large stay below the limit, and have errors of the size of the others. */
-        if (large > 10 && n_out * 8 / large > 0.02) floors[i] = fmax(floors[i], sqrt(8 * large * n_out));
-        /* Of larger ones some are so near zero that rounded inputs turn their sign: one such is clamped or is 0. */
-        if (tolerance * large > 1 && tolerance * n_out > 0.02)
-            floors[i] = fmax(floors[i], a * b * 0.3 / (3 * tolerance));
+        floors[i] = gate_up_floor(sqrt(square) * rms_gate, sqrt(square) * rms_up, s->n_out, tolerance);
     }
     output->floors = floors;
 }
@@ -320,29 +383,34 @@ void op_case_moe_down(struct op_run *run, const struct op_shape *s)
     double rms;
     const float *m_here;
     float *m = op_input(run, s->n_rows * row_n, &m_here), *y = op_result(run, (size_t)s->n_rows * s->n_out);
-    int32_t *ids = choose_experts(run, s);
-    struct op_weight down = op_matrix(run, s->type, s->n_in, s->n_out, s->n_stack, &rms);
+    uint32_t n_chosen;
+    int32_t *ids = choose_experts(run, s, &n_chosen);
+    struct op_weight down = op_product_matrix(run, s->type, s->n_in, s->n_out, s->n_stack, &rms);
     while (op_next(run)) {
         struct moe_down_args args = {.n_rows = run->n, .n_used = s->n_used, .m = m + run->first * row_n,
                                      .ids = ids + (size_t)run->first * s->n_used, .down = down,
                                      .y = y + (size_t)run->first * s->n_out};
         run->dev->b->ops->moe_down(run->dev->b, &args);
     }
+    run->moved_bytes = n_chosen * down.stack_bytes + s->n_rows * (row_n + s->n_out) * sizeof(float);
     struct op_output *output = op_output_floats(run, "y", y, s->n_rows, s->n_out, op_format_tolerance(s->type));
     output->floors = product_floors(run, m_here, s->n_rows, row_n, s->n_out, rms);
 }
 
-/* n_in; plain: m is not a */
+/* n_in; plain: m is not a; fused */
 void op_case_swiglu(struct op_run *run, const struct op_shape *s)
 {
     float *a = op_input(run, (size_t)s->n_rows * s->n_in, NULL), *b = op_input(run, (size_t)s->n_rows * s->n_in, NULL);
     float *m = s->plain ? op_result(run, (size_t)s->n_rows * s->n_in) : a;
+    struct after after = after_make(run, s->n_in);
     while (op_next(run)) {
         size_t at = (size_t)run->first * s->n_in;
         struct swiglu_args args = {.n = (size_t)run->n * s->n_in, .limit = 10, .a = a + at, .b = b + at, .m = m + at};
         run->dev->b->ops->swiglu(run->dev->b, &args);
+        after_run(run, &after, args.m);
     }
     op_output_floats(run, "m", m, s->n_rows, s->n_in, TOLERANCE_FLOAT);
+    after_output(run, &after);
 }
 
 /* n_in */
@@ -382,5 +450,6 @@ void op_case_gather(struct op_run *run, const struct op_shape *s)
                                    .y = y + (size_t)run->first * s->n_in};
         run->dev->b->ops->gather(run->dev->b, &args);
     }
+    run->moved_bytes = 2 * (uint64_t)s->n_rows * s->n_in * sizeof(float);
     op_output_floats(run, "y", y, s->n_rows, s->n_in, 0);
 }

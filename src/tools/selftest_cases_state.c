@@ -28,6 +28,7 @@ void op_case_kv_store(struct op_run *run, const struct op_shape *s)
         run->dev->b->ops->kv_store(run->dev->b, &args);
     }
     uint64_t bytes = state.n_tails * state.tail_bytes;
+    run->moved_bytes = s->n_rows * (s->dim * sizeof(float) + state.ring.row_bytes);
     op_output_add(run, "tails", OUTPUT_BYTES, read_back(run, state.tails, bytes), 1, (size_t)bytes);
 }
 
@@ -72,6 +73,7 @@ void op_case_compress(struct op_run *run, const struct op_shape *s)
         run->dev->b->ops->compress(run->dev->b, &args);
     }
     uint64_t bytes = state.n_tails * state.tail_bytes;
+    run->moved_bytes = 4 * (uint64_t)s->n_rows * s->n_out * sizeof(float); /* read, and written into slots */
     op_output_add(run, "tails", OUTPUT_BYTES, read_back(run, state.tails, bytes), 1, (size_t)bytes);
     output_spans(run, s, &state);
 }
@@ -117,6 +119,21 @@ static float *index_queries(struct op_run *run, const struct op_shape *s, bool r
     return op_put_skewed(run->dev, q, n * sizeof *q, s->skew);
 }
 
+/* Rows of state that the last row of every session looks at: at least so many are read. most: of compressed ones; 0:
+ * all. */
+static uint64_t rows_read(const struct op_shape *s, const struct op_state *state, uint32_t most)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < state->n_seqs; i++) {
+        const struct op_seq *seq = &state->seqs[i];
+        if (seq->n_rows == 0) continue;
+        uint32_t reach = (uint32_t)state->pos[seq->row_first + seq->n_rows - 1] + 1;
+        uint32_t n_visible = s->ratio ? reach / s->ratio : 0;
+        n += (reach < s->window ? reach : s->window) + (most && n_visible > most ? most : n_visible);
+    }
+    return n;
+}
+
 /* n_heads dim top_k ratio format round n_seqs start rows_per_span; is_index true; inverse: queries not rounded */
 void op_case_index_select(struct op_run *run, const struct op_shape *s)
 {
@@ -137,6 +154,8 @@ void op_case_index_select(struct op_run *run, const struct op_shape *s)
                                          .n_sel = n_sel + run->first};
         run->dev->b->ops->index_select(run->dev->b, &args);
     }
+    run->moved_bytes = rows_read(s, &state, 0) * state.rows.row_bytes +
+                       (s->n_rows * (row_n + s->n_heads) + n_sel_all) * sizeof(float);
     int32_t *sel_here = op_host(run, n_sel_all, sizeof *sel_here), *counts = op_host(run, s->n_rows, sizeof *counts);
     op_get(run->dev, counts, n_sel, s->n_rows * sizeof *counts);
     op_get(run->dev, sel_here, sel, n_sel_all * sizeof *sel_here);
@@ -195,5 +214,6 @@ void op_case_attention(struct op_run *run, const struct op_shape *s)
                                       .n_sel = n_sel ? n_sel + run->first : NULL, .o = o + run->first * row_n};
         run->dev->b->ops->attention(run->dev->b, &args);
     }
+    run->moved_bytes = rows_read(s, &state, s->top_k) * state.ring.row_bytes + 2 * s->n_rows * row_n * sizeof(float);
     op_output_floats(run, "o", o, (size_t)s->n_rows * s->n_heads, s->dim, 2e-5);
 }

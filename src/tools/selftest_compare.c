@@ -70,7 +70,8 @@ static bool compare_floats(const struct op_output *got, const struct op_output *
                       want->tolerance);
     if (want->kind == OUTPUT_ROUNDED && errors.n_steps > n_all / 50 + 1)
         return differ(place, "%s has %zu of %zu values a step away", got->name, errors.n_steps, n_all);
-    if (errors.largest > 0) distance->fraction = fmax(distance->fraction, errors.largest / want->tolerance);
+    double fraction = rms > 0 ? fmax(rms, errors.largest / ROW_SLACK) / want->tolerance : 0;
+    distance->fraction = fmax(distance->fraction, fraction);
     distance->error = fmax(distance->error, errors.largest);
     return true;
 }

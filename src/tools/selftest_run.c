@@ -195,7 +195,7 @@ static const uint8_t *give(struct op_run *run, uint8_t *blocks, size_t bytes, st
 {
     struct backend *b = run->dev->b;
     struct ds4_error error;
-    if (!run->packs || !b->ops->map || !b->ops->pack) return op_put(run->dev, blocks, bytes);
+    if (!b->ops->map || !b->ops->pack) return op_put(run->dev, blocks, bytes);
     ensure(run->n_mapped < sizeof run->mapped / sizeof *run->mapped);
     if (b->ops->map(b, blocks, bytes, true, &error) != DS4_OK) return blocks; /* finish will say why */
     run->mapped[run->n_mapped].data = blocks;
@@ -208,8 +208,8 @@ static const uint8_t *give(struct op_run *run, uint8_t *blocks, size_t bytes, st
 #define PAGE ((size_t)16384) /* that memory must begin at to be used by devices where it lies */
 #define RANDOM_BLOCKS 65537u /* a prime, so that rows differ; larger matrices repeat them */
 
-struct op_weight op_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t n_stack,
-                           double *rms)
+static struct op_weight make_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t n_stack,
+                                    double *rms, bool packs)
 {
     const struct quant_format *format = quant_format(type);
     struct op_weight w = {.type = type, .n_in = n_in, .n_out = n_out, .n_stack = n_stack};
@@ -226,8 +226,20 @@ struct op_weight op_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uin
     }
     size_t n_sampled = (n_blocks + 15) / 16 * format->block_elems;
     if (rms) *rms = sqrt(squares / (double)n_sampled);
-    w.data = give(run, blocks, bytes, &w);
+    w.data = packs ? give(run, blocks, bytes, &w) : op_put(run->dev, blocks, bytes);
     return w;
+}
+
+struct op_weight op_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t n_stack,
+                           double *rms)
+{
+    return make_matrix(run, type, n_in, n_out, n_stack, rms, false);
+}
+
+struct op_weight op_product_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t n_stack,
+                                   double *rms)
+{
+    return make_matrix(run, type, n_in, n_out, n_stack, rms, run->packs);
 }
 
 struct op_output *op_output_add(struct op_run *run, const char *name, enum op_output_kind kind, void *data,
@@ -275,9 +287,11 @@ void op_shape_text(const struct op_shape *s, char *text, size_t size)
     text[0] = 0;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         at = put_word(text, size, at, numbers[i].word, numbers[i].n, true);
-    const struct quant_format *format = s->n_out || s->n_stack || s->n_hc ? quant_format(s->type) : NULL;
-    if (format && !s->n_seqs) at = put_word(text, size, at, format->name, 0, false);
+    const struct quant_format *format = quant_format(s->type);
+    bool has_weights = (s->n_in && s->n_out) || (s->n_hc && s->type != QUANT_F32);
+    if (format && has_weights) at = put_word(text, size, at, format->name, 0, false);
     if (s->n_seqs) at = put_word(text, size, at, s->format == OP_ROW_PACKED ? "packed" : "floats", 0, false);
     if (s->fill != FILL_NORMAL) at = put_word(text, size, at, fills[s->fill], 0, false);
-    if (s->inverse) (void)put_word(text, size, at, "inverse", 0, false);
+    if (s->inverse) at = put_word(text, size, at, "inverse", 0, false);
+    if (s->fused) (void)put_word(text, size, at, "and a product", 0, false);
 }

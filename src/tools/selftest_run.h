@@ -48,6 +48,7 @@ struct op_shape {
     enum op_row_format format;
     enum op_fill fill;
     bool round, is_index, inverse, plain; /* plain: without what the operation may leave out */
+    bool fused;            /* a product follows, with which a GPU does the operation in one kernel */
     uint32_t skew;         /* bytes by which activations are off 64-byte alignment */
     bool large;            /* the real size: compared between backends only */
     bool timed;            /* and large enough to be timed on a device */
@@ -85,7 +86,7 @@ struct op_run {
     size_t n_chunks, chunk_i;
     uint32_t first, n;      /* the batch of this turn */
     uint32_t n_repeats, n_repeated; /* to be timed: all rows at once, so many times */
-    bool packs;             /* matrices are given to the backend as a model's are, to be laid out anew */
+    bool packs;             /* matrices of products are given to the backend as a model's are, to be laid out anew */
     uint64_t moved_bytes;   /* that the operation reads and writes at least; 0: all that was put */
     struct op_matrix_room { /* matrices that were mapped */
         uint8_t *data;
@@ -122,6 +123,9 @@ float *op_result(struct op_run *run, size_t n); /* memory of the backend for a r
 /* A random matrix of a format; *rms (may be NULL) is the root mean square of its weights. */
 struct op_weight op_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t n_stack,
                            double *rms);
+/* The same for a product, which may read it in a layout of the backend's own. */
+struct op_weight op_product_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t n_stack,
+                                   double *rms);
 /* Registers floats as output; reads them back from the backend. */
 struct op_output *op_output_floats(struct op_run *run, const char *name, const float *there, size_t n_rows,
                                    size_t row_n, double tolerance);
@@ -131,7 +135,7 @@ struct op_output *op_output_add(struct op_run *run, const char *name, enum op_ou
 /* How far outputs are from those of the reference: the largest of what was compared into it. */
 struct op_distance {
     double error;    /* of a row, relative to its norm */
-    double fraction; /* of the tolerance */
+    double fraction; /* of what is allowed: up to 1 */
 };
 /* True when the outputs agree. Otherwise *text says which element differs, what it is and what was wanted. */
 bool op_agree(const struct op_run *run, const struct op_run *ref, struct op_distance *distance, char *text,

@@ -20,6 +20,8 @@ extern const uint32_t op_weight_types[OP_WEIGHT_TYPES];
 
 /* The i-th repetition of a case; false when there is none. *name says which. */
 bool op_variant(size_t case_i, size_t i, struct op_shape *shape, char *name, size_t name_size);
+/* A case with fewer rows and outputs, for the emulator; sessions that would have none are left out. */
+struct op_shape op_shape_smaller(struct op_shape s, const char *op);
 /* Block formats need whole blocks. */
 bool op_shape_fits(const struct op_shape *s);
 

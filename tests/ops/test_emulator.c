@@ -3,7 +3,6 @@
  * tiles. The emulator reports what no comparison would find: races, accesses outside of what was bound, divergence.
  *
  * A build without the emulator (no C++ compiler, thread sanitizer) says so. */
-#include <math.h>
 #include <stdio.h>
 
 #include "gpu/backend.h"
@@ -14,9 +13,7 @@
 #ifdef DS4_GPU_EMU
 #include "gpu/emu/emu.h"
 
-#define ROWS_MAX 5u       /* of a case; emulation is slow */
-#define ROWS_SPLIT 11u    /* more than attention is split for */
-#define ROWS_TILED 18u    /* enough for products in tiles, with a tail */
+#define ROWS_TILED 18u /* enough for products in tiles, with a tail */
 
 static enum ds4_status create_emu(struct thread_pool *pool, const struct backend_limits *limits, struct backend **out,
                                   struct ds4_error *error)
@@ -24,61 +21,6 @@ static enum ds4_status create_emu(struct thread_pool *pool, const struct backend
     return backend_gpu_create(&gpu_host_emu, pool, limits, out, error);
 }
 static const struct op_backend_entry emulator = {"emu", create_emu};
-
-/* A case with fewer rows and outputs; sessions that would have none are left out. */
-static struct op_shape smaller(struct op_shape s, const char *op)
-{
-    bool compresses = strcmp(op, "compress") == 0;
-    bool products = strcmp(op, "matmul") == 0 || strncmp(op, "moe_", 4) == 0;
-    uint32_t most = compresses ? s.n_rows : ROWS_MAX;
-    if (strcmp(op, "attention") == 0 && s.n_rows > 9) most = ROWS_SPLIT;
-    if (products && s.n_rows >= 34) {
-        most = ROWS_TILED;
-        if (s.n_in > 256) s.n_in = 256;
-    }
-    if (s.n_rows > most) s.n_rows = most;
-    if (s.n_seqs > s.n_rows) s.n_seqs = s.n_rows;
-    return s;
-}
-
-/* What rounding of the inputs can do to products with weights of a block format. Of 32 inputs the largest, M, becomes
- * the integer `most`, so each is wrong by 1/sqrt(12) of the step M/most in the root mean square, and by 2^-12 of itself
- * where integers exceed the 11 bits of a half. 32 such errors are sqrt(32/12)/most of a block whose length is M, the
- * worst there is: one large value among zeros. A product multiplies error and input alike; a quarter more because of
- * few outputs that number fluctuates. */
-static double input_bound(double most)
-{
-    double step = sqrt(32.0 / 12) / most, half = most > 2048 ? 0x1p-12 : 0;
-    return 1.25 * sqrt(step * step + half * half);
-}
-
-/* The largest integer that inputs become beside weights of these formats; 0: they stay as they are. */
-static double input_most(const struct op_shape *s)
-{
-    static const struct {
-        uint32_t type;
-        double most;
-    } known[] = {{QUANT_Q8_0, 2047},  {QUANT_IQ2_XXS, 4094}, {QUANT_Q2_K, 16376},
-                 {QUANT_Q4_K, 16376}, {QUANT_Q6_K, 16376},   {QUANT_MXFP4, 16376}};
-    double most = 0;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        bool there = known[i].type == s->type || (s->type2 && known[i].type == s->type2);
-        if (there && (most == 0 || known[i].most < most)) most = known[i].most;
-    }
-    return most;
-}
-
-/* The tolerances of tools/selftest_cases.c for products are those of the CPU's kernels too. Those for float weights
- * stay. A product of two (gate and up) has three times the error, and again three times for chance: where most results
- * are clamped and so exact, the error is that of the few that are not, and their number varies. */
-static void tighten(struct op_trial *ref, const struct op_shape *s, const char *op)
-{
-    double most = input_most(s), factor = strcmp(op, "moe_gate_up") == 0 ? 9 : 1;
-    if (strcmp(op, "matmul") != 0 && strncmp(op, "moe_", 4) != 0) return;
-    for (size_t i = 0; most > 0 && i < ref->run.n_outputs; i++)
-        if (ref->run.outputs[i].tolerance > 2e-5)
-            ref->run.outputs[i].tolerance = fmin(ref->run.outputs[i].tolerance, factor * input_bound(most));
-}
 
 static void compare(size_t case_i, size_t *n_compared, double *worst)
 {
@@ -88,14 +30,14 @@ static void compare(size_t case_i, size_t *n_compared, double *worst)
         struct op_trial ref, run;
         if (!op_shape_fits(&shape) || shape.large) continue;
         if (op_table[case_i].shape.n_rows > 200) continue; /* many rows are many runs of the same kernels */
-        shape = smaller(shape, op_table[case_i].op);
+        shape = op_shape_smaller(shape, op_table[case_i].op);
         struct emu_options options = {.order = (enum emu_order)(*n_compared % 3),
                                       .layout = (enum emu_layout)(*n_compared / 3 % 3), .seed = (uint32_t)case_i};
         emu_set_options(&options);
         (void)snprintf(what, sizeof what, "%s on the emulator, order %d", name, options.order);
         op_trial_run(&ref, &op_backends[0], 0, name, op_table[case_i].fn, &shape, NULL, 0);
         op_trial_run(&run, &emulator, 0, name, op_table[case_i].fn, &shape, NULL, 0);
-        tighten(&ref, &shape, op_table[case_i].op);
+        op_tighten(&ref.run, op_table[case_i].op);
         op_compare(&run, &ref, what, worst);
         op_trial_free(&run);
         op_trial_free(&ref);

@@ -1,0 +1,70 @@
+"""`ds4 selftest`: its reports, for people and as JSON, on the emulated GPU and the CPU. What it finds when a kernel is
+wrong is in tests/ops/test_selftest.c."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+OPERATIONS = set(re.findall(r"^OP\((\w+)\)", Path("src/ops/ops.def").read_text(), re.M))
+FLAGS = ["--model", "--backend", "--threads", "--op", "--quick", "--json", "--help"]
+
+
+def selftest(*args):
+    return subprocess.run([os.environ["DS4"], "selftest", *args], capture_output=True, text=True, timeout=600,
+                          check=False)
+
+
+@pytest.fixture(name="backend", params=["emu", "cpu"])
+def fixture_backend(request):
+    if request.param == "emu" and "nothing was checked" in selftest("--backend", "emu", "--op", "add").stdout:
+        pytest.skip("this build has no emulator")
+    return request.param
+
+
+def test_every_operation_is_in_the_json_report_and_right(backend):
+    done = selftest("--backend", backend, "--quick", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert set(report) == {"version", "devices", "n_failed"} and report["n_failed"] == 0
+    (device,) = report["devices"]
+    assert device["backend"] == backend and device["device"] and device["memory_bytes"] > 0
+    assert [check["check"] for check in device["checks"]] == ["kernels build", "a model end to end"]
+    assert {case["operation"] for case in device["cases"]} == OPERATIONS
+    for case in device["cases"]:
+        assert case["ok"] and 0 <= case["error"] and 0 <= case["of_tolerance"] <= 1 and case["shape"].startswith("rows")
+    formats = {case["shape"].rsplit(", ", 1)[1] for case in device["cases"] if case["operation"] == "moe_down"}
+    assert formats == {"F32", "F16", "BF16", "Q8_0", "Q6_K", "Q4_K", "Q2_K", "IQ2_XXS", "MXFP4"}
+    assert device["n_kernels_run"] >= len(OPERATIONS)
+
+
+def test_the_report_for_people_names_every_operation_and_ends_with_the_count(backend):
+    done = selftest("--backend", backend, "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith(f"{backend}: ") and lines[-1] == "0 checks failed"
+    named = [line.split()[0] for line in lines if re.fullmatch(r"  \w+ +\d+ +[\d.e+-]+ +\d+%  ok", line)]
+    assert len(named) == len(set(named)) and set(named) == OPERATIONS
+
+
+def test_times_are_told_beside_the_copies_of_the_device():
+    """Of one operation on the CPU, the only device that every machine has; the figures themselves are not judged."""
+    done = selftest("--backend", "cpu", "--op", "router", "--json")
+    (device,) = json.loads(done.stdout)["devices"]
+    timed = [case for case in device["cases"] if "seconds" in case]
+    assert done.returncode == 0 and device["copy_bytes_per_s"] > 0
+    assert len(timed) == 1 and timed[0]["seconds"] > 0 and timed[0]["bytes"] > 0 and timed[0]["of_copy"] > 0
+    assert timed[0]["kernels"][0]["kernel"] == "router"
+    text = selftest("--backend", "cpu", "--op", "router").stdout
+    assert re.search(r"^  copying +\d+ GB/s", text, re.M)
+    assert re.search(r"^    router +[\d.]+ ms +\d+ GB/s +\d+% of copying  rows 512, experts 256, used 6$", text, re.M)
+
+
+def test_help_names_every_option_and_a_wrong_one_is_refused():
+    text = selftest("--help").stdout
+    assert set(re.findall(r"--\w+", text.split("\n\n", 1)[1])) >= set(FLAGS) - {"--help"}
+    assert selftest("--op", "multiply").returncode != 0
+    assert selftest("--rows", "3").returncode == 2
