@@ -28,7 +28,8 @@ endif
 LDLIBS := -ljansson -ledit -lxxhash -lpthread -lm
 ifeq ($(OS),Linux)
 LDFLAGS += -Wl,-z,relro,-z,now,-z,noexecstack
-CFLAGS += -fstack-clash-protection
+# clang has this one for x86-64 only, and warns elsewhere.
+CFLAGS += $(if $(filter x86_64,$(ARCH))$(filter 0,$(IS_CLANG)),-fstack-clash-protection)
 ifeq ($(ARCH),x86_64)
 CFLAGS += -fcf-protection
 endif

@@ -103,6 +103,29 @@ TEST(tables_give_the_same_bits_for_every_format_and_number_of_rows)
         if (backends[t]) backends[t]->ops->destroy(backends[t]);
 }
 
+/* Two products of -128 and -128 are more than 16 bits hold. Inputs in units of the scale that they get: one of 32639,
+ * the others 128, which is 256 - 128. */
+TEST(the_most_negative_bytes_overflow_no_sum)
+{
+    enum { N_IN = 64, N_OUT = 5, N = 9 };
+    struct rng rng = {1};
+    struct op_weight w = random_weight(&rng, QUANT_Q8_0, N_IN, N_OUT);
+    uint8_t *data = (uint8_t *)(uintptr_t)w.data;
+    memset(data, 0x80, (size_t)w.stack_bytes);
+    for (size_t at = 0; at < w.stack_bytes; at += 34) store_u16(data + at, f16_from_f32(1));
+    for (size_t i = 0; i < N * N_IN; i++) x[i] = i % N_IN == 0 ? 32639 : 128;
+    for (size_t t = 0; t < 3; t++) {
+        if (!tables[t]->supported()) continue;
+        struct backend *b = open_backend(tables[t]);
+        for (uint32_t n = 1; n <= N; n += 4) {
+            multiply(b, &w, x, n, got);
+            for (uint32_t i = 0; i < n * N_OUT; i++) assert_true(got[i] == -128.0f * (32639 + 63 * 128));
+        }
+        b->ops->destroy(b);
+    }
+    mem_free(data);
+}
+
 /* Heads and rows that fill no four; E2M1 queries as index_query rounds them; scores beside those of doubles. */
 TEST(tables_score_index_rows_alike)
 {
@@ -147,5 +170,6 @@ int main(int argc, char **argv)
     wanted_name = argc > 1 ? argv[1] : NULL;
     return RUN_TESTS(T(the_best_table_of_the_processor_is_chosen),
                      T(tables_give_the_same_bits_for_every_format_and_number_of_rows),
+                     T(the_most_negative_bytes_overflow_no_sum),
                      T(tables_score_index_rows_alike));
 }
