@@ -131,9 +131,12 @@ static void check_backend(const struct selftest_flags *flags, const struct gpu_c
         if (device) choice->host->close(device);
         return;
     }
-    *t = (struct ops_test){.choice = choice, .op = flags->op, .quick = flags->quick,
-                           .small = choice && !choice->automatic, .n_threads = flags->model.n_threads,
-                           .report = report};
+    t->choice = choice;
+    t->op = flags->op;
+    t->quick = flags->quick;
+    t->small = choice && !choice->automatic;
+    t->n_threads = flags->model.n_threads;
+    t->report = report;
     bool good = ops_test_open(t, device, &error) == DS4_OK;
     report_check(report, "kernels build", good, good ? "" : error.message);
     if (good && !flags->op) check_model(flags, backend, report);
