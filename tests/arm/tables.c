@@ -4,19 +4,12 @@
  * chosen. */
 #include <math.h>
 
-#include "base/f16.h"
-#include "base/mem.h"
-#include "base/rng.h"
-#include "lib/test.h"
-#include "ops/cpu/cpu.h"
+#include "lib/table_products.h"
 #include "ops/rows.h"
 
 #define ROWS_MAX 512u
 #define OUT_MAX 53u
 
-static const uint32_t formats[] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_K, QUANT_Q6_K, QUANT_MXFP4,
-                                   QUANT_Q2_K, QUANT_IQ2_XXS};
-#define N_FORMATS (sizeof formats / sizeof *formats)
 /* n_in, n_out, most rows. Widths that fit the format; several pieces of a tile; rows that fill no four. */
 static const uint32_t shapes[][3] = {{32, 1, 12}, {256, 5, 40}, {2304, 30, 12}, {1024, 24, 512}, {4096, 53, 8},
                                      {77, 9, 12}, {5, 17, 12}};
@@ -26,47 +19,6 @@ static const uint32_t row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 12, 32, 40, 131, 5
 
 static const struct cpu_kernels *const tables[] = {&cpu_kernels_neon, &cpu_kernels_neondot, &cpu_kernels_neoni8mm};
 static const char *wanted_name;
-
-static struct backend *open_backend(const struct cpu_kernels *kernels)
-{
-    struct ds4_error error = {0};
-    struct backend_limits limits = {.n_rows = ROWS_MAX, .n_in = 4096, .n_heads = 1, .dim = 64, .n_experts = 2,
-                                    .n_used = 1, .n_ff = 64};
-    struct backend *b;
-    assert_ok(backend_cpu_create(NULL, &limits, &b, &error), error);
-    cpu_of(b)->kernels = kernels;
-    return b;
-}
-
-/* Two bits are those of an expert: a stack of more than one matrix, whose inputs are coarse. */
-static struct op_weight random_weight(struct rng *rng, uint32_t type, uint32_t n_in, uint32_t n_out)
-{
-    const struct quant_format *format = quant_format(type);
-    struct op_weight w = {.type = type, .n_in = n_in, .n_out = n_out, .n_stack = 2};
-    assert_true(quant_row_bytes(format, n_in, &w.row_bytes));
-    w.stack_bytes = w.row_bytes * n_out;
-    size_t bytes = (size_t)w.stack_bytes;
-    uint8_t *data = mem_alloc(bytes, 1);
-    assert_non_null(data);
-    for (size_t i = 0; i < bytes; i++) data[i] = (uint8_t)rng_next(rng);
-    for (size_t at = 0; at < bytes; at += format->block_bytes) {
-        if (type == QUANT_F32) store_f32(data + at, rng_float(rng) - 0.5f);
-        if (type == QUANT_BF16) store_u16(data + at, bf16_from_f32(rng_float(rng) - 0.5f));
-        if (type == QUANT_MXFP4) data[at] = (uint8_t)(120 + rng_below(rng, 8));
-        for (uint32_t i = 0; i < format->n_scales; i++)
-            store_u16(data + at + format->scales_at + 2 * i, f16_from_f32(rng_float(rng) - 0.5f));
-    }
-    w.data = data;
-    return w;
-}
-
-static void multiply(struct backend *b, const struct op_weight *w, const float *x, uint32_t n_rows, float *y)
-{
-    struct matmul_args args = {.n_rows = n_rows, .n_outputs = 1, .n_groups = 1, .x = x};
-    args.out[0].w = *w;
-    args.out[0].y = y;
-    b->ops->matmul(b, &args);
-}
 
 static float x[ROWS_MAX * 1024], alone[ROWS_MAX * OUT_MAX], got[ROWS_MAX * OUT_MAX];
 
@@ -93,7 +45,7 @@ TEST(tables_give_the_same_bits_for_every_format_and_number_of_rows)
     struct rng rng = {test_seed()};
     struct backend *backends[3] = {NULL};
     for (size_t t = 0; t < 3; t++)
-        if (tables[t]->supported()) backends[t] = open_backend(tables[t]);
+        if (tables[t]->supported()) backends[t] = open_backend(tables[t], ROWS_MAX);
     for (size_t i = 0; i < N_FORMATS * N_SHAPES; i++) {
         const uint32_t *shape = shapes[i % N_SHAPES];
         if (shape[0] % quant_format(formats[i / N_SHAPES])->block_elems == 0)
@@ -116,7 +68,7 @@ TEST(the_most_negative_bytes_overflow_no_sum)
     for (size_t i = 0; i < N * N_IN; i++) x[i] = i % N_IN == 0 ? 32639 : 128;
     for (size_t t = 0; t < 3; t++) {
         if (!tables[t]->supported()) continue;
-        struct backend *b = open_backend(tables[t]);
+        struct backend *b = open_backend(tables[t], ROWS_MAX);
         for (uint32_t n = 1; n <= N; n += 4) {
             multiply(b, &w, x, n, got);
             for (uint32_t i = 0; i < n * N_OUT; i++) assert_true(got[i] == -128.0f * (32639 + 63 * 128));
