@@ -96,17 +96,7 @@ INLINE void unpack_kind(enum float_kind kind, const uint8_t *w, const struct til
 }
 
 #define FLOAT_FORMAT(name, kind) \
-    static void dots_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, \
-                            const struct gemm_col *cols, uint32_t n_cols) \
-    { \
-        dots_kind(kind, w, row_bytes, n_rows, n_in, cols, n_cols); \
-    } \
-    static void dot_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, \
-                           float *y) \
-    { \
-        struct gemm_col col = {*x, y}; \
-        dots_kind(kind, w, row_bytes, n_rows, n_in, &col, 1); \
-    } \
+    DOT_FUNCTIONS(name, dots_kind, dots_kind, kind) \
     static void unpack_##name(const uint8_t *w, const struct tile *tile, uint32_t row_i) \
     { \
         unpack_kind(kind, w, tile, row_i); \

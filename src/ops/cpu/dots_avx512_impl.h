@@ -58,17 +58,7 @@ INLINE void dot_some(enum kind kind, const struct format_kernels *rest, const ui
 
 /* What is not here is the AVX2 kernels': unpacking, and from how many inputs on it pays. */
 #define ROW_PAIRS_FORMAT(name, kind, form, group, dot_cols) \
-    static void dots_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, \
-                            const struct gemm_col *cols, uint32_t n_cols) \
-    { \
-        dot_some(kind, &avx2_##name, w, row_bytes, n_rows, n_in, cols, n_cols); \
-    } \
-    static void dot_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, \
-                           float *y) \
-    { \
-        struct gemm_col col = {*x, y}; \
-        dot_some(kind, &avx2_##name, w, row_bytes, n_rows, n_in, &col, 1); \
-    } \
+    DOT_FUNCTIONS(name, dot_some, dot_some, kind, &avx2_##name) \
     static void unpack_##name(const uint8_t *w, const struct tile *tile, uint32_t row_i) \
     { \
         avx2_##name.unpack(w, tile, row_i); \

@@ -133,6 +133,21 @@ struct format_kernels {
     const struct lanes_kernels *lanes; /* instead of unpack and the table's gemm */
 };
 
+/* dots_name and dot_name of a format: many and one of inlined functions for several inputs, which take what the format
+ * fixes before the weights. */
+#define DOT_FUNCTIONS(name, many, one, ...) \
+    static void dots_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, \
+                            const struct gemm_col *cols, uint32_t n_cols) \
+    { \
+        many(__VA_ARGS__, w, row_bytes, n_rows, n_in, cols, n_cols); \
+    } \
+    static void dot_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, \
+                           float *y) \
+    { \
+        struct gemm_col col = {*x, y}; \
+        one(__VA_ARGS__, w, row_bytes, n_rows, n_in, &col, 1); \
+    }
+
 /* Rows of state of one block of an attention and what is known so far of one head. */
 struct attention_head {
     const float *q;

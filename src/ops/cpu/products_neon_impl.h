@@ -212,17 +212,7 @@ INLINE void gemm_kind(enum kind kind, const struct tile *tile, const struct gemm
 
 /* Up to dot_cols inputs weights are decoded anew for every four: twice at most, where that is next to nothing. */
 #define INTEGER_FORMAT(name, kind, form, group, min_group, dot_cols) \
-    static void dots_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, \
-                            const struct gemm_col *cols, uint32_t n_cols) \
-    { \
-        dots_kind(kind, w, row_bytes, n_rows, n_in, cols, n_cols); \
-    } \
-    static void dot_##name(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x, \
-                           float *y) \
-    { \
-        struct gemm_col col = {*x, y}; \
-        dots_some(kind, w, row_bytes, n_rows, n_in, &col, 1); \
-    } \
+    DOT_FUNCTIONS(name, dots_kind, dots_some, kind) \
     static void unpack_##name(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i) \
     { \
         unpack_kind(kind, rows, tile, row_i); \
