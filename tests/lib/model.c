@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/rng.h"
 #include "tools/fixture.h"
 
@@ -58,7 +59,7 @@ const char *model_file(const char *name, const char *args)
     char partial[300];
     (void)mkdir("build", 0755);
     (void)mkdir("build/fixtures", 0755);
-    (void)snprintf(path, sizeof path, "build/fixtures/%s.gguf", name);
+    (void)snprintf(path, sizeof path, "build/fixtures/%s-%08x.gguf", name, (unsigned)hash_u64(args, strlen(args)));
     if (is_fresh(path)) return path;
     int lock = lock_file(path);
     if (!is_fresh(path)) {

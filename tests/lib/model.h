@@ -7,7 +7,8 @@
 /* Writes path as `ds4 fixture ARGS... -o PATH` does (args: one string, words separated by single spaces). Aborts the
  * test program when that fails. */
 void model_generate(const char *path, const char *args);
-/* Path of build/fixtures/NAME.gguf, written when it is not there or older than the program. */
+/* Path of a file in build/fixtures, named by NAME and a digest of the arguments, written when it is not there or older
+ * than the program. */
 const char *model_file(const char *name, const char *args);
 /* The random-weight model of the test vectors. */
 const char *model_tiny(void);

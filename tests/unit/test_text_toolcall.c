@@ -6,9 +6,11 @@
 #include <stdlib.h>
 
 #include "base/buf.h"
+#include "base/err.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/utf8.h"
+#include "lib/alloc_fail.h"
 #include "lib/full_vocab.h"
 #include "lib/test.h"
 #include "text/encode.h"
@@ -624,11 +626,15 @@ static void what_was_rendered_is_parsed_back_and_replayed(void **state)
     buf_deinit(&name);
 }
 
-static bool fail_at(void *user, uint64_t number)
+static enum ds4_status parse_once(void *user, struct ds4_error *error)
 {
-    (void)number;
-    int *left = user;
-    return (*left)-- == 0;
+    const struct ds4_tokens *ids = user;
+    struct ds4_parser *p = NULL;
+    enum ds4_status status = parser_create(full_vocab(), &with_tools, &p);
+    for (size_t i = 0; i < ids->n && status == DS4_OK; i++) status = ds4_parser_feed(p, ids->ids[i], NULL, NULL);
+    if (status == DS4_OK) status = ds4_parser_finish(p, NULL, NULL);
+    ds4_parser_destroy(p);
+    return status == DS4_OK ? status : err_set(error, status, "the parser has no memory");
 }
 
 static void parsing_survives_each_failing_allocation(void **state)
@@ -638,23 +644,7 @@ static void parsing_survives_each_failing_allocation(void **state)
         "v&lt;") PARAM("name=\"n\" string=\"false\"", "[1]") PARAM("name=\"n\"", " <"))));
     struct ds4_tokens ids = {0};
     assert_int_equal(text_encode(full_vocab(), span_make(text.ptr, text.len), true, &ids, NULL), DS4_OK);
-    int64_t live = mem_live();
-    for (int nth = 0;; nth++) {
-        int left = nth;
-        struct ds4_parser *p = NULL;
-        mem_test_hook(fail_at, &left);
-        enum ds4_status status = parser_create(full_vocab(), &with_tools, &p);
-        for (size_t i = 0; i < ids.n && status == DS4_OK; i++) status = ds4_parser_feed(p, ids.ids[i], NULL, NULL);
-        if (status == DS4_OK) status = ds4_parser_finish(p, NULL, NULL);
-        mem_test_hook(NULL, NULL);
-        ds4_parser_destroy(p);
-        assert_int_equal(mem_live(), live);
-        if (status == DS4_OK) {
-            assert_true(nth > 10);
-            break;
-        }
-        assert_int_equal(status, DS4_ERR_NOMEM);
-    }
+    assert_true(alloc_fail_loop("parse", parse_once, &ids, 1) > 10);
     ds4_tokens_free(&ids);
     ds4_text_free(&text);
 }
