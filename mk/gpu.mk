@@ -25,7 +25,7 @@ endif
 
 # Kernels for Metal travel in the program as one text.
 KERNEL_TEXT := src/gpu/prelude/metal.h $(addprefix src/gpu/kernels/,records.h grid.k common.k quant.k packed.k \
-	matvec.k products.k hyper.k misc.k state.k index.k attention.k attend_tiles.k sample.k generate.k)
+	matvec.k products.k digits.k hyper.k misc.k state.k index.k attention.k attend_tiles.k sample.k generate.k)
 $(BUILD)/kernel_text.c: $(KERNEL_TEXT) mk/gpu.mk
 	@mkdir -p $(@D)
 	@(echo 'extern const char gpu_kernel_text[];'; echo 'const char gpu_kernel_text[] ='; \

@@ -135,12 +135,18 @@ void *gpu_scratch(struct backend *backend, uint64_t bytes)
     return b->scratch + at;
 }
 
-struct gpu_input gpu_quantise(struct backend *backend, const float *x, uint32_t n_rows, uint32_t n, float most)
+bool gpu_takes_bytes(uint32_t type)
+{
+    return type == (QUANT_Q8_0 | OP_PACKED) || type == (QUANT_Q2_K | OP_PACKED) || type == (QUANT_IQ2_XXS | OP_PACKED);
+}
+
+struct gpu_input gpu_quantise(struct backend *backend, const float *x, uint32_t n_rows, uint32_t n, float most,
+                              bool in_bytes)
 {
     uint64_t n_values = (uint64_t)n_rows * n;
-    struct gpu_input input = {n_rows, n, gpu_scratch(backend, n_values * 2), gpu_scratch(backend, n_values / 8),
-                              gpu_scratch(backend, n_values / 4)};
-    struct quantise_record record = {n / 32, most};
+    struct gpu_input input = {n_rows, n, in_bytes, gpu_scratch(backend, n_values * 2),
+                              gpu_scratch(backend, n_values / 8), gpu_scratch(backend, n_values / 4)};
+    struct quantise_record record = {n / 32, most, in_bytes};
     struct gpu_call c = gpu_call_begin(backend);
     ensure(n % 32 == 0);
     if (gpu_quantise_waiting(backend, x, &input, most)) return input;
@@ -318,8 +324,8 @@ static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu 
     uint32_t n_chunks = gpu_groups(limits->n_attn_rows, ATTENTION_CHUNK_ROWS);
     uint64_t part = (uint64_t)limits->n_heads * n_chunks * (limits->dim + 2ull) * 4;
     uint32_t split = limits->n_rows < SPLIT_ROWS_MAX ? limits->n_rows : SPLIT_ROWS_MAX;
-    uint64_t input = input_bytes(limits->n_in);
-    uint64_t expert = input_bytes(n_embd) + limits->n_used * (input_bytes(limits->n_ff) + limits->n_ff * 4ull +
+    uint64_t input = 2 * input_bytes(limits->n_in); /* as halves and in bytes */
+    uint64_t expert = 2 * input_bytes(n_embd) + limits->n_used * (input_bytes(limits->n_ff) + limits->n_ff * 4ull +
                                                               n_embd * 4 + 4 + 12);
     uint64_t sizes[6] = {(uint64_t)limits->n_rows * HC_PRODUCTS_MAX * 4, slice(key, limits->n_rows) * key,
                          slice(part, split) * part, slice(input, limits->n_rows) * input,

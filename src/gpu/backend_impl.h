@@ -95,6 +95,8 @@ void gpu_run(struct gpu_call *c, const struct gpu_pipe *pipe, const void *record
              uint32_t y, uint32_t z, uint32_t n_threads);
 const struct gpu_pipe *gpu_format_pipe(struct backend_gpu *b, enum format_family family, uint32_t type);
 bool gpu_is_block_format(uint32_t type);
+/* Kernels for few rows of weights of this format take integers in bytes. */
+bool gpu_takes_bytes(uint32_t type);
 /* The largest integer that an input becomes beside weights of this block format; of several the least is taken. */
 float gpu_input_most(uint32_t type);
 void gpu_fail(struct backend_gpu *b, const char *sentence);
@@ -109,10 +111,13 @@ void *gpu_scratch(struct backend *b, uint64_t bytes);
 /* Rows of n values rounded to integers (products.k), in scratch. */
 struct gpu_input {
     uint32_t n_rows, n;
+    bool in_bytes;
     void *q;
     float *scales, *sums;
 };
-struct gpu_input gpu_quantise(struct backend *b, const float *x, uint32_t n_rows, uint32_t n, float most);
+/* in_bytes: as the kernels of digits.k take them. */
+struct gpu_input gpu_quantise(struct backend *b, const float *x, uint32_t n_rows, uint32_t n, float most,
+                              bool in_bytes);
 void gpu_bind_input(struct gpu_call *c, const struct gpu_input *input);
 /* Makes the integers of x together with x, when x is what an operation that waits will make. */
 bool gpu_quantise_waiting(struct backend *b, const float *x, const struct gpu_input *input, float most);

@@ -69,9 +69,13 @@ void gpu_rope(struct backend *b, const struct rope_args *args)
         gpu_run(&c, c.b->plain[PIPE_rope], &record, sizeof record, args->n_heads, args->n_rows, 1, 32);
 }
 
-/* One matrix of a product with rows from x on. input: they, rounded, when the matrix is of a block format. */
+/* One row goes in bytes to the kernels that take it so. */
+static bool takes_bytes(const struct op_weight *w, uint32_t n_rows) { return n_rows == 1 && gpu_takes_bytes(w->type); }
+
+/* One matrix of a product with rows from x on. inputs: they, rounded, as halves and in bytes, of which there is what
+ * the matrices take. */
 static void multiply(struct backend *b, const struct matmul_args *args, uint32_t i, uint32_t first, uint32_t n_rows,
-                     const struct gpu_input *input)
+                     const struct gpu_input *inputs)
 {
     const struct op_weight *w = &args->out[i].w;
     uint32_t n_groups = args->n_groups, group_out = w->n_out / n_groups;
@@ -81,7 +85,7 @@ static void multiply(struct backend *b, const struct matmul_args *args, uint32_t
     enum format_family family = n_rows > 1 ? FAMILY_matmul : FAMILY_matvec;
     uint32_t x = gpu_groups(w->n_out, OUTPUTS_PER_GROUP), y = gpu_groups(n_rows, FEW_ROWS);
     if (blocks) family = n_rows >= TILES_FROM ? FAMILY_tiles : n_rows > 1 ? FAMILY_products : FAMILY_product;
-    if (blocks) gpu_bind_input(&c, input);
+    if (blocks) gpu_bind_input(&c, &inputs[takes_bytes(w, n_rows)]);
     else gpu_bind_floats(&c, args->x + (size_t)first * n_groups * w->n_in, (uint64_t)n_rows * n_groups * w->n_in);
     gpu_bind_weight(&c, w);
     gpu_bind_floats(&c, args->out[i].y + (size_t)first * w->n_out, (uint64_t)n_rows * w->n_out);
@@ -104,11 +108,16 @@ void gpu_matmul(struct backend *b, const struct matmul_args *args)
     if (!n_blocks) gpu_flush(gpu); /* not among those that overlap */
     for (uint32_t first = 0; first < args->n_rows; first += step) {
         uint32_t n = args->n_rows - first < step ? args->n_rows - first : step;
-        struct gpu_input input = {0};
+        struct gpu_input inputs[2] = {{0}};
         gpu_scratch_begin(b);
-        if (n_blocks) input = gpu_quantise(b, args->x + (size_t)first * n_in, n, n_in, most);
+        for (uint32_t i = 0; i < args->n_outputs; i++) {
+            const struct op_weight *w = &args->out[i].w;
+            bool bytes = takes_bytes(w, n);
+            if (gpu_is_block_format(w->type) && !inputs[bytes].q)
+                inputs[bytes] = gpu_quantise(b, args->x + (size_t)first * n_in, n, n_in, most, bytes);
+        }
         if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, true);
-        for (uint32_t i = 0; i < args->n_outputs; i++) multiply(b, args, i, first, n, &input);
+        for (uint32_t i = 0; i < args->n_outputs; i++) multiply(b, args, i, first, n, inputs);
         if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, false);
     }
 }

@@ -71,21 +71,27 @@ struct gate_up_slice {
     float *m;
     uint32_t n_rows;
     uint64_t n_pairs;
-    struct gpu_input input; /* when a matrix is of a block format */
-    struct sorted sorted;   /* when there are many rows */
+    struct gpu_input inputs[2]; /* as halves and in bytes: what the matrices take */
+    struct sorted sorted;       /* when there are many rows */
 };
+
+/* How the kernel for a few choices takes its input. */
+static const struct gpu_input *input_for(const struct gate_up_slice *s, const struct op_weight *w)
+{
+    return &s->inputs[gpu_takes_bytes(w->type)];
+}
 
 /* The product of one of the two matrices, before the activation. */
 static void products_apart(struct backend *b, const struct gate_up_slice *s, const struct op_weight *w, float *y)
 {
     bool blocks = gpu_is_block_format(w->type);
     if (blocks && s->sorted.order) {
-        tiles_of_experts(b, &s->sorted, &s->input, w, s->args->n_used, y);
+        tiles_of_experts(b, &s->sorted, &s->inputs[0], w, s->args->n_used, y);
         return;
     }
     struct gpu_call c = gpu_call_begin(b);
     struct moe_record record = expert_record(w, s->args->n_used, s->args->limit);
-    if (blocks) gpu_bind_input(&c, &s->input);
+    if (blocks) gpu_bind_input(&c, input_for(s, w));
     else gpu_bind_floats(&c, s->x, (uint64_t)s->n_rows * w->n_in);
     gpu_bind(&c, s->ids, s->n_pairs * sizeof *s->ids);
     gpu_bind_weight(&c, w);
@@ -124,7 +130,7 @@ static void gate_up_together(struct backend *b, const struct gate_up_slice *s)
     bool blocks = gpu_is_block_format(gate->type);
     struct gpu_call c = gpu_call_begin(b);
     struct moe_record record = expert_record(gate, s->args->n_used, s->args->limit);
-    if (blocks) gpu_bind_input(&c, &s->input);
+    if (blocks) gpu_bind_input(&c, input_for(s, gate));
     else gpu_bind_floats(&c, s->x, (uint64_t)s->n_rows * gate->n_in);
     gpu_bind(&c, s->ids, s->n_pairs * sizeof *s->ids);
     gpu_bind_floats(&c, s->weights, s->n_pairs);
@@ -148,8 +154,8 @@ static void gate_up_in_groups(struct backend *b, struct gate_up_slice *s)
         if (!gpu_stage_experts(b, s->ids, (uint32_t)s->n_pairs, &next, weights, 2, &staged)) break;
         gpu->scratch_used = used;
         s->sorted = sort_staged(b, &staged, (uint32_t)s->n_pairs);
-        tiles_of_experts(b, &s->sorted, &s->input, &gate, s->args->n_used, s->m);
-        tiles_of_experts(b, &s->sorted, &s->input, &other, s->args->n_used, up);
+        tiles_of_experts(b, &s->sorted, &s->inputs[0], &gate, s->args->n_used, s->m);
+        tiles_of_experts(b, &s->sorted, &s->inputs[0], &other, s->args->n_used, up);
     }
     activate(b, s, up);
 }
@@ -168,7 +174,11 @@ static void gate_up(struct backend *b, const struct moe_gate_up_args *args)
         s.n_rows = args->n_rows - first < step ? args->n_rows - first : step;
         s.n_pairs = (uint64_t)s.n_rows * n_used;
         gpu_scratch_begin(b);
-        if (blocks) s.input = gpu_quantise(b, s.x, s.n_rows, gate->n_in, most);
+        bool tiles = gate->stacks || s.n_rows >= TILES_FROM, gate_bytes = !tiles && gpu_takes_bytes(gate->type);
+        bool up_bytes = !tiles && gpu_takes_bytes(up->type);
+        if (blocks) s.inputs[gate_bytes] = gpu_quantise(b, s.x, s.n_rows, gate->n_in, most, gate_bytes);
+        if (blocks && up_bytes != gate_bytes)
+            s.inputs[up_bytes] = gpu_quantise(b, s.x, s.n_rows, gate->n_in, most, up_bytes);
         if (gate->stacks) {
             gate_up_in_groups(b, &s);
             continue;
@@ -201,12 +211,13 @@ static void down_slice(struct backend *b, const struct op_weight *w, const float
                        uint32_t n_rows, uint32_t n_used, float *y)
 {
     uint32_t n_pairs = n_rows * n_used;
-    bool blocks = gpu_is_block_format(w->type);
+    bool blocks = gpu_is_block_format(w->type), tiles = w->stacks || n_rows >= TILES_FROM;
+    bool bytes = !tiles && gpu_takes_bytes(w->type);
     struct moe_record record = expert_record(w, n_used, 0);
     struct gpu_input input = {0};
     gpu_scratch_begin(b);
-    if (blocks) input = gpu_quantise(b, m, n_pairs, w->n_in, gpu_input_most(w->type));
-    if (blocks && (w->stacks || n_rows >= TILES_FROM)) {
+    if (blocks) input = gpu_quantise(b, m, n_pairs, w->n_in, gpu_input_most(w->type), bytes);
+    if (blocks && tiles) {
         float *products = gpu_scratch(b, (uint64_t)n_pairs * w->n_out * sizeof *products);
         if (w->stacks) {
             down_in_groups(b, w, &input, ids, n_pairs, products);
@@ -227,7 +238,7 @@ static void down_slice(struct backend *b, const struct op_weight *w, const float
     gpu_bind_weight(&c, w);
     gpu_bind_floats(&c, y, (uint64_t)n_rows * w->n_out);
     gpu_run(&c, gpu_format_pipe(c.b, blocks ? FAMILY_expert_down : FAMILY_moe_down, w->type), &record, sizeof record,
-            gpu_groups(w->n_out, OUTPUTS_PER_GROUP), n_rows, 1, blocks ? 256 : 128);
+            gpu_groups(w->n_out, bytes ? 2 * OUTPUTS_PER_GROUP : OUTPUTS_PER_GROUP), n_rows, 1, blocks ? 256 : 128);
 }
 
 static void down(struct backend *b, const struct moe_down_args *args)

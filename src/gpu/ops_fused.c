@@ -7,7 +7,8 @@
 static void run_reduce(struct backend *b, const struct hc_reduce_args *args, const struct gpu_input *input, float most)
 {
     struct gpu_call c = gpu_call_begin(b);
-    struct hc_sum_record record = {args->n_hc, args->n_embd, args->norm != NULL, 0, args->rms_eps, most};
+    struct hc_sum_record record = {args->n_hc, args->n_embd, args->norm != NULL, 0, args->rms_eps, most,
+                                   input && input->in_bytes};
     gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_hc * args->n_embd);
     gpu_bind_floats(&c, args->w, (uint64_t)args->n_rows * args->n_hc);
     gpu_bind_floats(&c, args->norm, args->n_embd);
@@ -20,7 +21,7 @@ static void run_reduce(struct backend *b, const struct hc_reduce_args *args, con
 static void run_norm(struct backend *b, const struct rms_norm_args *args, const struct gpu_input *input, float most)
 {
     struct gpu_call c = gpu_call_begin(b);
-    struct rms_norm_record record = {args->n, args->weight != NULL, args->eps, most};
+    struct rms_norm_record record = {args->n, args->weight != NULL, args->eps, most, input && input->in_bytes};
     gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n);
     gpu_bind_floats(&c, args->weight, args->n);
     gpu_bind_floats(&c, args->y, (uint64_t)args->n_rows * args->n);
@@ -32,7 +33,8 @@ static void run_norm(struct backend *b, const struct rms_norm_args *args, const 
 static void run_swiglu(struct backend *b, const struct swiglu_args *args, const struct gpu_input *input, float most)
 {
     struct gpu_call c = gpu_call_begin(b);
-    struct elements_record record = {.n = (uint32_t)args->n, .limit = args->limit, .most = most};
+    struct elements_record record = {.n = (uint32_t)args->n, .limit = args->limit, .most = most,
+                                     .in_bytes = input && input->in_bytes};
     gpu_bind_floats(&c, args->a, args->n);
     gpu_bind_floats(&c, args->b, args->n);
     gpu_bind_floats(&c, args->m, args->n);

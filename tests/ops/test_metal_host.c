@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "gpu/backend.h"
+#include "gpu/kernels/records.h"
 #include "lib/op_backends.h"
 #include "lib/test.h"
 #include "quant/quant.h"
@@ -236,7 +237,7 @@ TEST(a_missing_barrier_between_dispatches_is_reported)
 {
     char why[64];
     struct gpu *g = gpu_host_metal.open(why, sizeof why);
-    const struct { uint32_t n, n_hc, n_embd; float limit, most; } record = {.n = 64};
+    const struct elements_record record = {.n = 64};
     struct gpu_buffer *a = gpu_host_metal.alloc(g, 256, true), *b = gpu_host_metal.alloc(g, 256, true);
     const struct gpu_pipe *pipe = gpu_host_metal.pipe(g, "add");
     const struct gpu_ref there[2] = {{a, 0, 256}, {b, 0, 256}}, back[2] = {{b, 0, 256}, {a, 0, 256}};

@@ -17,11 +17,13 @@ struct hc_mix_record {
 };
 struct hc_sum_record { /* reduce and expand */
     uint32_t n_hc, n_embd, has_norm, has_more;
-    float rms_eps, most; /* most: of quantise_record */
+    float rms_eps, most; /* most, in_bytes: of quantise_record */
+    uint32_t in_bytes;
 };
 struct rms_norm_record {
     uint32_t n, has_weight;
     float eps, most;
+    uint32_t in_bytes;
 };
 struct rope_record {
     uint32_t n_heads, dim, n_rope, inverse;
@@ -32,6 +34,7 @@ struct matvec_record {
 struct quantise_record {
     uint32_t n_blocks; /* of 32, of a row */
     float most;        /* the largest integer */
+    uint32_t in_bytes; /* integers in two bytes for digits.k, not as halves */
 };
 struct sort_record {
     uint32_t n_pairs, n_experts, n_tiles, n_threads; /* n_tiles: room in the list */
@@ -44,6 +47,7 @@ struct moe_record {
 struct elements_record {
     uint32_t n, n_hc, n_embd;
     float limit, most;
+    uint32_t in_bytes;
 };
 
 /* struct op_seq as words. */

@@ -41,6 +41,15 @@ K_DEVFN float simd_max(float v)
     return v;
 }
 
+K_DEVFN int dot4_i8(uint a, uint b, int sum) { return __dp4a((int)a, (int)b, sum); }
+/* Not __byte_perm, which masks the selector first. */
+K_DEVFN uint byte_select(uint a, uint b, uint selector)
+{
+    uint bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(a), "r"(b), "r"(selector));
+    return bytes;
+}
+
 /* A tile of 16 x 16 is two mma.m16n8k16. The lane layouts are those of the PTX manual. */
 struct tile_acc {
     float e[8];

@@ -53,6 +53,21 @@ template <typename T> K_DEVFN T simd_broadcast(T v, uint from, K_SITE)
 K_DEVFN float simd_sum(float v, K_SITE) { return emu_simd_sum(v, line); }
 K_DEVFN float simd_max(float v, K_SITE) { return emu_simd_max(v, line); }
 
+K_DEVFN int dot4_i8(uint a, uint b, int sum)
+{
+    for (uint i = 0; i < 32; i += 8) sum += ((int)(a << (24 - i)) >> 24) * ((int)(b << (24 - i)) >> 24);
+    return sum;
+}
+K_DEVFN uint byte_select(uint a, uint b, uint selector)
+{
+    uint bytes = 0;
+    for (uint i = 0; i < 4; i++) {
+        const uint k = selector >> 4 * i & 7;
+        bytes |= ((k < 4 ? a : b) >> 8 * (k & 3) & 255u) << 8 * i;
+    }
+    return bytes;
+}
+
 /* Tiles of 16 x 16: a lane holds 8 elements; which ones is asked of the emulator, which has three layouts. */
 struct tile_acc {
     float e[8];

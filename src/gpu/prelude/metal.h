@@ -33,6 +33,21 @@ using namespace metal;
 
 FN float4 to_float4(half4 h) { return float4(h); }
 
+FN int dot4_i8(uint a, uint b, int sum)
+{
+    UNROLL for (uint i = 0; i < 32; i += 8) sum += ((int)(a << (24 - i)) >> 24) * ((int)(b << (24 - i)) >> 24);
+    return sum;
+}
+FN uint byte_select(uint a, uint b, uint selector)
+{
+    uint bytes = 0;
+    UNROLL for (uint i = 0; i < 4; i++) {
+        const uint k = selector >> 4 * i & 7;
+        bytes |= ((k < 4 ? a : b) >> 8 * (k & 3) & 255u) << 8 * i;
+    }
+    return bytes;
+}
+
 /* A tile of 16 x 16 is 2 x 2 of the 8 x 8 matrices of a simdgroup. */
 struct tile_acc {
     simdgroup_float8x8 m[4];
