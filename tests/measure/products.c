@@ -391,7 +391,7 @@ static void run_line(const struct line *line, uint32_t threads, const struct fla
     t.n_matrices = (uint32_t)(((uint64_t)flags->set_mb << 20) / (t.matrix_bytes * per_matrix)) + 1;
     size_t bytes = (size_t)t.n_matrices * (size_t)(t.matrix_bytes * per_matrix + 1024) + (1 << 20);
     size_t n_x = (size_t)line->n_cols * used * N_IN, n_y = (size_t)line->n_cols * N_OUT;
-    t.x = mem_alloc(n_x, sizeof *t.x);
+    t.x = mem_alloc_aligned(64, n_x * sizeof *t.x);
     t.y = mem_alloc(n_y, sizeof *t.y);
     t.ids = mem_zalloc((size_t)line->n_cols * used, sizeof *t.ids);
     struct rng rng = {7};

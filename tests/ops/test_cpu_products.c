@@ -151,6 +151,31 @@ TEST(a_product_has_the_same_bits_in_any_batch_and_with_any_number_of_threads)
     close_backends(&three);
 }
 
+/* Where floats are copied for their product, there may be room for some rows at a time only. */
+TEST(rows_too_wide_to_be_copied_at_once_have_the_same_bits_as_alone)
+{
+    enum { N_IN = 16384, N_OUT = 5 };
+    struct rng rng = {test_seed()};
+    struct bench_of_two b = open_backends(2, N_IN);
+    struct op_weight w[2] = {random_weight(&rng, QUANT_F16, N_IN, N_OUT, 1, 1),
+                             random_weight(&rng, QUANT_Q8_0, N_IN, N_OUT, 1, 1)};
+    float *x = random_values(&rng, (size_t)ROWS_MAX * N_IN);
+    static float all[2][ROWS_MAX * N_OUT], one[2][ROWS_MAX * N_OUT];
+    for (uint32_t n = 1; n <= ROWS_MAX; n += ROWS_MAX - 1)
+        for (uint32_t r = 0; r < ROWS_MAX; r += n) {
+            struct matmul_args args = {.n_rows = n, .n_outputs = 2, .n_groups = 1, .x = x + (size_t)r * N_IN};
+            for (uint32_t i = 0; i < 2; i++) {
+                args.out[i].w = w[i];
+                args.out[i].y = (n == 1 ? one : all)[i] + r * N_OUT;
+            }
+            b.cpu->ops->matmul(b.cpu, &args);
+        }
+    assert_memory_equal(all, one, sizeof all);
+    for (uint32_t i = 0; i < 2; i++) mem_free((void *)(uintptr_t)w[i].data);
+    mem_free(x);
+    close_backends(&b);
+}
+
 struct experts {
     struct op_weight gate, up, down;
     uint32_t n_used;
@@ -312,6 +337,7 @@ int main(void)
 {
     return RUN_TESTS(T(products_are_as_close_to_exact_ones_as_promised_in_every_format),
                      T(a_product_has_the_same_bits_in_any_batch_and_with_any_number_of_threads),
+                     T(rows_too_wide_to_be_copied_at_once_have_the_same_bits_as_alone),
                      T(experts_are_close_to_exact_ones_and_have_the_same_bits_in_any_batch),
                      T(the_largest_weights_and_inputs_overflow_no_sum),
                      T(vectors_of_the_grid_times_inputs_of_their_shape_overflow_no_sum),

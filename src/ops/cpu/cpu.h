@@ -70,6 +70,11 @@ static inline enum input_form form_of(const struct format_kernels *format)
 {
     return format ? format->form : INPUT_FLOAT;
 }
+/* Whether so many inputs are multiplied with weights as they lie. */
+static inline bool takes_dots(const struct format_kernels *format, uint32_t n_cols)
+{
+    return format && n_cols <= format->dot_cols;
+}
 
 /* input.c: rows of inputs in the forms that some weights need. */
 struct input_set {
@@ -77,6 +82,8 @@ struct input_set {
     uint32_t n_rows, n_in;             /* rows of n_in values, one after the other */
     uint8_t *records[INPUT_FORMS];     /* NULL: not needed */
     size_t record_bytes[INPUT_FORMS];
+    float *panels; /* NULL or [n_groups][n_rows / n_groups / INPUT_PANEL, up][n_in / 8, up][INPUT_PANEL][8] */
+    uint32_t n_groups;
 };
 /* Bytes a row takes in the forms of mask (bit = form). */
 size_t input_set_row_bytes(uint32_t forms, uint32_t n_in);
@@ -84,6 +91,11 @@ size_t input_set_row_bytes(uint32_t forms, uint32_t n_in);
 void input_set_make(struct backend_cpu *cpu, struct input_set *set, const float *x, uint32_t n_rows, uint32_t n_in,
                     uint32_t forms);
 struct input input_of(const struct input_set *set, enum input_form form, uint32_t row);
+/* Floats in panels, which lie after what input_set_make made: the bytes of all rows of n_groups inputs in turn, how to
+ * make them, and one input. */
+size_t input_panels_bytes(uint32_t n_rows, uint32_t n_in, uint32_t n_groups);
+void input_panels_make(struct backend_cpu *cpu, struct input_set *set, uint32_t n_groups);
+struct input input_in_panel(const struct input_set *set, uint32_t row);
 
 /* tile.c: n_rows rows of matrix stack_i of w times some inputs: cols[c].y[i] = row (row_first + i) . cols[c].x. By dot
  * for few columns, else unpacked; then n_rows <= TILE_ROWS. memory: multiply_bytes() of scratch that begins with the

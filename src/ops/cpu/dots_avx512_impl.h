@@ -56,7 +56,7 @@ INLINE void dot_some(enum kind kind, const struct format_kernels *rest, const ui
         rest->dot(w + done * row_bytes, row_bytes, n_rows - done, n_in, &cols[c].x, cols[c].y + done);
 }
 
-/* What is not here is the AVX2 kernels': unpacking, and from how many inputs on it pays. */
+/* Unpacking is the AVX2 kernels'. */
 #define ROW_PAIRS_FORMAT(name, kind, form, group, dot_cols) \
     DOT_FUNCTIONS(name, dot_some, dot_some, kind, &avx2_##name) \
     static void unpack_##name(const uint8_t *w, const struct tile *tile, uint32_t row_i) \
@@ -64,9 +64,9 @@ INLINE void dot_some(enum kind kind, const struct format_kernels *rest, const ui
         avx2_##name.unpack(w, tile, row_i); \
     } \
     static const struct format_kernels name = {form, group, 0, dot_cols, dot_##name, dots_##name, unpack_##name, NULL};
-ROW_PAIRS_FORMAT(f32, F32, INPUT_FLOAT, 0, 48)
-ROW_PAIRS_FORMAT(f16, F16, INPUT_FLOAT, 0, 48)
-ROW_PAIRS_FORMAT(bf16, BF16, INPUT_FLOAT, 0, 48)
+ROW_PAIRS_FORMAT(f32, F32, INPUT_FLOAT, 0, 28)
+ROW_PAIRS_FORMAT(f16, F16, INPUT_FLOAT, 0, 28)
+ROW_PAIRS_FORMAT(bf16, BF16, INPUT_FLOAT, 0, 28)
 
 INLINE __m256 q4_k_block(const uint8_t *w, const struct input *x, uint32_t b, __m256 sum)
 {

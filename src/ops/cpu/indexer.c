@@ -59,10 +59,8 @@ static void float_scores(const struct backend_cpu *cpu, const struct index_selec
             for (uint32_t d = 0; d < dim; d += 8)
                 memcpy(tile_f32(&tile, i) + d / 8 * TILE_F32_STEP, row + d, 8 * sizeof *row);
         }
-        for (uint32_t h = 0; h < n_heads; h++) {
-            cols[h].x.f32 = args->q + ((size_t)r * n_heads + h) * dim;
-            cols[h].y = dots + h * TILE_ROWS;
-        }
+        for (uint32_t h = 0; h < n_heads; h++)
+            cols[h] = (struct gemm_col){.x.f32 = args->q + ((size_t)r * n_heads + h) * dim, .y = dots + h * TILE_ROWS};
         for (uint32_t h = 0; h < n_heads; h += COLS_MAX)
             cpu->kernels->gemm(NULL, &tile, cols + h, min_u32(COLS_MAX, n_heads - h), true);
         for (uint32_t i = 0; i < tile.n_rows; i++) {

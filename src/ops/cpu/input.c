@@ -1,4 +1,6 @@
 /* input.c - rows of inputs in the forms that the weights need (kernels.h), quantised once for all of them. */
+#include <string.h>
+
 #include "ops/cpu/cpu.h"
 
 #define PARALLEL_FROM 16384u /* values: below, waking threads costs more than the work */
@@ -50,4 +52,52 @@ struct input input_of(const struct input_set *set, enum input_form form, uint32_
     if (form == INPUT_FLOAT) return (struct input){.f32 = set->x + (size_t)row * set->n_in};
     struct input_record r = input_record_at(set->records[form] + row * set->record_bytes[form], set->n_in);
     return (struct input){.q16 = r.q16, .q8 = r.q8, .t = r.t, .t_sums = r.t_sums, .sums = r.sums, .d = *r.d};
+}
+
+/* ---- panels of floats ---- */
+
+static uint32_t panels_of(uint32_t n_rows, uint32_t n_groups)
+{
+    return (n_rows / n_groups + INPUT_PANEL - 1) / INPUT_PANEL;
+}
+static size_t panel_floats(uint32_t n_in) { return ((size_t)n_in + 7) / 8 * 8 * INPUT_PANEL; }
+
+size_t input_panels_bytes(uint32_t n_rows, uint32_t n_in, uint32_t n_groups)
+{
+    return panels_of(n_rows, n_groups) * n_groups * panel_floats(n_in) * sizeof(float);
+}
+
+/* Where a row's first eight values lie. */
+static float *in_panel(const struct input_set *set, uint32_t row)
+{
+    uint32_t group = row % set->n_groups, i = row / set->n_groups;
+    size_t panel = (size_t)group * panels_of(set->n_rows, set->n_groups) + i / INPUT_PANEL;
+    return set->panels + panel * panel_floats(set->n_in) + i % INPUT_PANEL * 8;
+}
+
+static void put_row(void *arg, uint32_t row, uint32_t worker_i)
+{
+    (void)worker_i;
+    const struct input_set *set = ((const struct cpu_job *)arg)->args;
+    const float *x = set->x + (size_t)row * set->n_in;
+    float *to = in_panel(set, row);
+    uint32_t rest = set->n_in % 8;
+    for (uint32_t i = 0; i < set->n_in - rest; i += 8) memcpy(to + (size_t)i * INPUT_PANEL, x + i, 8 * sizeof *x);
+    memcpy(to + (size_t)(set->n_in - rest) * INPUT_PANEL, x + set->n_in - rest, rest * sizeof *x);
+}
+
+void input_panels_make(struct backend_cpu *cpu, struct input_set *set, uint32_t n_groups)
+{
+    uint8_t *at = cpu->inputs;
+    for (int form = INPUT_FINE; form < INPUT_FORMS; form++)
+        if (set->records[form]) at = set->records[form] + set->record_bytes[form] * set->n_rows;
+    set->panels = (float *)(void *)at;
+    set->n_groups = n_groups;
+    ensure((size_t)(at - cpu->inputs) + input_panels_bytes(set->n_rows, set->n_in, n_groups) <= cpu->input_bytes);
+    cpu_run(cpu, put_row, set, set->n_rows);
+}
+
+struct input input_in_panel(const struct input_set *set, uint32_t row)
+{
+    return (struct input){.f32 = in_panel(set, row), .f32_gap = 8 * (INPUT_PANEL - 1)};
 }

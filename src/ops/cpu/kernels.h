@@ -7,7 +7,8 @@
  * rows in lanes (struct lanes_kernels) a chain of single floats.
  *
  * Forms of input rows (a row is a record of input_record_bytes):
- *   FLOAT   the float32 values themselves, not copied.
+ *   FLOAT   the float32 values themselves, not copied; for products of many rows, where the table asks for it, copied
+ *           into panels: eight values of each of INPUT_PANEL rows in turn.
  *   FINE    16-bit integers with one scale a row: x = d q. Error: at most max|x| / 65534 a value.
  *   COARSE  8-bit integers with a multiplier for 16 values and a scale for the row: x = d t q, 1 <= t <= 255,
  *           |q| <= 127. Error: at most (max|x of the 16| + max|x| / 255) / 254 a value. For 2-bit experts.
@@ -30,7 +31,9 @@
 #define TILE_ROWS 24u          /* weight rows unpacked at a time */
 #define TILE_PIECE 2048u      /* inner elements unpacked at a time: a multiple of every block; 96 KiB as integers */
 #define FLOAT_PIECE 512u      /* the same of weights that are unpacked to floats: 48 KiB */
+#define PANELS_PIECE 256u     /* and with inputs in panels: half of a first-level cache */
 #define PANEL 4u              /* rows of a tile that lie interleaved */
+#define INPUT_PANEL 6u        /* float inputs that may lie so */
 #define LANES 8u              /* rows that lie in the lanes of one vector */
 #define LANES_PIECE 512u      /* inner elements unpacked at a time of rows in lanes: 12 or 24 KiB */
 #define COLS_MAX 512u         /* inputs handed to one gemm call: a whole chunk, for which weights are unpacked once */
@@ -50,6 +53,7 @@ struct input {
     const int16_t *t, *t_sums;
     const float *sums;
     float d;
+    uint32_t f32_gap; /* floats of other rows after every eight: inputs in panels */
 };
 /* Place of the k-th 16 of a 256: even ones before odd ones, and their pairs in the order 0 1 4 5 2 3 6 7, which is how
  * the words of two vector registers come together. */
@@ -161,6 +165,7 @@ struct cpu_kernels {
     /* NULL: unpacked by quant_format()->decode to float. */
     const struct format_kernels *(*format)(uint32_t type);
     void (*quantise)(enum input_form form, const float *x, uint32_t n_in, uint8_t *record);
+    bool input_panels; /* gemm is faster with floats in panels */
     /* Adds the tile's piece of the inner dimension to its sums; the last piece stores the results. */
     void (*gemm)(const struct format_kernels *format, const struct tile *tile, const struct gemm_col *cols,
                  uint32_t n_cols, bool last);

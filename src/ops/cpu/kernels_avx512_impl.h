@@ -29,6 +29,7 @@ const struct cpu_kernels AVX512_TABLE = {
     .supported = AVX512_SUPPORTED,
     .format = format,
     .gemm = gemm,
+    .input_panels = true,
     AVX2_BESIDE_PRODUCTS,
 };
 

@@ -12,7 +12,7 @@ uint64_t multiply_bytes(void)
     return COLS_BYTES + (uint64_t)(SUMS + TILE_ROWS * TILE_PIECE) * sizeof(float);
 }
 
-/* Rows that fill the last panel up are zero. */
+/* Rows that fill the last two panels up are zero. */
 static void clear_rest(const struct format_kernels *format, const struct tile *tile, uint32_t n_padded)
 {
     for (uint32_t i = tile->n_rows; i < n_padded; i++) {
@@ -44,55 +44,53 @@ static void decode_row(const struct quant_format *format, const uint8_t *row, co
     }
 }
 
-/* Rows [row_first, row_first + n_rows) of matrix stack_i, inner elements [from, from + n_in). */
-static struct tile unpack_tile(const struct format_kernels *format, const struct op_weight *w, const uint8_t *row,
-                               uint32_t n_rows, uint32_t from, float *memory)
+/* Unpacks the tile's piece of the rows that begin at `row`. */
+static void unpack_tile(const struct format_kernels *format, const struct op_weight *w, const uint8_t *row,
+                        struct tile *tile)
 {
-    uint32_t n_padded = (uint32_t)round_up(n_rows, PANEL), piece = format && format->group ? TILE_PIECE : FLOAT_PIECE;
-    struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(piece, w->n_in - from), .sums = memory};
+    uint32_t n_rows = tile->n_rows, n_padded = (uint32_t)round_up(n_rows, 2 * PANEL);
     const struct quant_format *layout = quant_format(w->type);
-    float *at = tile.sums + SUMS;
+    float *at = tile->sums + SUMS;
     if (!format || !format->group) {
-        tile.f32 = at;
+        tile->f32 = at;
     } else {
-        tile.q16 = (int16_t *)(void *)at;
-        tile.n_groups = tile.n_in / format->group;
-        tile.mins_stride = format->min_group ? tile.n_in / format->min_group : 0;
-        tile.d = (float *)(void *)(tile.q16 + (size_t)n_padded * tile.n_in);
-        tile.d_min = tile.d + (size_t)n_padded * tile.n_groups;
-        tile.mins = tile.d_min + (format->min_group == 16 ? (size_t)n_padded * tile.n_groups : 0);
-        tile.mins16 = (int16_t *)(void *)tile.mins;
+        tile->q16 = (int16_t *)(void *)at;
+        tile->n_groups = tile->n_in / format->group;
+        tile->mins_stride = format->min_group ? tile->n_in / format->min_group : 0;
+        tile->d = (float *)(void *)(tile->q16 + (size_t)n_padded * tile->n_in);
+        tile->d_min = tile->d + (size_t)n_padded * tile->n_groups;
+        tile->mins = tile->d_min + (format->min_group == 16 ? (size_t)n_padded * tile->n_groups : 0);
+        tile->mins16 = (int16_t *)(void *)tile->mins;
     }
-    size_t piece_bytes = tile.n_in / layout->block_elems * layout->block_bytes;
-    row += (size_t)(from / layout->block_elems) * layout->block_bytes;
+    size_t piece_bytes = tile->n_in / layout->block_elems * layout->block_bytes;
+    row += (size_t)(tile->from / layout->block_elems) * layout->block_bytes;
     for (uint32_t i = 0; i < n_rows; i++, row += w->row_bytes) {
         /* Two rows ahead; the last two rows fetch the first two of the next piece. */
         const uint8_t *ahead = row + 2 * w->row_bytes;
         if (i + 2 >= n_rows && n_rows > 2) ahead = ahead - (size_t)n_rows * w->row_bytes + piece_bytes;
         for (size_t line = 0; line < piece_bytes; line += 64) __builtin_prefetch(ahead + line);
-        if (format) format->unpack(row, &tile, i);
-        else decode_row(layout, row, &tile, i);
+        if (format) format->unpack(row, tile, i);
+        else decode_row(layout, row, tile, i);
     }
-    clear_rest(format, &tile, n_padded);
-    return tile;
+    clear_rest(format, tile, n_padded);
 }
 
 /* The same of rows in lanes: always TILE_ROWS, the last row stands for those beyond it. */
-static struct tile unpack_lanes(const struct format_kernels *format, const struct op_weight *w, const uint8_t *row,
-                                uint32_t n_rows, uint32_t from, float *memory)
+static void unpack_lanes(const struct format_kernels *format, const struct op_weight *w, const uint8_t *row,
+                         struct tile *tile)
 {
-    struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(LANES_PIECE, w->n_in - from), .sums = memory};
     const struct quant_format *layout = quant_format(w->type);
-    size_t n = (size_t)TILE_ROWS * tile.n_in, bytes = format->form >= INPUT_LANES ? n : 2 * n;
-    size_t piece_bytes = tile.n_in / layout->block_elems * layout->block_bytes;
-    tile.n_groups = tile.n_in / format->group;
-    tile.q8 = (uint8_t *)(tile.sums + SUMS);
-    tile.q16 = (int16_t *)(void *)tile.q8;
-    tile.d = (float *)(void *)(tile.q8 + bytes);
-    tile.d_min = tile.d + TILE_ROWS * tile.n_groups;
-    tile.scales16 = (int16_t *)(void *)(tile.d_min + TILE_ROWS * tile.n_groups);
-    tile.mins16 = tile.scales16 + n / 16;
-    row += (size_t)(from / layout->block_elems) * layout->block_bytes;
+    uint32_t n_rows = tile->n_rows;
+    size_t n = (size_t)TILE_ROWS * tile->n_in, bytes = format->form >= INPUT_LANES ? n : 2 * n;
+    size_t piece_bytes = tile->n_in / layout->block_elems * layout->block_bytes;
+    tile->n_groups = tile->n_in / format->group;
+    tile->q8 = (uint8_t *)(tile->sums + SUMS);
+    tile->q16 = (int16_t *)(void *)tile->q8;
+    tile->d = (float *)(void *)(tile->q8 + bytes);
+    tile->d_min = tile->d + TILE_ROWS * tile->n_groups;
+    tile->scales16 = (int16_t *)(void *)(tile->d_min + TILE_ROWS * tile->n_groups);
+    tile->mins16 = tile->scales16 + n / 16;
+    row += (size_t)(tile->from / layout->block_elems) * layout->block_bytes;
     for (uint32_t i = 0; i < TILE_ROWS; i += LANES) {
         const uint8_t *rows[LANES];
         for (uint32_t j = 0; j < LANES; j++) {
@@ -102,9 +100,15 @@ static struct tile unpack_lanes(const struct format_kernels *format, const struc
             if (i + j + LANES >= n_rows) ahead = ahead - (size_t)n_rows * w->row_bytes + piece_bytes;
             for (size_t line = 0; line < piece_bytes && i + j < n_rows; line += 64) __builtin_prefetch(ahead + line);
         }
-        format->lanes->unpack(rows, &tile, i);
+        format->lanes->unpack(rows, tile, i);
     }
-    return tile;
+}
+
+/* Inner elements that are unpacked at a time. */
+static uint32_t piece_of(const struct cpu_kernels *kernels, const struct format_kernels *format)
+{
+    if (format && format->group) return format->lanes ? LANES_PIECE : TILE_PIECE;
+    return kernels->input_panels ? PANELS_PIECE : FLOAT_PIECE;
 }
 
 void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t stack_i, uint32_t row_first,
@@ -113,7 +117,7 @@ void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uin
     const struct gemm_col *cols = memory;
     const struct format_kernels *format = format_of(cpu, w);
     const uint8_t *rows = op_weight_stack(w, stack_i) + row_first * w->row_bytes;
-    if (format && n_cols <= format->dot_cols) {
+    if (takes_dots(format, n_cols)) {
         if (format->dots && n_cols > 1) format->dots(rows, w->row_bytes, n_rows, w->n_in, cols, n_cols);
         else
             for (uint32_t c = 0; c < n_cols; c++)
@@ -122,11 +126,12 @@ void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uin
     }
     ensure(n_rows <= TILE_ROWS && n_cols <= COLS_MAX);
     float *rest = (float *)(void *)((uint8_t *)memory + COLS_BYTES);
-    for (uint32_t from = 0, n; from < w->n_in; from += n) {
-        bool in_lanes = format && format->lanes;
-        struct tile tile = (in_lanes ? unpack_lanes : unpack_tile)(format, w, rows, n_rows, from, rest);
-        n = tile.n_in;
-        if (in_lanes) format->lanes->gemm(&tile, cols, n_cols, from + n == w->n_in);
-        else cpu->kernels->gemm(format, &tile, cols, n_cols, from + n == w->n_in);
+    uint32_t piece = piece_of(cpu->kernels, format);
+    for (uint32_t from = 0; from < w->n_in; from += piece) {
+        struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(piece, w->n_in - from), .sums = rest};
+        bool in_lanes = format && format->lanes, last = from + tile.n_in == w->n_in;
+        (in_lanes ? unpack_lanes : unpack_tile)(format, w, rows, &tile);
+        if (in_lanes) format->lanes->gemm(&tile, cols, n_cols, last);
+        else cpu->kernels->gemm(format, &tile, cols, n_cols, last);
     }
 }
