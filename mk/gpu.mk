@@ -47,11 +47,11 @@ ifneq ($(CUDA),)
 NVCC ?= nvcc
 CUDA_ARCH ?= native
 CUDA_HOME ?= $(patsubst %/bin/,%,$(dir $(shell command -v $(NVCC))))
-$(BUILD)/src/gpu/backend.o: CPPFLAGS += -DDS4_GPU_CUDA
-GPU_OBJS += $(BUILD)/src/gpu/host_cuda.o
+$(BUILD)/src/gpu/backend.o $(BUILD)/src/gpu/host_cuda.o: CPPFLAGS += -DDS4_GPU_CUDA -isystem $(CUDA_HOME)/include
+GPU_OBJS += $(BUILD)/src/gpu/cuda_kernels.o
 LDLIBS += $(addprefix -L,$(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib)) -lcudart_static -ldl -lrt -lstdc++
-$(BUILD)/src/gpu/host_cuda.o: src/gpu/host_cuda.cu $(KERNEL_TEXT) src/gpu/prelude/cuda.h src/gpu/prelude/cxx.h \
-	src/gpu/gpu.h $(BUILD)/flags
+$(BUILD)/src/gpu/cuda_kernels.o: src/gpu/cuda_kernels.cu src/gpu/cuda_kernels.h $(KERNEL_TEXT) \
+	src/gpu/prelude/cuda.h src/gpu/prelude/cxx.h $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo '$(notdir $(NVCC)) $<'
 	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -arch=$(CUDA_ARCH) -Isrc -I$(CUDA_HOME)/include -Xcompiler -fPIE -c -o $@ $<
@@ -74,6 +74,27 @@ $(PRETEND)/host_metal.o: src/gpu/host_metal.m
 $(BUILD)/tests/ops/test_metal_host.o: CPPFLAGS += -DDS4_PRETEND_METAL
 $(BUILD)/tests/ops/test_metal_host: LDLIBS += $(OBJC_DIR)/libobjc.so
 $(BUILD)/tests/ops/test_metal_host: $(PRETEND_OBJS)
+endif
+
+# The pretend CUDA runtime: the host compiled for it, a list of backends with that host, and test programs that run a
+# second time with both, in place of the emulator's host.
+ifneq ($(and $(EMU),$(if $(CUDA),,1)),)
+PRETEND_CUDA := $(BUILD)/tests/gpu/pretend_cuda
+PRETEND_CUDA_OBJS := $(addprefix $(PRETEND_CUDA)/,memory.o queue.o kernels.o runtime.o host_cuda.o backend.o)
+PRETEND_CUDA_FLAGS := -Itests -Itests/gpu/pretend_cuda -DDS4_GPU_CUDA -DDS4_PRETEND_CUDA
+$(PRETEND_CUDA)/%.o: CPPFLAGS += $(PRETEND_CUDA_FLAGS)
+$(PRETEND_CUDA)/%.o: src/gpu/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+CUDA_TESTS := $(addprefix $(BUILD)/tests/cuda/,unit/test_session_gpu unit/test_session_gpu_ahead \
+	unit/test_gpu_streamed unit/test_gpu_made_up ops/test_packed ops/test_fused ops/test_candidates \
+	ops/test_candidates_chosen)
+$(BUILD)/tests/cuda/%.o: tests/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '$(notdir $(firstword $(CC))) $< for the pretend CUDA'
+	$(Q)$(CC) $(CPPFLAGS) $(PRETEND_CUDA_FLAGS) $(CFLAGS) -c -o $@ $<
+$(BUILD)/tests/ops/test_cuda_host.o: CPPFLAGS += $(PRETEND_CUDA_FLAGS)
+$(CUDA_TESTS) $(BUILD)/tests/ops/test_cuda_host: $(PRETEND_CUDA_OBJS)
 endif
 
 # Headers in the dialect, which are read after a prelude, so that they do not stand alone (`make headers`).

@@ -59,10 +59,27 @@ def test_the_metal_host_type_checks_for_apples_target():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_kernels_compile_for_cuda_where_there_is_a_compiler(tmp_path):
+def find_nvcc():
     nvcc = os.environ.get("NVCC") or shutil.which("nvcc")
     if not nvcc:
         pytest.skip("no nvcc; set NVCC, or pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl")
-    done = run([nvcc, "-std=c++17", "-O1", "-arch=sm_90", "-Isrc", "-I" + os.path.dirname(nvcc) + "/../include", "-ptx",
-                "-o", str(tmp_path / "all.ptx"), "src/gpu/host_cuda.cu"], timeout=900)
+    return nvcc, os.path.dirname(os.path.realpath(nvcc)) + "/../include"
+
+
+def test_the_kernels_compile_for_cuda_where_there_is_a_compiler(tmp_path):
+    nvcc, include = find_nvcc()
+    done = run([nvcc, "-std=c++17", "-O1", "-arch=sm_90", "-Isrc", "-I" + include, "-ptx",
+                "-o", str(tmp_path / "all.ptx"), "src/gpu/cuda_kernels.cu"], timeout=900)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("source", ["src/gpu/host_cuda.c", "tests/gpu/pretend_cuda/runtime.c"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_the_cuda_host_and_what_it_is_tested_with_agree_with_cudas_headers(source, compiler):
+    _, include = find_nvcc()
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    done = run([compiler, "-std=c17", "-D_GNU_SOURCE", "-DDS4_GPU_CUDA", "-fsyntax-only", "-Wall", "-Wextra",
+                "-Wconversion", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wvla", "-Werror", "-Isrc",
+                "-Iinclude", "-isystem", include, source])
     assert done.returncode == 0, done.stderr

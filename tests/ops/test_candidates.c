@@ -9,7 +9,7 @@
 
 #ifdef DS4_GPU_EMU
 
-#include "gpu/emu/emu.h"
+#include "lib/tested_gpu.h"
 
 #define N_VOCAB 129280u
 
@@ -21,7 +21,7 @@ static int set_up(void **state)
     struct ds4_error error = {0};
     struct backend_limits limits = {.n_rows = 1, .n_in = 32, .n_vocab = N_VOCAB};
     (void)state;
-    assert_ok(backend_gpu_create(&gpu_host_emu, NULL, &limits, &gpu, &error), error);
+    assert_ok(backend_gpu_create(&tested_host, NULL, &limits, &gpu, &error), error);
     there = gpu->ops->alloc(gpu, N_VOCAB * sizeof *there);
     logits = mem_alloc(N_VOCAB, sizeof *logits);
     assert_true(there && logits);

@@ -11,7 +11,7 @@
 
 #ifdef DS4_GPU_EMU
 
-#include "gpu/emu/emu.h"
+#include "lib/tested_gpu.h"
 
 #define N_VOCAB 700u
 
@@ -33,7 +33,7 @@ static int set_up(void **state)
     struct ds4_error error = {0};
     struct backend_limits limits = {.n_rows = 1, .n_in = 32, .n_vocab = N_VOCAB};
     (void)state;
-    assert_ok(backend_gpu_create(&gpu_host_emu, NULL, &limits, &gpu, &error), error);
+    assert_ok(backend_gpu_create(&tested_host, NULL, &limits, &gpu, &error), error);
     there = take(sizeof logits);
     step = take(sizeof *step);
     token = take(sizeof *token);

@@ -8,6 +8,8 @@
 
 #ifdef DS4_GPU_EMU
 
+#include "lib/tested_gpu.h"
+
 #define ROWS 3u
 #define N 288u /* not a multiple of the 256 threads that share a row */
 #define N_HC 2u
@@ -36,7 +38,7 @@ static int set_up(void **state)
     static float values[N];
     static uint8_t blocks[N_OUT * N * 2];
     (void)state;
-    assert_ok(backend_gpu_create(&gpu_host_emu, NULL, &limits, &gpu, &error), error);
+    assert_ok(backend_gpu_create(&tested_host, NULL, &limits, &gpu, &error), error);
     matrix = (struct op_weight){.type = QUANT_Q8_0, .n_in = N, .n_out = N_OUT, .n_stack = 1};
     assert_true(quant_row_bytes(format, N, &matrix.row_bytes));
     for (uint32_t o = 0; o < N_OUT; o++) {

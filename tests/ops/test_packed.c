@@ -8,7 +8,7 @@
 
 #ifdef DS4_GPU_EMU
 
-#include "gpu/emu/emu.h"
+#include "lib/tested_gpu.h"
 
 #define N_OUT 9u
 #define N_STACK 2u
@@ -41,7 +41,7 @@ static void make(struct trial *t, size_t format_i)
     struct ds4_error error = {0};
     uint32_t n_in = formats[format_i].n_in;
     *t = (struct trial){.w = {.type = format->id, .n_in = n_in, .n_out = N_OUT, .n_stack = N_STACK}};
-    assert_ok(backend_gpu_create(&gpu_host_emu, NULL, &limits, &t->gpu, &error), error);
+    assert_ok(backend_gpu_create(&tested_host, NULL, &limits, &t->gpu, &error), error);
     assert_true(quant_row_bytes(format, n_in, &t->w.row_bytes));
     t->w.stack_bytes = N_OUT * t->w.row_bytes;
     t->mapped_bytes = (size_t)(N_STACK * t->w.stack_bytes + 48);
@@ -116,7 +116,7 @@ static uint64_t n_dispatches(struct backend *gpu, const char *ending)
 TEST(packed_weights_give_the_bits_of_those_of_the_file)
 {
     static struct results file, packed;
-    emu_copy_weights(true);
+    tested_own_memory(true);
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
         struct trial t;
         struct ds4_error error = {0};
@@ -133,18 +133,19 @@ TEST(packed_weights_give_the_bits_of_those_of_the_file)
         t.gpu->ops->destroy(t.gpu);
         mem_unmap(t.mapped, t.mapped_bytes);
     }
-    emu_copy_weights(false);
+    tested_as_ever();
 }
 
 TEST(what_is_not_a_copy_or_has_no_whole_groups_stays_as_it_is)
 {
     struct trial t;
+    tested_own_memory(false);
     make(&t, 0);
     t.gpu->ops->pack(t.gpu, &t.w); /* the host's memory in place */
     assert_int_equal(t.w.type, QUANT_Q8_0);
     t.gpu->ops->destroy(t.gpu);
     mem_unmap(t.mapped, t.mapped_bytes);
-    emu_copy_weights(true);
+    tested_own_memory(true);
     make(&t, 0);
     struct op_weight w = t.w;
     w.n_in = 32;
@@ -154,7 +155,7 @@ TEST(what_is_not_a_copy_or_has_no_whole_groups_stays_as_it_is)
     assert_int_equal(w.type, QUANT_Q8_0);
     t.gpu->ops->destroy(t.gpu);
     mem_unmap(t.mapped, t.mapped_bytes);
-    emu_copy_weights(false);
+    tested_as_ever();
 }
 
 int main(void)

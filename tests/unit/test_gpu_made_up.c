@@ -14,6 +14,8 @@
 
 #ifdef DS4_GPU_EMU
 
+#include "lib/tested_gpu.h"
+
 #define N_BLOCKS 40u
 #define N_TOKENS 3u
 #define MODEL "random --seed 9 --layers 3 --ratios 0,4,128 --dim 64 --heads 2 --head-dim 128 --q-rank 32 " \
@@ -57,14 +59,14 @@ TEST(made_up_blocks_are_valid_and_of_the_wanted_size_in_every_format_of_weights)
     struct backend_limits limits = {.n_rows = 1, .n_in = 32};
     struct backend *b = NULL;
     struct ds4_error error = {0};
-    assert_ok(backend_gpu_create(&gpu_host_emu, NULL, &limits, &b, &error), error);
+    assert_ok(backend_gpu_create(&tested_host, NULL, &limits, &b, &error), error);
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) check_format(b, types[i]);
     b->ops->destroy(b);
 }
 
 static struct ds4_engine_options options_for(const char *path, uint64_t seed)
 {
-    return (struct ds4_engine_options){.model_path = path, .backend = "emu", .ctx_tokens = 256, .chunk_tokens = 8,
+    return (struct ds4_engine_options){.model_path = path, .backend = TESTED_GPU, .ctx_tokens = 256, .chunk_tokens = 8,
                                        .n_threads = 1, .made_up_seed = seed};
 }
 

@@ -5,15 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/rng.h"
 #include "gpu/backend.h"
+#include "gpu/kernels/records.h"
+#include "lib/gpu_trials.h"
 #include "lib/model.h"
 #include "lib/test.h"
-#include "quant/quant.h"
 
 #ifdef DS4_GPU_EMU
 
-#include "gpu/emu/emu.h"
+#include "lib/tested_gpu.h"
 
 #define N_LAYERS 5u
 #define N_EXPERTS 8u
@@ -26,7 +26,7 @@
 
 static struct ds4_engine_options options_for(uint64_t device_bytes, uint64_t memory_bytes, uint64_t cache_bytes)
 {
-    return (struct ds4_engine_options){.model_path = model_file("gpu_experts_placed", MODEL), .backend = "emu",
+    return (struct ds4_engine_options){.model_path = model_file("gpu_experts_placed", MODEL), .backend = TESTED_GPU,
                                        .ctx_tokens = 256, .chunk_tokens = CHUNK, .n_threads = 1, .notes_dir = "",
                                        .device_memory_bytes = device_bytes, .memory_budget_bytes = memory_bytes,
                                        .expert_cache_bytes = cache_bytes};
@@ -91,22 +91,17 @@ TEST(experts_on_a_device_in_memory_and_on_disk_give_the_bits_of_all_on_the_devic
 
 /* Products with experts that the device has, and the same with experts that come one by one. More of them than half a
  * room holds, and rows that name all. */
-#define ROWS 16u
 #define USED 6u
 #define EXPERTS 80u
-#define EMBD 64u
-#define FF 32u
-#define GATE_BYTES (FF * EMBD / 32u * 17u)
-#define DOWN_BYTES (EMBD * FF / 32u * 34u)
 
-static uint8_t experts[EXPERTS * (2 * GATE_BYTES + DOWN_BYTES)];
+static uint8_t experts[EXPERTS * (2 * GPU_GATE_BYTES + GPU_DOWN_BYTES)];
 static const uint8_t *at[3][EXPERTS];
 static uint32_t n_waited;
 
 static const uint8_t *address(uint32_t part, uint32_t e)
 {
-    uint32_t bytes = part == 2 ? DOWN_BYTES : GATE_BYTES;
-    return experts + part * EXPERTS * GATE_BYTES + e * bytes;
+    uint32_t bytes = part == 2 ? GPU_DOWN_BYTES : GPU_GATE_BYTES;
+    return experts + part * EXPERTS * GPU_GATE_BYTES + e * bytes;
 }
 
 static const uint8_t *wait_for(const struct op_stacks *stacks, uint32_t e)
@@ -115,87 +110,42 @@ static const uint8_t *wait_for(const struct op_stacks *stacks, uint32_t e)
     return address(stacks->part_i, e);
 }
 
-/* MXFP4 twice and Q8_0; every third expert must be waited for. */
+/* Every third expert must be waited for. */
 static void fill_experts(void)
 {
-    struct rng rng = {3};
-    for (size_t i = 0; i < sizeof experts; i++) experts[i] = (uint8_t)rng_next(&rng);
-    for (size_t i = 0; i < 2 * EXPERTS * GATE_BYTES; i += 17) experts[i] = 124;
-    for (size_t i = 2 * EXPERTS * GATE_BYTES; i < sizeof experts; i += 34) experts[i] = 0, experts[i + 1] = 0x20;
+    gpu_fill_gates(experts, 2 * EXPERTS * GPU_GATE_BYTES, 3);
+    gpu_fill_downs(experts + 2 * EXPERTS * GPU_GATE_BYTES, EXPERTS * GPU_DOWN_BYTES, 5);
     for (uint32_t p = 0; p < 3; p++)
         for (uint32_t e = 0; e < EXPERTS; e++) at[p][e] = e % 3 ? address(p, e) : NULL;
 }
 
-struct products {
-    struct backend *b;
-    float *x, *weights, *m, *y;
-    int32_t *ids;
-    uint8_t *there;
-};
-
-static void *put(struct backend *b, const void *from, size_t bytes)
-{
-    void *there = b->ops->alloc(b, bytes);
-    assert_non_null(there);
-    b->ops->write(b, there, from, bytes);
-    return there;
-}
-
-/* m and y of n_rows; streamed: through the stage. */
-static void compute(struct products *p, uint32_t n_rows, bool streamed, float *m, float *y)
-{
-    static struct op_stacks stacks[3];
-    struct op_weight w[3];
-    struct ds4_error error = {0};
-    for (uint32_t i = 0; i < 3; i++) {
-        uint32_t bytes = i == 2 ? DOWN_BYTES : GATE_BYTES, n_out = i == 2 ? EMBD : FF;
-        stacks[i] = (struct op_stacks){.at = at[i], .wait = wait_for, .part_i = i};
-        w[i] = (struct op_weight){.data = p->there + (address(i, 0) - experts), .n_in = i == 2 ? FF : EMBD,
-                                  .type = i == 2 ? QUANT_Q8_0 : QUANT_MXFP4, .n_out = n_out, .n_stack = EXPERTS,
-                                  .row_bytes = bytes / n_out, .stack_bytes = bytes};
-        if (streamed) w[i].data = NULL, w[i].stacks = &stacks[i];
-    }
-    struct moe_gate_up_args gate_up = {.n_rows = n_rows, .n_used = USED, .limit = 7, .x = p->x, .ids = p->ids,
-                                       .weights = p->weights, .gate = w[0], .up = w[1], .m = p->m};
-    struct moe_down_args down = {.n_rows = n_rows, .n_used = USED, .m = p->m, .ids = p->ids, .down = w[2], .y = p->y};
-    p->b->ops->moe_gate_up(p->b, &gate_up);
-    p->b->ops->moe_down(p->b, &down);
-    assert_ok(p->b->ops->finish(p->b, &error), error);
-    p->b->ops->read(p->b, m, p->m, n_rows * USED * FF * sizeof *m);
-    p->b->ops->read(p->b, y, p->y, n_rows * EMBD * sizeof *y);
-}
-
 TEST(many_rows_bring_each_expert_once_and_few_rows_theirs_with_the_same_bits)
 {
-    static float x[ROWS * EMBD], weights[ROWS * USED], m[2][ROWS * USED * FF], y[2][ROWS * EMBD];
-    int32_t ids[ROWS * USED];
-    struct backend_limits limits = {.n_rows = ROWS, .n_in = EMBD, .n_experts = EXPERTS, .n_used = USED, .n_ff = FF,
-                                    .n_embd = EMBD};
-    struct products p = {0};
+    static struct gpu_products_result want, got;
+    struct op_stacks stacks[3];
+    struct op_weight there[3], streamed[3];
+    struct gpu_products p;
     struct ds4_error error = {0};
-    struct rng rng = {4};
-    for (size_t i = 0; i < ROWS * EMBD; i++) x[i] = rng_float(&rng) - 0.5f;
-    for (uint32_t i = 0; i < ROWS * USED; i++) weights[i] = rng_float(&rng), ids[i] = (int32_t)(i * 7 % EXPERTS);
     fill_experts();
-    assert_ok(backend_gpu_create(&gpu_host_emu, NULL, &limits, &p.b, &error), error);
-    assert_ok(backend_gpu_stage(p.b, EXPERTS, USED, ROWS, 2 * GATE_BYTES + DOWN_BYTES, &error), error);
-    p.x = put(p.b, x, sizeof x);
-    p.weights = put(p.b, weights, sizeof weights);
-    p.ids = put(p.b, ids, sizeof ids);
-    p.m = put(p.b, m, sizeof m[0]);
-    p.y = put(p.b, y, sizeof y[0]);
-    p.there = put(p.b, experts, sizeof experts);
-    for (uint32_t n_rows = ROWS; n_rows; n_rows = n_rows == ROWS ? 3 : 0) {
-        compute(&p, n_rows, false, m[0], y[0]);
-        (void)emu_n_sent();
+    gpu_products_open(&p, &tested_host, EXPERTS, USED, 7);
+    assert_ok(backend_gpu_stage(p.b, EXPERTS, USED, GPU_ROWS, 2 * GPU_GATE_BYTES + GPU_DOWN_BYTES, &error), error);
+    const uint8_t *all = gpu_put(p.b, experts, sizeof experts);
+    for (uint32_t i = 0; i < 3; i++) {
+        stacks[i] = (struct op_stacks){.at = at[i], .wait = wait_for, .part_i = i};
+        there[i] = streamed[i] = gpu_products_weight(&p, i);
+        there[i].data = all + (address(i, 0) - experts);
+        streamed[i].stacks = &stacks[i];
+    }
+    for (uint32_t n_rows = GPU_ROWS; n_rows; n_rows = n_rows == GPU_ROWS ? 3 : 0) {
+        gpu_products_run(&p, there, n_rows, &want);
+        (void)tested_n_sent();
         n_waited = 0;
-        compute(&p, n_rows, true, m[1], y[1]);
+        gpu_products_run(&p, streamed, n_rows, &got);
         /* three matrices of each expert, and the places of each group: two groups of many rows */
-        uint64_t n_named = n_rows == ROWS ? EXPERTS : n_rows * USED;
-        assert_int_equal(emu_n_sent(), 3 * n_named + (n_rows == ROWS ? 4 : 2));
+        uint64_t n_named = n_rows == GPU_ROWS ? EXPERTS : n_rows * USED;
+        assert_int_equal(tested_n_sent(), 3 * n_named + (n_rows == GPU_ROWS ? 4 : 2));
         assert_in_range(n_waited, n_named * 3 / 4, n_named * 3 / 2);
-        assert_memory_equal(m[1], m[0], n_rows * USED * FF * sizeof(float));
-        assert_memory_equal(y[1], y[0], n_rows * EMBD * sizeof(float));
+        assert_memory_equal(&got, &want, sizeof got);
     }
     p.b->ops->destroy(p.b);
 }
@@ -233,12 +183,14 @@ TEST(a_gpu_in_the_machines_memory_uses_streamed_experts_in_their_slots)
 {
     float want[600], got[600];
     struct ds4_expert_figures figures;
+    tested_own_memory(false);
     logits_in_pages(0, want, &figures);
     assert_int_equal(figures.n_slots, 0);
     logits_in_pages(5 * 3 * (17 + 1) * 4096, got, &figures); /* three slots for four experts */
     assert_int_equal(figures.n_slots, 3);
     assert_true(figures.n_misses > 0 && figures.read_bytes > 0);
     assert_memory_equal(got, want, sizeof got);
+    tested_as_ever();
 }
 
 TEST(experts_that_are_not_whole_pages_are_refused_on_a_gpu_in_the_machines_memory)
@@ -246,11 +198,13 @@ TEST(experts_that_are_not_whole_pages_are_refused_on_a_gpu_in_the_machines_memor
     struct ds4_engine_options options = options_for(0, 0, 4u << 20);
     struct ds4_plan plan;
     struct ds4_error error = {0};
+    tested_own_memory(false);
     assert_int_equal(ds4_plan_make(&options, &plan, &error), DS4_ERR_UNSUPPORTED);
     assert_non_null(strstr(error.message, "whole pages"));
     options.expert_cache_bytes = DS4_EXPERT_CACHE_AUTO;
     assert_ok(ds4_plan_make(&options, &plan, &error), error);
     assert_int_equal(plan.n_experts, 0); /* mapped */
+    tested_as_ever();
 }
 
 /* One kernel that adds a to b, on the emulated device. */
@@ -271,7 +225,7 @@ static struct adding begin_adding(void)
 
 static bool add(struct adding *t)
 {
-    const struct { uint32_t n, n_hc, n_embd; float limit, most; } record = {.n = 64};
+    const struct elements_record record = {.n = 64};
     const struct gpu_ref refs[2] = {t->a, t->b};
     const unsigned grid[3] = {1, 1, 1};
     return gpu_host_emu.dispatch(t->g, gpu_host_emu.pipe(t->g, "add"), &record, sizeof record, refs, 2, grid, 256);

@@ -18,7 +18,7 @@
 
 #ifdef DS4_GPU_EMU
 
-#include "gpu/emu/emu.h"
+#include "lib/tested_gpu.h"
 
 #define N_TOKENS 22u
 #define TOLERANCE 0.005
@@ -90,9 +90,9 @@ TEST(logits_are_those_of_the_cpu_and_the_same_bits_in_any_chunk)
 {
     in_blocks = true;
     static const size_t few[] = {1, 3, 1, 2}, mixed[] = {5, 17};
-    struct ds4_engine *cpu = open_on("cpu", false), *emu = open_on("emu", false);
+    struct ds4_engine *cpu = open_on("cpu", false), *emu = open_on(TESTED_GPU, false);
     n_vocab = ds4_engine_info(cpu)->n_vocab;
-    assert_string_equal(ds4_engine_info(emu)->backend, "emu");
+    assert_string_equal(ds4_engine_info(emu)->backend, TESTED_GPU);
     for (size_t t = 0; t <= N_TOKENS; t++) tokens[t] = model_token(t, n_vocab);
     float *want = floats(N_TOKENS * n_vocab), *got = floats(N_TOKENS * n_vocab), *other = floats(N_TOKENS * n_vocab);
     struct ds4_session *a = new_session(cpu), *b = new_session(emu), *c = new_session(emu);
@@ -117,7 +117,7 @@ TEST(without_rounding_of_state_only_what_products_round_is_left)
 {
     static const size_t mixed[] = {5, 17};
     in_blocks = ideal = true;
-    struct ds4_engine *cpu = open_on("cpu", false), *emu = open_on("emu", false);
+    struct ds4_engine *cpu = open_on("cpu", false), *emu = open_on(TESTED_GPU, false);
     float *want = floats(N_TOKENS * n_vocab), *got = floats(N_TOKENS * n_vocab);
     struct ds4_session *a = new_session(cpu), *b = new_session(emu);
     eval_all(cpu, a, mixed, 2, want);
@@ -137,7 +137,7 @@ TEST(without_rounding_of_state_only_what_products_round_is_left)
 TEST(two_sessions_in_a_batch_and_a_fork_give_the_bits_of_one_alone)
 {
     in_blocks = false;
-    struct ds4_engine *emu = open_on("emu", false);
+    struct ds4_engine *emu = open_on(TESTED_GPU, false);
     struct ds4_error error = {0};
     struct ds4_session *a = new_session(emu), *b = new_session(emu), *fork = NULL;
     struct ds4_job jobs[2] = {{.session = a, .tokens = tokens, .n = 11}, {.session = b, .tokens = tokens, .n = 3}};
@@ -161,16 +161,16 @@ TEST(two_sessions_in_a_batch_and_a_fork_give_the_bits_of_one_alone)
 TEST(an_engine_opens_its_device_once)
 {
     in_blocks = false;
-    (void)emu_n_opened();
-    ds4_engine_close(open_on("emu", false));
-    assert_int_equal(emu_n_opened(), 1);
+    (void)tested_n_opened();
+    ds4_engine_close(open_on(TESTED_GPU, false));
+    assert_int_equal(tested_n_opened(), 1);
 }
 
 /* Decodes with the session's own pick, beside a sampler of the same seed that looks at all logits. */
 TEST(tokens_are_picked_from_what_a_gpu_hands_over_as_from_all_logits)
 {
     in_blocks = true;
-    struct ds4_engine *emu = open_on("emu", false);
+    struct ds4_engine *emu = open_on(TESTED_GPU, false);
     struct ds4_error error = {0};
     struct ds4_session *s = new_session(emu), *copy = NULL;
     struct ds4_sampling p = ds4_sampling_default();
@@ -208,7 +208,7 @@ static uint64_t n_runs_of(struct ds4_engine *e, const char *kernel)
 TEST(the_head_is_read_once_for_all_sessions_of_a_batch_and_each_picks_from_its_own_row)
 {
     in_blocks = true;
-    struct ds4_engine *emu = open_on("emu", false);
+    struct ds4_engine *emu = open_on(TESTED_GPU, false);
     struct ds4_error error = {0};
     struct ds4_session *both[2] = {new_session(emu), new_session(emu)};
     struct ds4_job jobs[2] = {{.session = both[0], .tokens = tokens, .n = 3},
@@ -238,7 +238,7 @@ TEST(the_head_is_read_once_for_all_sessions_of_a_batch_and_each_picks_from_its_o
 /* The logits after 6 tokens. */
 static void logits_of_six(float *logits)
 {
-    struct ds4_engine *emu = open_on("emu", false);
+    struct ds4_engine *emu = open_on(TESTED_GPU, false);
     struct ds4_error error = {0};
     struct ds4_session *s = new_session(emu);
     struct ds4_job job = {.session = s, .tokens = tokens, .n = 6};
@@ -251,7 +251,7 @@ static void logits_of_six(float *logits)
 /* Logits after three tokens of a model whose rows are whole groups; packed says how often packed weights were read. */
 static void logits_of_wide(float *logits, uint64_t *n_packed)
 {
-    struct ds4_engine_options options = {.ctx_tokens = 256, .chunk_tokens = 32, .n_threads = 1, .backend = "emu"};
+    struct ds4_engine_options options = {.ctx_tokens = 256, .chunk_tokens = 32, .n_threads = 1, .backend = TESTED_GPU};
     struct ds4_engine *emu = model_open(model_file("gpu_wide", WIDE_MODEL), options);
     struct ds4_kernel_time times[160];
     struct ds4_error error = {0};
@@ -272,11 +272,12 @@ TEST(weights_that_a_device_lays_out_anew_give_the_same_bits)
 {
     float *want = floats(n_vocab), *got = floats(n_vocab);
     uint64_t n_packed;
+    tested_own_memory(false);
     logits_of_wide(want, &n_packed);
     assert_int_equal(n_packed, 0);
-    emu_copy_weights(true);
+    tested_own_memory(true);
     logits_of_wide(got, &n_packed);
-    emu_copy_weights(false);
+    tested_as_ever();
     assert_true(n_packed >= 4);
     assert_memory_equal(got, want, n_vocab * sizeof *got);
     free(want);
@@ -288,9 +289,9 @@ static struct ds4_plan plan_for(uint64_t bytes)
 {
     struct ds4_plan plan;
     struct ds4_error error = {0};
-    struct ds4_engine_options options = {.model_path = model_file("gpu_blocks", MODEL BLOCK_FORMATS), .backend = "emu",
-                                         .ctx_tokens = 256, .chunk_tokens = 32, .n_threads = 1, .n_sessions_max = 2,
-                                         .device_memory_bytes = bytes};
+    struct ds4_engine_options options = {.model_path = model_file("gpu_blocks", MODEL BLOCK_FORMATS),
+                                         .backend = TESTED_GPU, .ctx_tokens = 256, .chunk_tokens = 32, .n_threads = 1,
+                                         .n_sessions_max = 2, .device_memory_bytes = bytes};
     assert_ok(ds4_plan_make(&options, &plan, &error), error);
     return plan;
 }
@@ -321,16 +322,16 @@ TEST(weights_split_between_a_device_and_the_machine_give_the_same_bits)
 TEST(a_decode_step_is_the_same_list_of_dispatches_for_every_token)
 {
     in_blocks = true;
-    struct ds4_engine *emu = open_on("emu", false);
+    struct ds4_engine *emu = open_on(TESTED_GPU, false);
     struct ds4_error error = {0};
     struct ds4_session *s = new_session(emu);
     struct ds4_job job = {.session = s, .tokens = tokens, .n = 6};
     assert_ok(ds4_eval(emu, &job, 1, &error), error);
-    uint64_t first = 0, prefill = emu_dispatch_digest();
+    uint64_t first = 0, prefill = tested_digest();
     for (size_t t = 6; t < 9; t++) { /* a window of 4 ends in between */
         struct ds4_job next = {.session = s, .tokens = tokens + t, .n = 1};
         assert_ok(ds4_eval(emu, &next, 1, &error), error);
-        uint64_t digest = emu_dispatch_digest();
+        uint64_t digest = tested_digest();
         if (t == 6) first = digest;
         assert_int_equal(digest, first);
     }
@@ -343,7 +344,7 @@ TEST(a_decode_step_is_the_same_list_of_dispatches_for_every_token)
 TEST(every_list_of_a_decoded_token_was_given_for_the_token_before)
 {
     in_blocks = true;
-    struct ds4_engine *emu = open_on("emu", false);
+    struct ds4_engine *emu = open_on(TESTED_GPU, false);
     struct ds4_error error = {0};
     struct ds4_session *s = new_session(emu);
     struct ds4_sampling p = ds4_sampling_default();
@@ -351,12 +352,12 @@ TEST(every_list_of_a_decoded_token_was_given_for_the_token_before)
     int32_t next = tokens[0];
     unsigned n, n_new;
     assert_ok(ds4_sampler_create(emu, &p, &sampler, &error), error);
-    emu_lists(&n, &n_new);
+    tested_lists(&n, &n_new);
     for (size_t t = 0; t < 3; t++) {
         struct ds4_job job = {.session = s, .tokens = &next, .n = 1};
         assert_ok(ds4_eval(emu, &job, 1, &error), error);
         assert_ok(ds4_session_pick(s, sampler, NULL, false, &next, &error), error);
-        emu_lists(&n, &n_new);
+        tested_lists(&n, &n_new);
         assert_int_equal(n, 3);
         if (t > 0) assert_int_equal(n_new, 0);
     }
@@ -397,8 +398,8 @@ static void move_session(const char *from_name, const char *to_name)
 
 TEST(a_session_saved_on_one_backend_goes_on_on_another)
 {
-    move_session("cpu", "emu");
-    move_session("emu", "cpu");
+    move_session("cpu", TESTED_GPU);
+    move_session(TESTED_GPU, "cpu");
     print_message("largest difference from the CPU, float weights: %.2g of the spread of the logits\n", worst);
 }
 
@@ -406,7 +407,7 @@ TEST(drafts_are_those_of_the_cpu)
 {
     int32_t drafts[2][3];
     for (int i = 0; i < 2; i++) {
-        struct ds4_engine *e = open_on(i ? "emu" : "cpu", true);
+        struct ds4_engine *e = open_on(i ? TESTED_GPU : "cpu", true);
         struct ds4_session *s = new_session(e);
         struct ds4_error error = {0};
         struct ds4_job job = {.session = s, .tokens = tokens, .n = 9};

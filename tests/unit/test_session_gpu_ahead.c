@@ -13,7 +13,7 @@
 
 #ifdef DS4_GPU_EMU
 
-#include "gpu/emu/emu.h"
+#include "lib/tested_gpu.h"
 
 #define MODEL "random --seed 3 --layers 3 --ratios 0,4,128 --dim 64 --heads 2 --head-dim 128 --q-rank 32 " \
     "--o-groups 2 --o-rank 16 --window 16 --index-heads 2 --index-dim 128 --index-topk 4 --experts 4 --used 2 " \
@@ -37,7 +37,7 @@ static struct ds4_engine *open_on(const char *backend)
 static int open_engine(void **state)
 {
     (void)state;
-    engine = open_on("emu");
+    engine = open_on(TESTED_GPU);
     n_vocab = ds4_engine_info(engine)->n_vocab;
     return 0;
 }
@@ -340,8 +340,8 @@ TEST(no_token_makes_the_device_rest_or_is_a_list_of_its_own)
         int32_t id;
         assert_ok(ds4_session_next(s, sampler, false, &id, &error), error);
         eval(s, &id, 1);
-        uint64_t digest = emu_dispatch_digest(), n_rests = emu_n_rests();
-        emu_lists(&n, &n_new);
+        uint64_t digest = tested_digest(), n_rests = tested_n_rests();
+        tested_lists(&n, &n_new);
         if (i < 2) continue; /* restored logits are the host's; then the first choice is given alone */
         if (i == 2) first = digest;
         assert_int_equal(digest, first);
@@ -408,7 +408,7 @@ TEST(the_shipped_model_says_the_same_ahead)
 {
     struct ds4_engine *other = engine;
     shipped = true;
-    engine = open_on("emu");
+    engine = open_on(TESTED_GPU);
     uint32_t n_vocab_before = n_vocab;
     n_vocab = ds4_engine_info(engine)->n_vocab;
     struct ds4_sampling p = ds4_sampling_default();

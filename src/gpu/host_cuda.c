@@ -1,53 +1,28 @@
-/* host_cuda.cu - CUDA as a device: kernels are linked in and found by name; one stream, and another for what is sent; a
+/* host_cuda.c - CUDA as a device: kernels are linked in and found by name; one stream, and another for what is sent; a
  * list that was seen before is replayed as a graph, so that a decode step is one launch.
  *
  * Buffers that the host sees are managed memory that prefers the device: sessions hand out addresses of their spans,
  * which the host reads when it saves them. Weights are copied to the device once; where they do not fit, or the device
- * reads pageable memory as fast, they stay where they are. */
+ * reads pageable memory as fast, they stay where they are.
+ *
+ * What crosses the bus goes through pinned memory, in order with the dispatches of a stream: copies of other memory
+ * may return before its bytes have arrived, and a stream of ours does not wait for those. */
+#ifdef DS4_GPU_CUDA
 #include <cuda_runtime.h>
 #include <stdio.h>
 #include <string.h>
 
-extern "C" {
 #include "base/hash.h"
 #include "base/mem.h"
-}
+#include "gpu/cuda_kernels.h"
 #include "gpu/gpu.h"
 #include "gpu/replay.h"
-
-struct kernel_entry {
-    const char *name;
-    const void *fn;
-    int n_params, max_threads;
-    size_t record_bytes;
-    kernel_entry *next;
-};
-static kernel_entry *kernels;
-
-struct kernel_registration {
-    kernel_entry entry;
-    template <typename A, typename... P> kernel_registration(const char *name, void (*fn)(A, P...), int max_threads)
-    {
-        entry = kernel_entry{name, (const void *)fn, (int)sizeof...(P) + 1, max_threads, sizeof(A), kernels};
-        kernels = &entry;
-    }
-};
-
-#include "gpu/prelude/cuda.h"
-#define EXPORT(name) static ::kernel_registration name##_registration(#name, name, name##_max_threads);
-namespace k {
-#include "gpu/kernels/all.k"
-}
-#undef device
-#undef thread
-#undef constant
-#undef threadgroup
 
 #define LAUNCHES_MAX 4096      /* of a list; a longer one goes in parts */
 #define RECORD_BYTES_MAX 192
 #define REPLAYS_MAX 8          /* lists kept as graphs: of decoding up to four, and of chunks of prefill */
-#define UPLOAD_BYTES ((uint64_t)256 << 20)
-#define SEND_PIECES 8          /* of pinned memory: some on their way while others are filled */
+#define RING_PIECES 8          /* of pinned memory: some on their way while others are filled */
+#define MOVES_BYTES ((uint64_t)16 << 20) /* of the ring for reads and writes, and for weights on their way */
 #define MARKS_MAX 8            /* kept; to wait for a later one in place of one that is gone is right as well */
 
 struct gpu_buffer {
@@ -57,9 +32,16 @@ struct gpu_buffer {
     void *host; /* pinned: the pages, or a copy that is ours */
 };
 
+/* Pinned memory that bytes cross the bus by, in pieces that are used in turn. */
+struct ring {
+    char *memory;
+    uint64_t piece_bytes, n_taken;
+    cudaEvent_t done[RING_PIECES]; /* what was begun with a piece */
+};
+
 /* Everything that decides what a dispatch does, comparable byte by byte. */
 struct launch {
-    const kernel_entry *kernel;
+    const struct cuda_kernel *kernel;
     unsigned grid[3], n_threads;
     int n_refs;
     char record[RECORD_BYTES_MAX];
@@ -77,7 +59,7 @@ struct replay {
 struct gpu {
     cudaStream_t stream;
     cudaEvent_t begin, end;
-    cudaDeviceProp device_properties;
+    struct cudaDeviceProp device_properties;
     struct launch *launches; /* the list being made */
     int n;
     struct replay_seen seen;
@@ -85,9 +67,9 @@ struct gpu {
     uint64_t clock;
     double seconds;
     cudaStream_t copies;
-    cudaEvent_t marks[MARKS_MAX], pieces[SEND_PIECES], arrived;
-    char *pinned;
-    uint64_t piece_bytes, n_marks, n_pieces;
+    struct ring moves, sends; /* on stream and on copies */
+    cudaEvent_t marks[MARKS_MAX], arrived;
+    uint64_t n_marks;
     char *posted; /* pinned: [GPU_POSTS_MAX][GPU_POST_BYTES] */
     cudaEvent_t posts[GPU_POSTS_MAX];
     uint64_t n_posts, n_collected;
@@ -103,28 +85,67 @@ static bool cuda_ok(struct gpu *g, cudaError_t status, const char *what)
     return false;
 }
 
+/* All that was given to the device is done, or lost with it. */
+static void come_to_rest(struct gpu *g)
+{
+    if (g->stream) (void)cudaStreamSynchronize(g->stream);
+    if (g->copies) (void)cudaStreamSynchronize(g->copies);
+}
+
+static bool make_event(struct gpu *g, cudaEvent_t *event)
+{
+    return cuda_ok(g, cudaEventCreateWithFlags(event, cudaEventDisableTiming), "event");
+}
+
+static void free_events(cudaEvent_t *events, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (events[i]) (void)cudaEventDestroy(events[i]);
+}
+
+static bool make_ring(struct gpu *g, struct ring *r, uint64_t bytes)
+{
+    r->piece_bytes = (bytes / RING_PIECES + 4095) / 4096 * 4096;
+    for (int i = 0; i < RING_PIECES; i++)
+        if (!make_event(g, &r->done[i])) return false;
+    return cuda_ok(g, cudaHostAlloc((void **)&r->memory, r->piece_bytes * RING_PIECES, cudaHostAllocDefault),
+                   "pinned memory");
+}
+
+static void free_ring(struct ring *r)
+{
+    free_events(r->done, RING_PIECES);
+    if (r->memory) (void)cudaFreeHost(r->memory);
+}
+
 static void cuda_close(struct gpu *g)
 {
+    come_to_rest(g);
     for (int i = 0; i < REPLAYS_MAX; i++) {
         if (g->replays[i].graph) (void)cudaGraphExecDestroy(g->replays[i].graph);
         mem_free(g->replays[i].launches);
     }
-    if (g->copies) (void)cudaStreamSynchronize(g->copies);
-    for (int i = 0; i < MARKS_MAX; i++)
-        if (g->marks[i]) (void)cudaEventDestroy(g->marks[i]);
-    for (int i = 0; i < SEND_PIECES; i++)
-        if (g->pieces[i]) (void)cudaEventDestroy(g->pieces[i]);
-    for (int i = 0; i < GPU_POSTS_MAX; i++)
-        if (g->posts[i]) (void)cudaEventDestroy(g->posts[i]);
+    free_events(g->marks, MARKS_MAX);
+    free_events(g->posts, GPU_POSTS_MAX);
+    free_events(&g->arrived, 1);
+    free_events(&g->begin, 1);
+    free_events(&g->end, 1);
+    free_ring(&g->moves);
+    free_ring(&g->sends);
     if (g->posted) (void)cudaFreeHost(g->posted);
-    if (g->arrived) (void)cudaEventDestroy(g->arrived);
-    if (g->pinned) (void)cudaFreeHost(g->pinned);
     if (g->copies) (void)cudaStreamDestroy(g->copies);
-    if (g->begin) (void)cudaEventDestroy(g->begin);
-    if (g->end) (void)cudaEventDestroy(g->end);
     if (g->stream) (void)cudaStreamDestroy(g->stream);
     mem_free(g->launches);
     mem_free(g);
+}
+
+static bool make_device(struct gpu *g)
+{
+    g->launches = mem_zalloc(LAUNCHES_MAX, sizeof *g->launches);
+    return g->launches && cuda_ok(g, cudaGetDeviceProperties(&g->device_properties, 0), "device") &&
+           cuda_ok(g, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "stream") &&
+           cuda_ok(g, cudaEventCreate(&g->begin), "event") && cuda_ok(g, cudaEventCreate(&g->end), "event") &&
+           make_ring(g, &g->moves, MOVES_BYTES);
 }
 
 static struct gpu *cuda_open(char *why, size_t why_size)
@@ -135,16 +156,12 @@ static struct gpu *cuda_open(char *why, size_t why_size)
         (void)snprintf(why, why_size, "%s", status == cudaSuccess ? "no device" : cudaGetErrorString(status));
         return NULL;
     }
-    struct gpu *g = (struct gpu *)mem_zalloc(1, sizeof *g);
+    struct gpu *g = mem_zalloc(1, sizeof *g);
     if (!g) {
         (void)snprintf(why, why_size, "no memory");
         return NULL;
     }
-    g->launches = (struct launch *)mem_zalloc(LAUNCHES_MAX, sizeof *g->launches);
-    if (g->launches && cuda_ok(g, cudaGetDeviceProperties(&g->device_properties, 0), "device") &&
-        cuda_ok(g, cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking), "stream") &&
-        cuda_ok(g, cudaEventCreate(&g->begin), "event") && cuda_ok(g, cudaEventCreate(&g->end), "event"))
-        return g;
+    if (make_device(g)) return g;
     (void)snprintf(why, why_size, "%s", g->failed ? g->error : "no memory");
     cuda_close(g);
     return NULL;
@@ -166,9 +183,9 @@ static void cuda_info(const struct gpu *g, struct gpu_info *out)
     int driver = 0, runtime = 0;
     (void)cudaDriverGetVersion(&driver);
     (void)cudaRuntimeGetVersion(&runtime);
-    (void)snprintf(out->driver, sizeof out->driver, "compute %d.%d, driver for CUDA %d.%d, runtime %d.%d, nvcc %d.%d",
+    (void)snprintf(out->driver, sizeof out->driver, "compute %d.%d, driver for CUDA %d.%d, runtime %d.%d, %.24s",
                    g->device_properties.major, g->device_properties.minor, driver / 1000, driver % 1000 / 10,
-                   runtime / 1000, runtime % 1000 / 10, __CUDACC_VER_MAJOR__, __CUDACC_VER_MINOR__);
+                   runtime / 1000, runtime % 1000 / 10, cuda_kernels_compiler);
     size_t free_bytes = 0, total_bytes = 0;
     (void)cudaMemGetInfo(&free_bytes, &total_bytes);
     out->memory_bytes = g->device_properties.totalGlobalMem;
@@ -180,13 +197,14 @@ static void cuda_info(const struct gpu *g, struct gpu_info *out)
 
 static struct gpu_buffer *make_buffer(struct gpu *g, void *ptr, uint64_t bytes, bool owned, bool registered)
 {
-    struct gpu_buffer *buffer = (struct gpu_buffer *)mem_zalloc(1, sizeof *buffer);
+    struct gpu_buffer *buffer = mem_zalloc(1, sizeof *buffer);
     if (!buffer) {
         (void)cuda_ok(g, cudaErrorMemoryAllocation, "a buffer");
+        come_to_rest(g);
         if (owned) (void)cudaFree(ptr);
         return NULL;
     }
-    buffer->ptr = (char *)ptr;
+    buffer->ptr = ptr;
     buffer->bytes = bytes;
     buffer->owned = owned;
     buffer->registered = registered;
@@ -197,9 +215,7 @@ static struct gpu_buffer *make_buffer(struct gpu *g, void *ptr, uint64_t bytes, 
 static void prefer_device(void *ptr, uint64_t bytes)
 {
 #if CUDART_VERSION >= 13000
-    cudaMemLocation there = {};
-    there.type = cudaMemLocationTypeDevice;
-    there.id = 0;
+    struct cudaMemLocation there = {.type = cudaMemLocationTypeDevice};
 #else
     int there = 0;
 #endif
@@ -209,21 +225,55 @@ static void prefer_device(void *ptr, uint64_t bytes)
 static struct gpu_buffer *cuda_alloc(struct gpu *g, uint64_t bytes, bool seen)
 {
     void *ptr = NULL;
-    if (!cuda_ok(g, seen ? cudaMallocManaged(&ptr, bytes) : cudaMalloc(&ptr, bytes), "a buffer")) return NULL;
+    cudaError_t status = seen ? cudaMallocManaged(&ptr, bytes, cudaMemAttachGlobal) : cudaMalloc(&ptr, bytes);
+    if (!cuda_ok(g, status, "a buffer")) return NULL;
     if (seen) prefer_device(ptr, bytes);
     if (cuda_ok(g, cudaMemsetAsync(ptr, 0, bytes, g->stream), "a buffer") &&
         cuda_ok(g, cudaStreamSynchronize(g->stream), "a buffer"))
         return make_buffer(g, ptr, bytes, true, false);
+    come_to_rest(g);
     (void)cudaFree(ptr);
     return NULL;
 }
 
-static bool upload(struct gpu *g, void *to, const void *from, uint64_t bytes)
+/* The next piece, once what was begun with it before is done. */
+static uint64_t take_piece(struct gpu *g, struct ring *r)
 {
-    for (uint64_t at = 0; at < bytes; at += UPLOAD_BYTES) {
-        uint64_t n = bytes - at < UPLOAD_BYTES ? bytes - at : UPLOAD_BYTES;
-        if (!cuda_ok(g, cudaMemcpy((char *)to + at, (const char *)from + at, n, cudaMemcpyHostToDevice), "weights"))
+    uint64_t i = r->n_taken++ % RING_PIECES;
+    return cuda_ok(g, cudaEventSynchronize(r->done[i]), "a copy") ? i : RING_PIECES;
+}
+
+/* After what the stream was given before; from is the caller's again on return. */
+static bool to_device(struct gpu *g, struct ring *r, cudaStream_t stream, char *to, const char *from, uint64_t bytes)
+{
+    for (uint64_t at = 0; at < bytes; at += r->piece_bytes) {
+        uint64_t n = bytes - at < r->piece_bytes ? bytes - at : r->piece_bytes, i = take_piece(g, r);
+        if (i == RING_PIECES) return false;
+        memcpy(r->memory + i * r->piece_bytes, from + at, n);
+        if (!cuda_ok(g, cudaMemcpyAsync(to + at, r->memory + i * r->piece_bytes, n, cudaMemcpyDefault, stream),
+                     "a copy to the device") || !cuda_ok(g, cudaEventRecord(r->done[i], stream), "a copy"))
             return false;
+    }
+    return true;
+}
+
+/* The device fills pieces while the host empties those that came before. */
+static bool from_device(struct gpu *g, struct ring *r, cudaStream_t stream, char *to, const char *from, uint64_t bytes)
+{
+    uint64_t pieces[RING_PIECES], step = r->piece_bytes, n_all = (bytes + step - 1) / step;
+    for (uint64_t begun = 0, had = 0; had < n_all;) {
+        if (begun < n_all && begun - had < RING_PIECES) {
+            uint64_t at = begun * step, n = bytes - at < step ? bytes - at : step, i = take_piece(g, r);
+            if (i == RING_PIECES ||
+                !cuda_ok(g, cudaMemcpyAsync(r->memory + i * step, from + at, n, cudaMemcpyDefault, stream),
+                         "a copy from the device") || !cuda_ok(g, cudaEventRecord(r->done[i], stream), "a copy"))
+                return false;
+            pieces[begun++ % RING_PIECES] = i;
+        } else {
+            uint64_t at = had * step, n = bytes - at < step ? bytes - at : step, i = pieces[had++ % RING_PIECES];
+            if (!cuda_ok(g, cudaEventSynchronize(r->done[i]), "a copy from the device")) return false;
+            memcpy(to + at, r->memory + i * step, n);
+        }
     }
     return true;
 }
@@ -260,7 +310,8 @@ static struct gpu_buffer *cuda_wrap(struct gpu *g, const void *memory, uint64_t 
         return make_buffer(g, host, bytes, false, false);
     if (!near) return wrap_far(g, host, bytes);
     if (!cuda_ok(g, cudaMalloc(&ptr, bytes), "weights")) return NULL;
-    if (upload(g, ptr, memory, bytes)) return make_buffer(g, ptr, bytes, true, false);
+    if (to_device(g, &g->moves, g->stream, ptr, memory, bytes)) return make_buffer(g, ptr, bytes, true, false);
+    come_to_rest(g);
     (void)cudaFree(ptr);
     return NULL;
 }
@@ -269,8 +320,8 @@ static bool cuda_is_copy(const struct gpu_buffer *buffer) { return buffer->owned
 
 static void cuda_free(struct gpu *g, struct gpu_buffer *buffer)
 {
-    (void)g;
     if (!buffer) return;
+    come_to_rest(g); /* in place, too: the memory may be gone next */
     if (buffer->owned) (void)cudaFree(buffer->ptr);
     if (buffer->registered) (void)cudaHostUnregister(buffer->host);
     else if (buffer->host) (void)cudaFreeHost(buffer->host);
@@ -285,8 +336,8 @@ static bool launch_all(struct gpu *g)
         struct launch *l = &g->launches[i];
         void *args[GPU_REFS_MAX + 1] = {l->record};
         for (int k = 0; k < l->n_refs; k++) args[k + 1] = &l->refs[k];
-        if (!cuda_ok(g, cudaLaunchKernel(l->kernel->fn, dim3(l->grid[0], l->grid[1], l->grid[2]), dim3(l->n_threads),
-                                         args, 0, g->stream), l->kernel->name))
+        const dim3 grid = {l->grid[0], l->grid[1], l->grid[2]}, threads = {l->n_threads, 1, 1};
+        if (!cuda_ok(g, cudaLaunchKernel(l->kernel->fn, grid, threads, args, 0, g->stream), l->kernel->name))
             return false;
     }
     return true;
@@ -312,7 +363,10 @@ static struct replay *make_replay(struct gpu *g, uint64_t digest)
     struct replay *r = &g->replays[0];
     for (int i = 1; i < REPLAYS_MAX; i++)
         if (g->replays[i].used < r->used) r = &g->replays[i];
-    if (r->graph) (void)cudaGraphExecDestroy(r->graph);
+    if (r->graph) {
+        come_to_rest(g); /* it may be running */
+        (void)cudaGraphExecDestroy(r->graph);
+    }
     mem_free(r->launches);
     memset(r, 0, sizeof *r);
     cudaGraph_t graph = NULL;
@@ -321,7 +375,7 @@ static struct replay *make_replay(struct gpu *g, uint64_t digest)
     good = cuda_ok(g, cudaStreamEndCapture(g->stream, &graph), "a graph") && good;
     good = good && cuda_ok(g, cudaGraphInstantiate(&r->graph, graph, 0), "a graph");
     if (graph) (void)cudaGraphDestroy(graph);
-    r->launches = good ? (struct launch *)mem_alloc((size_t)g->n, sizeof *r->launches) : NULL;
+    r->launches = good ? mem_alloc((size_t)g->n, sizeof *r->launches) : NULL;
     if (!r->launches) return NULL;
     memcpy(r->launches, g->launches, (size_t)g->n * sizeof *r->launches);
     r->n = g->n;
@@ -358,16 +412,12 @@ static bool cuda_wait(struct gpu *g)
 
 static bool cuda_write(struct gpu *g, struct gpu_buffer *to, uint64_t offset, const void *from, uint64_t bytes)
 {
-    return cuda_submit(g) &&
-           cuda_ok(g, cudaMemcpyAsync(to->ptr + offset, from, bytes, cudaMemcpyDefault, g->stream), "a write") &&
-           cuda_ok(g, cudaStreamSynchronize(g->stream), "a write");
+    return cuda_submit(g) && to_device(g, &g->moves, g->stream, to->ptr + offset, from, bytes);
 }
 
 static bool cuda_read(struct gpu *g, void *to, const struct gpu_buffer *from, uint64_t offset, uint64_t bytes)
 {
-    return cuda_submit(g) &&
-           cuda_ok(g, cudaMemcpyAsync(to, from->ptr + offset, bytes, cudaMemcpyDefault, g->stream), "a read") &&
-           cuda_ok(g, cudaStreamSynchronize(g->stream), "a read");
+    return cuda_submit(g) && from_device(g, &g->moves, g->stream, to, from->ptr + offset, bytes);
 }
 
 static bool cuda_copy(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
@@ -376,22 +426,13 @@ static bool cuda_copy(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
                                                         to.bytes, cudaMemcpyDefault, g->stream), "a copy");
 }
 
-static bool make_event(struct gpu *g, cudaEvent_t *event)
-{
-    return cuda_ok(g, cudaEventCreateWithFlags(event, cudaEventDisableTiming), "event");
-}
-
 static bool cuda_prepare_sends(struct gpu *g, uint64_t bytes)
 {
-    g->piece_bytes = (bytes / SEND_PIECES + 4095) / 4096 * 4096;
     for (int i = 0; i < MARKS_MAX; i++)
         if (!make_event(g, &g->marks[i])) return false;
-    for (int i = 0; i < SEND_PIECES; i++)
-        if (!make_event(g, &g->pieces[i])) return false;
     return make_event(g, &g->arrived) &&
            cuda_ok(g, cudaStreamCreateWithFlags(&g->copies, cudaStreamNonBlocking), "stream") &&
-           cuda_ok(g, cudaHostAlloc((void **)&g->pinned, g->piece_bytes * SEND_PIECES, cudaHostAllocDefault),
-                   "pinned memory");
+           make_ring(g, &g->sends, bytes);
 }
 
 static uint64_t cuda_mark(struct gpu *g)
@@ -401,21 +442,11 @@ static uint64_t cuda_mark(struct gpu *g)
     return g->n_marks = mark;
 }
 
-/* Through pieces of pinned memory in turn; one that is still on its way is waited for. */
 static bool cuda_send(struct gpu *g, struct gpu_ref to, const void *from, uint64_t mark)
 {
     if (g->failed || (mark && !cuda_ok(g, cudaStreamWaitEvent(g->copies, g->marks[mark % MARKS_MAX], 0), "a copy")))
         return false;
-    for (uint64_t at = 0; at < to.bytes; at += g->piece_bytes) {
-        uint64_t n = to.bytes - at < g->piece_bytes ? to.bytes - at : g->piece_bytes, i = g->n_pieces++ % SEND_PIECES;
-        char *piece = g->pinned + i * g->piece_bytes, *target = to.buffer->ptr + to.offset + at;
-        if (!cuda_ok(g, cudaEventSynchronize(g->pieces[i]), "a copy")) return false;
-        memcpy(piece, (const char *)from + at, n);
-        if (!cuda_ok(g, cudaMemcpyAsync(target, piece, n, cudaMemcpyDefault, g->copies), "a copy") ||
-            !cuda_ok(g, cudaEventRecord(g->pieces[i], g->copies), "a copy"))
-            return false;
-    }
-    return true;
+    return to_device(g, &g->sends, g->copies, to.buffer->ptr + to.offset, from, to.bytes);
 }
 
 static bool cuda_arrive(struct gpu *g)
@@ -457,16 +488,15 @@ static bool cuda_collect(struct gpu *g, void *to, uint64_t bytes)
 
 static const struct gpu_pipe *cuda_pipe(struct gpu *g, const char *name)
 {
-    for (const kernel_entry *kernel = kernels; kernel; kernel = kernel->next)
-        if (strcmp(kernel->name, name) == 0) return (const struct gpu_pipe *)kernel;
-    (void)cuda_ok(g, cudaErrorSymbolNotFound, name);
-    return NULL;
+    const struct cuda_kernel *kernel = cuda_kernel_find(name);
+    if (!kernel) (void)cuda_ok(g, cudaErrorSymbolNotFound, name);
+    return (const struct gpu_pipe *)(const void *)kernel;
 }
 
 static bool cuda_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const void *record, size_t record_bytes,
                           const struct gpu_ref *refs, int n_refs, const unsigned grid[3], unsigned n_threads)
 {
-    const kernel_entry *kernel = (const kernel_entry *)pipe;
+    const struct cuda_kernel *kernel = (const void *)pipe;
     if (record_bytes != kernel->record_bytes || record_bytes > RECORD_BYTES_MAX || n_refs + 1 != kernel->n_params ||
         (int)n_threads > kernel->max_threads)
         return cuda_ok(g, cudaErrorInvalidValue, kernel->name);
@@ -490,9 +520,13 @@ static void cuda_overlap(struct gpu *g, bool on)
 
 static double cuda_seconds(const struct gpu *g) { return g->seconds; }
 
-extern "C" const struct gpu_host gpu_host_cuda = {
-    "cuda", cuda_open, cuda_close, cuda_error_text, cuda_info, cuda_alloc, cuda_wrap, cuda_is_copy,
-    cuda_free, cuda_address,
-    cuda_write, cuda_read, cuda_copy, cuda_prepare_sends, cuda_mark, cuda_send, cuda_arrive, cuda_post, cuda_collect,
-    cuda_pipe, cuda_dispatch, cuda_overlap, cuda_submit, cuda_wait, cuda_seconds,
+const struct gpu_host gpu_host_cuda = {
+    .name = "cuda", .open = cuda_open, .close = cuda_close, .error = cuda_error_text, .info = cuda_info,
+    .alloc = cuda_alloc, .wrap = cuda_wrap, .is_copy = cuda_is_copy, .free = cuda_free, .address = cuda_address,
+    .write = cuda_write, .read = cuda_read, .copy = cuda_copy, .prepare_sends = cuda_prepare_sends, .mark = cuda_mark,
+    .send = cuda_send, .arrive = cuda_arrive, .post = cuda_post, .collect = cuda_collect, .pipe = cuda_pipe,
+    .dispatch = cuda_dispatch, .overlap = cuda_overlap, .submit = cuda_submit, .wait = cuda_wait,
+    .seconds = cuda_seconds,
 };
+
+#endif

@@ -1,0 +1,64 @@
+/* tested_gpu.h - the GPU that a test program runs on: the emulator as a device, or, compiled a second time, the CUDA
+ * host over the pretend runtime of tests/gpu/pretend_cuda, whose kernels run in the emulator too. And what either
+ * counts; each function gives what came since its last call. */
+#ifndef DS4_TESTS_TESTED_GPU_H
+#define DS4_TESTS_TESTED_GPU_H
+
+#include "gpu/backend.h"
+#include "gpu/emu/emu.h"
+
+#ifdef DS4_PRETEND_CUDA
+#include "pretend_cuda.h"
+
+#define TESTED_GPU "cuda"
+#define tested_host gpu_host_cuda
+
+static struct pretend_counts tested_sums_;
+static inline struct pretend_counts *tested_counts_(void)
+{
+    struct pretend_counts more = pretend_cuda_counts();
+    tested_sums_.n_opened += more.n_opened;
+    tested_sums_.n_rests += more.n_rests;
+    tested_sums_.n_sent += more.n_sent;
+    tested_sums_.n_lists += more.n_lists;
+    tested_sums_.n_replayed += more.n_replayed;
+    if (more.n_launches) tested_sums_.digest = tested_sums_.digest * 31 + more.digest;
+    return &tested_sums_;
+}
+#define TESTED_TAKE_(type, name, field) \
+    static inline type name(void) \
+    { \
+        type taken = (type)tested_counts_()->field; \
+        tested_sums_.field = 0; \
+        return taken; \
+    }
+TESTED_TAKE_(uint64_t, tested_digest, digest)
+TESTED_TAKE_(uint64_t, tested_n_rests, n_rests)
+TESTED_TAKE_(uint64_t, tested_n_sent, n_sent)
+TESTED_TAKE_(unsigned, tested_n_opened, n_opened)
+static inline void tested_lists(unsigned *n, unsigned *n_new)
+{
+    *n = (unsigned)tested_counts_()->n_lists;
+    *n_new = *n - (unsigned)tested_sums_.n_replayed;
+    tested_sums_.n_lists = tested_sums_.n_replayed = 0;
+}
+/* The device has memory of its own, or works in the machine's. */
+static inline void tested_own_memory(bool on)
+{
+    struct pretend_options options = {.kind = on ? PRETEND_DISCRETE : PRETEND_INTEGRATED};
+    pretend_cuda(&options);
+}
+static inline void tested_as_ever(void) { tested_own_memory(true); }
+#else
+#define TESTED_GPU "emu"
+#define tested_host gpu_host_emu
+#define tested_digest emu_dispatch_digest
+#define tested_n_rests emu_n_rests
+#define tested_n_sent emu_n_sent
+#define tested_n_opened emu_n_opened
+#define tested_lists emu_lists
+#define tested_own_memory emu_copy_weights
+static inline void tested_as_ever(void) { tested_own_memory(false); }
+#endif
+
+#endif
