@@ -317,6 +317,10 @@ static uint32_t slice(uint64_t row_bytes, uint32_t n_rows)
 
 static uint64_t input_bytes(uint64_t n) { return n * 2 + n / 8 + n / 4; }
 
+/* Rows whose products of hyper-connections there is room for, a quarter of a slice; and that room. */
+static uint32_t hc_rows(const struct backend_limits *limits) { return slice(4 * HC_ROW_BYTES, limits->n_rows); }
+static uint64_t hc_bytes(const struct backend_limits *limits) { return hc_rows(limits) * HC_ROW_BYTES; }
+
 /* Bytes of scratch for any one operation. */
 static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu *b)
 {
@@ -327,13 +331,14 @@ static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu 
     uint64_t input = 2 * input_bytes(limits->n_in); /* as halves and in bytes */
     uint64_t expert = 2 * input_bytes(n_embd) + limits->n_used * (input_bytes(limits->n_ff) + limits->n_ff * 4ull +
                                                               n_embd * 4 + 4 + 12);
-    uint64_t sizes[6] = {(uint64_t)limits->n_rows * HC_PRODUCTS_MAX * 4, slice(key, limits->n_rows) * key,
+    uint64_t sizes[5] = {slice(key, limits->n_rows) * key,
                          slice(part, split) * part, slice(input, limits->n_rows) * input,
                          slice(expert, limits->n_rows) * expert + limits->n_experts * 12ull,
                          gpu_sample_scratch(limits->n_vocab) + sizeof(struct backend_candidates)};
     uint64_t most = 0;
-    for (size_t i = 0; i < 6; i++) most = sizes[i] > most ? sizes[i] : most;
+    for (size_t i = 0; i < 5; i++) most = sizes[i] > most ? sizes[i] : most;
     if (b) {
+        b->hc_rows = hc_rows(limits);
         b->key_rows = slice(key, limits->n_rows);
         b->n_chunks = n_chunks;
         b->split_rows = slice(part, split);
@@ -346,7 +351,7 @@ static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu 
 static size_t gpu_scratch_bytes(const struct backend_limits *limits, uint32_t n_threads)
 {
     (void)n_threads;
-    return (size_t)lay_out(limits, NULL);
+    return (size_t)(lay_out(limits, NULL) + hc_bytes(limits));
 }
 
 #define X(name) #name,
@@ -446,8 +451,10 @@ enum ds4_status backend_gpu_create_on(const struct gpu_host *host, struct gpu *d
     host->info(b->gpu, &b->info);
     b->scratch_bytes = lay_out(limits, b);
     b->scratch = gpu_alloc_unseen(b, b->scratch_bytes);
-    if (!b->scratch || !build_pipes(b)) {
-        enum ds4_status status = err_set(error, b->scratch ? DS4_ERR_DEVICE : DS4_ERR_NOMEM, "%s: %s", b->info.name,
+    b->hc_parts = gpu_alloc_unseen(b, hc_bytes(limits));
+    if (!b->scratch || !b->hc_parts || !build_pipes(b)) {
+        bool has_memory = b->scratch && b->hc_parts;
+        enum ds4_status status = err_set(error, has_memory ? DS4_ERR_DEVICE : DS4_ERR_NOMEM, "%s: %s", b->info.name,
                                          host->error(b->gpu));
         gpu_destroy(&b->base);
         return status;

@@ -8,8 +8,10 @@
 #define REGIONS_MAX 1024
 #define SCRATCH_PART_BYTES (256u << 20) /* what one operation may take for a slice of its rows */
 #define HC_PRODUCTS_MAX (16u * 18u + 1u)
+#define HC_ROW_BYTES ((uint64_t)HC_PARTS * HC_PRODUCTS_MAX * 4)
 #define ATTENTION_CHUNK_ROWS 64u       /* CHUNK_ROWS of attention.k */
 #define ATTENTION_TILE_HEADS 16u       /* TILE_HEADS of attend_tiles.k */
+#define ENTER_ROWS_MAX 8u              /* rows up to which coefficients and reduction are one kernel */
 #define SPLIT_ROWS_MAX 8u              /* rows of a batch up to which attention is split over chunks */
 #define FEW_ROWS 8u                    /* that products_* takes at a time */
 #define TILE 64u                       /* of products.k */
@@ -22,7 +24,7 @@
     X(product) X(products) X(tiles) X(expert_gate_up) X(expert_product) X(expert_down) X(expert_tiles)
 #define FORMAT_KERNELS(X) ROW_KERNELS(X) FLOAT_KERNELS(X) BLOCK_KERNELS(X)
 #define PLAIN_KERNELS(X) \
-    X(hc_mix) X(hc_head) X(hc_reduce) X(hc_reduce_quantise) X(hc_expand) X(rms_norm_quantise) X(swiglu_quantise) \
+    X(hc_mix) X(hc_head) X(hc_reduce) X(hc_enter) X(hc_expand) X(rms_norm_quantise) X(swiglu_quantise) \
     X(rms_norm) X(rope) X(swiglu) X(add) X(add_streams) X(gather) \
     X(router) X(moe_activate) X(kv_store) X(index_query) X(compress_pool) X(compress_slots) X(index_score) \
     X(index_top) X(attention) X(attention_part) X(attention_merge) X(attend_tiles) X(attend_tiles_part) \
@@ -46,7 +48,9 @@ struct region {
 
 /* An operation that waits for the next one (ops_fused.c). */
 struct gpu_waiting {
-    enum { WAITING_NONE, WAITING_REDUCE, WAITING_NORM, WAITING_SWIGLU, WAITING_ADD } kind;
+    enum { WAITING_NONE, WAITING_MIX, WAITING_REDUCE, WAITING_NORM, WAITING_SWIGLU, WAITING_ADD } kind;
+    bool mixes;             /* the reduction waits with the coefficients before it */
+    struct hc_mix_args mix; /* whose products are in hc_parts */
     union {
         struct hc_reduce_args reduce;
         struct rms_norm_args norm;
@@ -67,6 +71,8 @@ struct backend_gpu {
     uint8_t *scratch;
     uint64_t scratch_bytes;
     uint64_t scratch_used;
+    float *hc_parts; /* products of hyper-connections: [hc_rows][HC_PARTS][HC_PRODUCTS_MAX] */
+    uint32_t hc_rows;
     uint32_t key_rows, split_rows, n_chunks, input_rows, expert_rows; /* rows of a slice of each user of scratch */
     struct gpu_waiting waiting;
     struct gpu_stage *stage;                          /* NULL: no experts are streamed */
@@ -119,6 +125,9 @@ struct gpu_input {
 struct gpu_input gpu_quantise(struct backend *b, const float *x, uint32_t n_rows, uint32_t n, float most,
                               bool in_bytes);
 void gpu_bind_input(struct gpu_call *c, const struct gpu_input *input);
+/* Products of fn with rows and their sums of squares, into hc_parts; and the coefficients from them. */
+void gpu_hc_products(struct backend *b, uint32_t n_rows, const float *x, const struct op_weight *fn);
+void gpu_run_hc_mix(struct backend *b, const struct hc_mix_args *args);
 /* Makes the integers of x together with x, when x is what an operation that waits will make. */
 bool gpu_quantise_waiting(struct backend *b, const float *x, const struct gpu_input *input, float most);
 void gpu_flush(struct backend_gpu *b);

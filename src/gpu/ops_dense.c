@@ -7,6 +7,11 @@
 
 #define OUTPUTS_PER_GROUP 8u /* of the kernels in matvec.k, and of those in products.k for few rows */
 
+static bool is_aligned(const struct op_weight *w, const float *x)
+{
+    return (uintptr_t)w->data % 16 == 0 && w->row_bytes % 16 == 0 && (uintptr_t)x % 16 == 0 && w->n_in % 8 == 0;
+}
+
 void gpu_embed(struct backend *b, const struct embed_args *args)
 {
     struct gpu_call c = gpu_call_begin(b);
@@ -17,26 +22,27 @@ void gpu_embed(struct backend *b, const struct embed_args *args)
     gpu_run(&c, gpu_format_pipe(c.b, FAMILY_embed, args->table.type), &record, sizeof record, args->n_rows, 1, 1, 128);
 }
 
-/* Products of fn with every row and their sums of squares, into scratch. */
-static void hc_products(struct backend *b, uint32_t n_rows, const float *x, const struct op_weight *fn)
+void gpu_hc_products(struct backend *b, uint32_t n_rows, const float *x, const struct op_weight *fn)
 {
     struct gpu_call c = gpu_call_begin(b);
-    struct hc_dot_record record = {fn->n_in, fn->n_out, (uint32_t)fn->row_bytes};
-    ensure(fn->n_out < HC_PRODUCTS_MAX && n_rows <= c.b->limits.n_rows);
+    struct hc_dot_record record = {fn->n_in, fn->n_out, (uint32_t)fn->row_bytes, n_rows,
+                                   is_aligned(fn, x)};
+    uint32_t n_chunks = gpu_groups(fn->n_in, 8), each = gpu_groups(n_chunks, HC_PARTS);
+    uint32_t n_parts = gpu_groups(n_chunks, each > 32 ? each : 32);
+    ensure(fn->n_out < HC_PRODUCTS_MAX && n_rows <= c.b->hc_rows);
     gpu_bind_floats(&c, x, (uint64_t)n_rows * fn->n_in);
     gpu_bind_weight(&c, fn);
-    gpu_bind(&c, c.b->scratch, (uint64_t)n_rows * (fn->n_out + 1) * sizeof(float));
-    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_hc_dot, fn->type), &record, sizeof record, gpu_groups(fn->n_out + 1ull, 4),
-            n_rows, 1, 128);
+    gpu_bind_floats(&c, c.b->hc_parts, (uint64_t)n_rows * HC_PARTS * (fn->n_out + 1));
+    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_hc_dot, fn->type), &record, sizeof record, n_parts,
+            gpu_groups(n_rows, HC_ROWS), 1, 256);
 }
 
-void gpu_hc_mix(struct backend *b, const struct hc_mix_args *args)
+void gpu_run_hc_mix(struct backend *b, const struct hc_mix_args *args)
 {
     uint32_t n = args->n_hc, n_mix = n * (2 + n);
-    hc_products(b, args->n_rows, args->x, &args->fn);
     struct gpu_call c = gpu_call_begin(b);
     struct hc_mix_record record = {n, args->fn.n_in, args->n_iters, args->hc_eps, args->rms_eps};
-    gpu_bind(&c, c.b->scratch, (uint64_t)args->n_rows * (n_mix + 1) * sizeof(float));
+    gpu_bind_floats(&c, c.b->hc_parts, (uint64_t)args->n_rows * HC_PARTS * (n_mix + 1));
     gpu_bind_floats(&c, args->scale, 3);
     gpu_bind_floats(&c, args->base, n_mix);
     gpu_bind_floats(&c, args->pre, (uint64_t)args->n_rows * n);
@@ -48,10 +54,11 @@ void gpu_hc_mix(struct backend *b, const struct hc_mix_args *args)
 void gpu_hc_head(struct backend *b, const struct hc_head_args *args)
 {
     uint32_t n = args->n_hc;
-    hc_products(b, args->n_rows, args->x, &args->fn);
+    ensure(args->n_rows <= gpu_of(b)->hc_rows); /* rows with logits */
+    gpu_hc_products(b, args->n_rows, args->x, &args->fn);
     struct gpu_call c = gpu_call_begin(b);
     struct hc_mix_record record = {n, args->fn.n_in, 0, args->hc_eps, args->rms_eps};
-    gpu_bind(&c, c.b->scratch, (uint64_t)args->n_rows * (n + 1) * sizeof(float));
+    gpu_bind_floats(&c, c.b->hc_parts, (uint64_t)args->n_rows * HC_PARTS * (n + 1));
     gpu_bind_floats(&c, args->scale, 1);
     gpu_bind_floats(&c, args->base, n);
     gpu_bind_floats(&c, args->w, (uint64_t)args->n_rows * n);
@@ -72,27 +79,71 @@ void gpu_rope(struct backend *b, const struct rope_args *args)
 /* One row goes in bytes to the kernels that take it so. */
 static bool takes_bytes(const struct op_weight *w, uint32_t n_rows) { return n_rows == 1 && gpu_takes_bytes(w->type); }
 
-/* One matrix of a product with rows from x on. inputs: they, rounded, as halves and in bytes, of which there is what
- * the matrices take. */
-static void multiply(struct backend *b, const struct matmul_args *args, uint32_t i, uint32_t first, uint32_t n_rows,
-                     const struct gpu_input *inputs)
+/* Rows of a product, from x on. inputs: they, rounded, as halves and in bytes, of which there is what the matrices
+ * take. */
+struct slice_of_rows {
+    const struct matmul_args *args;
+    uint32_t first, n_rows;
+    struct gpu_input inputs[2];
+};
+
+static void bind_x(struct gpu_call *c, const struct slice_of_rows *s, const struct op_weight *w)
 {
+    uint64_t n = (uint64_t)s->args->n_groups * w->n_in;
+    if (gpu_is_block_format(w->type)) gpu_bind_input(c, &s->inputs[takes_bytes(w, s->n_rows)]);
+    else gpu_bind_floats(c, s->args->x + s->first * n, s->n_rows * n);
+}
+
+/* One matrix. */
+static void multiply(struct backend *b, const struct slice_of_rows *s, uint32_t i)
+{
+    const struct matmul_args *args = s->args;
     const struct op_weight *w = &args->out[i].w;
-    uint32_t n_groups = args->n_groups, group_out = w->n_out / n_groups;
+    uint32_t n_groups = args->n_groups, group_out = w->n_out / n_groups, n_rows = s->n_rows;
     struct gpu_call c = gpu_call_begin(b);
     struct matvec_record record = {w->n_in, w->n_out, (uint32_t)w->row_bytes, n_groups, group_out, n_rows};
     bool blocks = gpu_is_block_format(w->type);
-    enum format_family family = n_rows > 1 ? FAMILY_matmul : FAMILY_matvec;
-    uint32_t x = gpu_groups(w->n_out, OUTPUTS_PER_GROUP), y = gpu_groups(n_rows, FEW_ROWS);
-    if (blocks) family = n_rows >= TILES_FROM ? FAMILY_tiles : n_rows > 1 ? FAMILY_products : FAMILY_product;
-    if (blocks) gpu_bind_input(&c, &inputs[takes_bytes(w, n_rows)]);
-    else gpu_bind_floats(&c, args->x + (size_t)first * n_groups * w->n_in, (uint64_t)n_rows * n_groups * w->n_in);
+    enum format_family family = !blocks ? FAMILY_matmul : n_rows >= TILES_FROM ? FAMILY_tiles : FAMILY_products;
+    bind_x(&c, s, w);
     gpu_bind_weight(&c, w);
-    gpu_bind_floats(&c, args->out[i].y + (size_t)first * w->n_out, (uint64_t)n_rows * w->n_out);
+    gpu_bind_floats(&c, args->out[i].y + (size_t)s->first * w->n_out, (uint64_t)n_rows * w->n_out);
     const struct gpu_pipe *pipe = gpu_format_pipe(c.b, family, w->type);
     if (family == FAMILY_tiles)
         gpu_run(&c, pipe, &record, sizeof record, gpu_groups(group_out, TILE), gpu_groups(n_rows, TILE), n_groups, 128);
-    else gpu_run(&c, pipe, &record, sizeof record, x, y, 1, blocks ? 256 : 128);
+    else
+        gpu_run(&c, pipe, &record, sizeof record, gpu_groups(w->n_out, OUTPUTS_PER_GROUP), gpu_groups(n_rows, FEW_ROWS),
+                1, blocks ? 256 : 128);
+}
+
+/* One row times matrix i and those after it of the same format, as many as a kernel takes. done: matrices that are. */
+static void multiply_row(struct backend *b, const struct slice_of_rows *s, uint32_t i, bool *done)
+{
+    const struct matmul_args *args = s->args;
+    const struct op_weight *w = &args->out[i].w;
+    const float *x = args->x + (size_t)s->first * args->n_groups * w->n_in;
+    struct gpu_call c = gpu_call_begin(b);
+    struct row_record record = {.n_in = w->n_in, .row_bytes = (uint32_t)w->row_bytes, .aligned = true};
+    uint32_t n = 0, n_threadgroups = 0;
+    bind_x(&c, s, w);
+    for (; i < args->n_outputs && n < MATRICES; i++) {
+        const struct op_weight *one = &args->out[i].w;
+        if (done[i] || one->type != w->type || one->row_bytes != w->row_bytes) continue;
+        done[i] = true;
+        record.first[n] = n_threadgroups;
+        record.n_out[n] = one->n_out;
+        record.group_out[n++] = one->n_out / args->n_groups;
+        record.aligned = record.aligned && is_aligned(one, x);
+        n_threadgroups += gpu_groups(one->n_out, OUTPUTS_PER_GROUP);
+        gpu_bind_weight(&c, one);
+        gpu_bind_floats(&c, args->out[i].y + (size_t)s->first * one->n_out, one->n_out);
+    }
+    for (; n < MATRICES; n++) {
+        record.first[n] = UINT32_MAX;
+        gpu_bind(&c, NULL, 0);
+        gpu_bind(&c, NULL, 0);
+    }
+    enum format_family family = gpu_is_block_format(w->type) ? FAMILY_product : FAMILY_matvec;
+    gpu_run(&c, gpu_format_pipe(c.b, family, w->type), &record, sizeof record, n_threadgroups, 1, 1, 256);
 }
 
 void gpu_matmul(struct backend *b, const struct matmul_args *args)
@@ -107,17 +158,20 @@ void gpu_matmul(struct backend *b, const struct matmul_args *args)
     uint32_t step = n_blocks ? gpu->input_rows : args->n_rows;
     if (!n_blocks) gpu_flush(gpu); /* not among those that overlap */
     for (uint32_t first = 0; first < args->n_rows; first += step) {
-        uint32_t n = args->n_rows - first < step ? args->n_rows - first : step;
-        struct gpu_input inputs[2] = {{0}};
+        struct slice_of_rows s = {args, first, args->n_rows - first < step ? args->n_rows - first : step, {{0}}};
+        bool done[OPS_MATMUL_OUTPUTS_MAX] = {false};
         gpu_scratch_begin(b);
         for (uint32_t i = 0; i < args->n_outputs; i++) {
             const struct op_weight *w = &args->out[i].w;
-            bool bytes = takes_bytes(w, n);
-            if (gpu_is_block_format(w->type) && !inputs[bytes].q)
-                inputs[bytes] = gpu_quantise(b, args->x + (size_t)first * n_in, n, n_in, most, bytes);
+            bool bytes = takes_bytes(w, s.n_rows);
+            if (gpu_is_block_format(w->type) && !s.inputs[bytes].q)
+                s.inputs[bytes] = gpu_quantise(b, args->x + (size_t)first * n_in, s.n_rows, n_in, most, bytes);
         }
         if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, true);
-        for (uint32_t i = 0; i < args->n_outputs; i++) multiply(b, args, i, first, n, inputs);
+        for (uint32_t i = 0; i < args->n_outputs; i++) {
+            if (s.n_rows > 1) multiply(b, &s, i);
+            else if (!done[i]) multiply_row(b, &s, i, done);
+        }
         if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, false);
     }
 }

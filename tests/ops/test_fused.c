@@ -12,12 +12,13 @@
 
 #define ROWS 3u
 #define N 288u /* not a multiple of the 256 threads that share a row */
-#define N_HC 2u
+#define N_HC 4u
+#define N_MIX (N_HC * (2 + N_HC))
 #define N_OUT 10u
 
 static struct backend *gpu;
 static float *x, *weight, *middle, *y, *streams;
-static struct op_weight matrix;
+static struct op_weight matrix, mixing;
 
 static float *floats(struct rng *rng, size_t n)
 {
@@ -48,6 +49,9 @@ static int set_up(void **state)
     uint8_t *there = gpu->ops->alloc(gpu, sizeof blocks);
     gpu->ops->write(gpu, there, blocks, sizeof blocks);
     matrix.data = there;
+    mixing = (struct op_weight){.type = QUANT_F32, .n_in = N * N_HC, .n_out = N_MIX, .n_stack = 1,
+                                .row_bytes = N * N_HC * sizeof(float),
+                                .data = (const uint8_t *)floats(&rng, N * N_HC * N_MIX)};
     x = floats(&rng, ROWS * N * N_HC);
     weight = floats(&rng, N * N_HC);
     middle = floats(&rng, ROWS * N);
@@ -74,6 +78,14 @@ static void reduce(void)
                                   .norm = weight, .u = middle};
     gpu->ops->hc_reduce(gpu, &args);
 }
+/* The coefficients lie in the streams. */
+static void mix(void)
+{
+    struct hc_mix_args args = {.n_rows = ROWS, .n_hc = N_HC, .n_embd = N, .n_iters = 20, .hc_eps = 1e-6f,
+                               .rms_eps = 1e-6f, .x = x, .fn = mixing, .scale = weight, .base = weight + 8,
+                               .pre = streams, .post = streams + ROWS * N_HC, .comb = streams + 2 * ROWS * N_HC};
+    gpu->ops->hc_mix(gpu, &args);
+}
 static void norm(void)
 {
     struct rms_norm_args args = {.n_rows = ROWS, .n = N, .eps = 1e-6f, .x = x, .weight = weight, .y = middle};
@@ -93,6 +105,13 @@ static void multiply(void)
 {
     struct matmul_args args = {.n_rows = ROWS, .n_outputs = 1, .n_groups = 1, .x = middle, .out = {{matrix, y}}};
     gpu->ops->matmul(gpu, &args);
+}
+static void reduce_mixed_and_multiply(void)
+{
+    struct hc_reduce_args args = {.n_rows = ROWS, .n_hc = N_HC, .n_embd = N, .rms_eps = 1e-6f, .x = x, .w = streams,
+                                  .norm = weight, .u = middle};
+    gpu->ops->hc_reduce(gpu, &args);
+    multiply();
 }
 static void expand(void)
 {
@@ -134,7 +153,8 @@ TEST(operations_in_one_kernel_give_the_bits_that_they_give_apart)
         void (*first)(void), (*second)(void);
         const char *fused, *apart;
     } pairs[] = {
-        {reduce, multiply, "hc_reduce_quantise", "hc_reduce"},
+        {mix, reduce_mixed_and_multiply, "hc_enter", "hc_mix"},
+        {reduce, multiply, "hc_reduce", "quantise"},
         {norm, multiply, "rms_norm_quantise", "rms_norm"},
         {swiglu, multiply, "swiglu_quantise", "swiglu"},
         {add, expand, "hc_expand", "add"},

@@ -7,9 +7,10 @@
 struct embed_record {
     uint32_t n_hc, n_embd, row_bytes;
 };
-/* A group of threads computes some of n_out products for one input row; the product n_out is the sum of squares. */
+#define HC_PARTS 32 /* of an input at most, whose products are summed in order; one has 256 values at least */
+#define HC_ROWS 8   /* that a threadgroup of hc_dot multiplies */
 struct hc_dot_record {
-    uint32_t n_in, n_out, row_bytes;
+    uint32_t n_in, n_out, row_bytes, n_rows, aligned; /* aligned: of row_record */
 };
 struct hc_mix_record {
     uint32_t n_hc, n_in, n_iters;
@@ -18,7 +19,11 @@ struct hc_mix_record {
 struct hc_sum_record { /* reduce and expand */
     uint32_t n_hc, n_embd, has_norm, has_more;
     float rms_eps, most; /* most, in_bytes: of quantise_record */
-    uint32_t in_bytes;
+    uint32_t in_bytes, quantises;
+};
+struct hc_enter_record {
+    struct hc_mix_record mix;
+    struct hc_sum_record sum;
 };
 struct rms_norm_record {
     uint32_t n, has_weight;
@@ -30,6 +35,13 @@ struct rope_record {
 };
 struct matvec_record {
     uint32_t n_in, n_out, row_bytes, n_groups, group_out, n_rows; /* group_out: outputs of a group */
+};
+/* Up to MATRICES matrices with one row of input in common: matrix i has the threadgroups from first[i] on, of 8 outputs
+ * each. aligned: rows of weights and of the input begin at multiples of 16 bytes and have a multiple of 8 values. */
+#define MATRICES 5
+struct row_record {
+    uint32_t n_in, row_bytes, aligned;
+    uint32_t first[MATRICES], n_out[MATRICES], group_out[MATRICES];
 };
 struct quantise_record {
     uint32_t n_blocks; /* of 32, of a row */
