@@ -97,5 +97,23 @@ $(BUILD)/tests/ops/test_cuda_host.o: CPPFLAGS += $(PRETEND_CUDA_FLAGS)
 $(CUDA_TESTS) $(BUILD)/tests/ops/test_cuda_host: $(PRETEND_CUDA_OBJS)
 endif
 
+# The interpreter of PTX, and the kernels as nvcc compiles them for it: once for all variants, some 10 seconds. Without
+# nvcc the text is empty, and kernels.ptx.why says why.
+PTX := $(BUILD_ROOT)/ptx/kernels.ptx
+PTX_OBJS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/gpu/ptx/*.c))
+$(patsubst %.c,$(BUILD)/%,$(wildcard tests/*/test_ptx_*.c)): $(PTX_OBJS)
+$(BUILD)/tests/gpu/ptx/host.o: CPPFLAGS += -DPTX_FILE='"$(PTX)"'
+# Loops over lanes; no instruction but fma is fused.
+variant_flags += $(if $(findstring tests/gpu/ptx/lanes,$1),-O3 -ffp-contract=off)
+$(BUILD_ROOT)/ptx/nvcc: FORCE
+	@mkdir -p $(@D)
+	@scripts/nvcc >$@.new 2>&1; cmp -s $@.new $@ || cp $@.new $@; rm $@.new
+$(PTX): src/gpu/cuda_kernels.cu src/gpu/cuda_kernels.h $(KERNEL_TEXT) src/gpu/prelude/cuda.h src/gpu/prelude/cxx.h \
+	$(BUILD_ROOT)/ptx/nvcc
+	@rm -f $@.why
+	@if ! nvcc=$$(scripts/nvcc 2>$@.why); then cat $@.why >&2; : >$@; exit 0; fi; \
+		rm -f $@.why; echo 'nvcc -ptx $<'; \
+		"$$nvcc" -std=c++17 -O3 -arch=sm_90 -Isrc -I"$$(dirname "$$nvcc")/../include" -ptx -o $@.new $< && mv $@.new $@
+
 # Headers in the dialect, which are read after a prelude, so that they do not stand alone (`make headers`).
 GPU_DIALECT_HEADERS := $(wildcard src/gpu/prelude/*.h src/gpu/kernels/*.h)

@@ -22,7 +22,7 @@ $(TEST_BINS): %: %.o $(TEST_LIB) $(LIB)
 $(BUILD)/ds4-fake: $(BUILD)/src/main.o $(filter-out %/fake_store.o,$(FAKE_LIB)) $(LIB)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) $(LDLIBS)
 
-tests: ds4 $(BUILD)/ds4-fake $(TEST_BINS)
+tests: ds4 $(BUILD)/ds4-fake $(TEST_BINS) $(PTX)
 
 # CHECK=text runs only the test programs with that text in their path. What the tests need is installed first.
 check:

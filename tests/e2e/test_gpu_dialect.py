@@ -60,9 +60,10 @@ def test_the_metal_host_type_checks_for_apples_target():
 
 
 def find_nvcc():
-    nvcc = os.environ.get("NVCC") or shutil.which("nvcc")
-    if not nvcc:
-        pytest.skip("no nvcc; set NVCC, or pip install nvidia-cuda-nvcc nvidia-cuda-runtime nvidia-cuda-cccl")
+    found = run(["scripts/nvcc"])
+    if found.returncode != 0:
+        pytest.skip(found.stderr.strip())
+    nvcc = found.stdout.strip()
     return nvcc, os.path.dirname(os.path.realpath(nvcc)) + "/../include"
 
 
