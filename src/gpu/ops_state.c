@@ -100,9 +100,10 @@ void gpu_index_select(struct backend *b, const struct index_select_args *args)
     struct backend_gpu *gpu = gpu_of(b);
     const struct op_batch *batch = &args->batch;
     uint32_t n_keys = gpu->limits.n_index_rows;
-    ensure(args->dim <= 128);
+    uint32_t n_sg = n_keys > 8192 ? 32 : 8;
+    ensure(args->dim <= 128 && args->dim % 4 == 0);
     struct index_record record = {.n_heads = args->n_heads, .dim = args->dim, .top_k = args->top_k,
-                                  .ratio = args->ratio, .n_keys = n_keys, .scale = args->scale,
+                                  .ratio = args->ratio, .n_keys = n_keys, .n_sg = n_sg, .scale = args->scale,
                                   .rows = rows_place(batch, &args->rows)};
     for (uint32_t first = 0; first < batch->n_rows; first += gpu->key_rows) {
         uint32_t n = batch->n_rows - first < gpu->key_rows ? batch->n_rows - first : gpu->key_rows;
@@ -114,13 +115,13 @@ void gpu_index_select(struct backend *b, const struct index_select_args *args)
         gpu_bind_rest(&score, batch->span_ids);
         gpu_bind_rest(&score, batch->spans);
         gpu_bind(&score, gpu->scratch, (uint64_t)n * n_keys * sizeof(uint32_t));
-        gpu_run(&score, gpu->plain[PIPE_index_score], &record, sizeof record, gpu_groups(n_keys, 32), n, 1, 256);
+        gpu_run(&score, gpu->plain[PIPE_index_score], &record, sizeof record, gpu_groups(n_keys, 32), n, 1, 128);
         struct gpu_call top = gpu_call_begin(b);
         gpu_bind(&top, gpu->scratch, (uint64_t)n * n_keys * sizeof(uint32_t));
         gpu_bind(&top, batch->pos, batch->n_rows * sizeof *batch->pos);
         gpu_bind(&top, args->sel, (uint64_t)batch->n_rows * args->top_k * sizeof *args->sel);
         gpu_bind(&top, args->n_sel, batch->n_rows * sizeof *args->n_sel);
-        gpu_run(&top, gpu->plain[PIPE_index_top], &record, sizeof record, n, 1, 1, 256);
+        gpu_run(&top, gpu->plain[PIPE_index_top], &record, sizeof record, n, 1, 1, 32 * n_sg);
     }
 }
 

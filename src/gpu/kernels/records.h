@@ -94,6 +94,7 @@ struct index_query_record {
 struct index_record {
     uint32_t n_heads, dim, top_k, ratio, row_first; /* row_first: of this slice of the batch */
     uint32_t n_keys;                                /* a row of keys */
+    uint32_t n_sg;                                  /* of a threadgroup of index_top */
     float scale;
     struct rows_place rows;
 };
