@@ -31,7 +31,7 @@ $(LIB): $(OBJS) $(GPU_OBJS)
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo '$(notdir $(firstword $(CC))) $<'
-	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call variant_flags,$<) $(call leaf_flags,$<) -c -o $@ $<
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(call variant_flags,$<) $(call leaf_flags,$<) $(call commit_flags,$<) -c -o $@ $<
 
 # The parts of the page are taken into the object by the assembler, which writes no list of what it read.
 $(BUILD)/src/serve/page/page.o: $(wildcard src/serve/page/*.html src/serve/page/*.css src/serve/page/*.js)

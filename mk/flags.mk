@@ -85,3 +85,11 @@ $(BUILD)/flags: FORCE
 	@echo '$(FLAG_TEXT)' | cmp -s - $@ || echo '$(FLAG_TEXT)' > $@
 FORCE:
 .PHONY: FORCE
+
+# The commit goes into one object, which is built anew when it changes.
+COMMIT := $(if $(wildcard .git),$(shell GIT_OPTIONAL_LOCKS=0 git describe --always --dirty --exclude='*' 2>/dev/null))
+commit_flags = $(if $(filter src/main.c,$1),-DDS4_COMMIT='"$(COMMIT)"')
+$(BUILD)/src/main.o: $(BUILD)/commit
+$(BUILD)/commit: FORCE
+	@mkdir -p $(@D)
+	@echo '$(COMMIT)' | cmp -s - $@ || echo '$(COMMIT)' >$@

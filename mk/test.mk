@@ -59,6 +59,7 @@ ARM_TESTS := tests/arm/tables tests/ops/test_rows tests/ops/test_cpu_products te
 ARM_CPUS := cortex-a53:neon cortex-a72:neon neoverse-n1:neon-dotprod max:neon-i8mm
 ARM_LIB := $(filter-out src/base/net.c,$(wildcard src/base/*.c)) \
 	$(wildcard src/ops/*.c src/ops/*/*.c src/quant/*.c src/gpu/*.c src/gpu/emu/*.c src/tools/selftest_*.c) \
+	src/session/sample.c \
 	src/gpu/emu/kernels.cpp tests/gpu/faults.cpp tests/lib/op_backends.c tests/lib/test.c
 ARM_CFLAGS := -std=c17 -O2 -g $(WARN) -D_GNU_SOURCE -DDS4_GPU_EMU -DXXH_INLINE_ALL -Itests/arm -Itests \
 	-Iinclude -Isrc -fno-math-errno -ffp-contract=off -MMD -MP

@@ -8,10 +8,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/build.h"
 #include "base/file.h"
 #include "base/options.h"
 #include "base/suggest.h"
 #include "gguf/gguf.h"
+
+#ifndef DS4_COMMIT
+#define DS4_COMMIT ""
+#endif
 
 struct command {
     const char *name;
@@ -98,6 +103,7 @@ static void open_standard_descriptors(void)
 
 int main(int argc, char **argv)
 {
+    build_commit = DS4_COMMIT;
     open_standard_descriptors();
     (void)signal(SIGPIPE, SIG_IGN);
     gguf_catch_sigbus();

@@ -156,6 +156,9 @@ void gpu_stage_free(struct backend_gpu *b);
 /* The region that holds [ptr, ptr + bytes); NULL when none does. */
 const struct region *gpu_region(struct backend_gpu *b, const void *ptr, uint64_t bytes);
 void gpu_pack(struct backend *b, struct op_weight *w);
+/* How a matrix is made up; the kernel of generate.k follows it. */
+enum ds4_status gpu_generate_rule(uint64_t bytes, uint32_t type, uint64_t n_in, uint32_t seed,
+                                  struct generate_record *rule, struct ds4_error *error) DS4_MUST_CHECK;
 static inline uint32_t gpu_groups(uint64_t n, uint32_t each) { return (uint32_t)((n + each - 1) / each); }
 
 uint64_t gpu_sample_scratch(uint32_t n_vocab);

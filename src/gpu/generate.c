@@ -36,8 +36,8 @@ static uint32_t exponent_rule(const struct recipe *r, double factor)
 
 void backend_gpu_generates(struct backend *b) { gpu_of(b)->generates = true; }
 
-enum ds4_status backend_gpu_generate(struct backend *b, const void *data, uint64_t bytes, uint32_t type, uint64_t n_in,
-                                     uint32_t seed, struct ds4_error *error)
+enum ds4_status gpu_generate_rule(uint64_t bytes, uint32_t type, uint64_t n_in, uint32_t seed,
+                                  struct generate_record *rule, struct ds4_error *error)
 {
     const struct quant_format *format = quant_format(type);
     const struct recipe *r = NULL;
@@ -49,14 +49,22 @@ enum ds4_status backend_gpu_generate(struct backend *b, const void *data, uint64
         return err_set(error, DS4_ERR_UNSUPPORTED, "no weights can be made up for %llu bytes of format %u",
                        (unsigned long long)bytes, type);
     double factor = 1 / sqrt((double)n_in) / (double)r->rms;
-    struct generate_record record = {.n_blocks = (uint32_t)n_blocks, .block_bytes = (uint32_t)block_bytes, .seed = seed,
+    *rule = (struct generate_record){.n_blocks = (uint32_t)n_blocks, .block_bytes = (uint32_t)block_bytes, .seed = seed,
                                      .n_ruled = r->n_ruled, .first = r->first, .step = r->step, .keep = r->keep,
                                      .set = r->keep == 0xFF || r->keep == 0x77 ? r->set : exponent_rule(r, factor),
                                      .n_halves = r->n_halves, .half_at0 = r->half_at[0], .half_at1 = r->half_at[1],
                                      .half0 = f16_from_f32((float)factor),
                                      .half1 = f16_from_f32((float)factor * r->minimum)};
+    return DS4_OK;
+}
+
+enum ds4_status backend_gpu_generate(struct backend *b, const void *data, uint64_t bytes, uint32_t type, uint64_t n_in,
+                                     uint32_t seed, struct ds4_error *error)
+{
+    struct generate_record record;
+    TRY(gpu_generate_rule(bytes, type, n_in, seed, &record, error));
     struct gpu_call c = gpu_call_begin(b);
     gpu_bind(&c, data, bytes);
-    gpu_run(&c, c.b->plain[PIPE_generate], &record, sizeof record, gpu_groups(n_blocks, 256), 1, 1, 256);
+    gpu_run(&c, c.b->plain[PIPE_generate], &record, sizeof record, gpu_groups(record.n_blocks, 256), 1, 1, 256);
     return b->ops->finish(b, error);
 }

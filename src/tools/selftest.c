@@ -1,6 +1,7 @@
 /* selftest.c - `ds4 selftest`: one report on the devices of a machine, for its owner to send: the device and its
- * driver, whether all kernels build, every operation of the forward pass against the reference (selftest_ops.h), how
- * fast each is beside the device's own copying, and a model end to end. Nothing is kept. */
+ * driver, whether all kernels build, a model end to end, what the host does for a device (selftest_host.h), every
+ * operation of the forward pass against the reference (selftest_ops.h) and what else a device runs (selftest_parts.h),
+ * how fast each is beside the device's own copying, and a paragraph that sums up. Nothing is kept. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +10,8 @@
 #include "command/model_flags.h"
 #include "ds4.h"
 #include "ops/cpu/kernels.h"
-#include "tools/selftest_ops.h"
+#include "tools/selftest_host.h"
+#include "tools/selftest_parts.h"
 #include "tools/tools.h"
 
 #define TOKENS 40u
@@ -33,7 +35,8 @@ static const struct option rows[] = {
      .offset = offsetof(struct selftest_flags, model.n_threads), .max = 1024,
      .help = "threads for the reference, and the CPU; 0 = one a core"},
     {.name = "op", .value = "NAME", .type = OPTION_TEXT, .offset = offsetof(struct selftest_flags, op),
-     .help = "only this operation (attention, matmul, ...), and no model"},
+     .help = "only this operation (attention, matmul, ...) or part (host, streamed, shared, candidates, choice, "
+             "made_up, repack, places), and no model"},
     {.name = "quick", .type = OPTION_FLAG, .offset = offsetof(struct selftest_flags, quick),
      .help = "a few small cases of each operation, and no times"},
     {.name = "json", .type = OPTION_FLAG, .offset = offsetof(struct selftest_flags, json), .help = "as a JSON object"},
@@ -41,10 +44,15 @@ static const struct option rows[] = {
 static const struct options table = {
     .command = "selftest", .summary = "check the GPUs and the CPU of this machine and print a report",
     OPTIONS_ROWS(rows),
-    .notes = "Without --backend every GPU that this build can use is checked, and the CPU. An operation that is\n"
-             "wrong is named with the shape, the element, what it is and what was wanted; the last line says how\n"
-             "many checks failed. Status 1 when one did, or when there was nothing to check.\n"
-             "of tolerance: how much of the allowed error was used. Times are the device's own.",
+    .notes = "Without --backend every GPU that this build can use is checked, and the CPU: that its kernels build, a\n"
+             "model end to end, on a GPU what the host does for it (host: memory, order, copies, lists), every\n"
+             "operation of the forward pass, and the parts: experts that come from disk (streamed, shared), the\n"
+             "choice of tokens (candidates, choice), made-up weights, matrices laid out anew (repack, places).\n"
+             "What is wrong is named with the shape, the element, what it is and what was wanted. The last\n"
+             "paragraph sums up, to be pasted into a report of a fault. Status 1 when a check failed, or when there\n"
+             "was nothing to check.\n"
+             "of tolerance: how much of the allowed error was used. Times are the device's own; of streamed\n"
+             "experts they are the host's, copies and all.",
 };
 
 /* Logits [TOKENS][*n_vocab] of some tokens on a backend: half of them in one batch, half one by one. */
@@ -140,6 +148,7 @@ static void check_backend(const struct selftest_flags *flags, const struct gpu_c
     bool good = ops_test_open(t, device, &error) == DS4_OK;
     report_check(report, "kernels build", good, good ? "" : error.message);
     if (good && !flags->op) check_model(flags, backend, report);
+    if (good && choice && (!flags->op || strcmp(flags->op, PART_HOST) == 0)) host_checks(t);
     if (good && !t->small && !t->quick) report_copy_rate(report, ops_test_copy_rate(t), choice != NULL);
     if (good) ops_test_run(t);
     else report_nothing_run(report);
@@ -153,7 +162,7 @@ static void check_gpu(const struct selftest_flags *flags, const struct gpu_choic
     char why[512] = "";
     struct gpu *device = choice->host->open(why, sizeof why);
     if (!device) {
-        if (!report->json) sink_printf(&report->out, "%s: no device: %s\n", choice->ops->name, why);
+        report_absent(report, choice->ops->name, why);
         return;
     }
     choice->host->info(device, &info);
@@ -187,7 +196,7 @@ int cmd_selftest(int argc, char **argv)
     const char *wanted = flags.model.backend;
     for (const struct gpu_choice *choice = gpu_choices(); choice->ops; choice++)
         if (wanted ? strcmp(wanted, choice->ops->name) == 0 : choice->automatic) check_gpu(&flags, choice, &report);
-    if (!wanted || strcmp(wanted, "cpu") == 0) check_cpu(&flags, &report);
+    if ((!wanted || strcmp(wanted, "cpu") == 0) && !(flags.op && parts_need_gpu(flags.op))) check_cpu(&flags, &report);
     report_end(&report);
     if (sink_close(&report.out, &error) != DS4_OK) return options_failed(&table, &error);
     return report.n_failed || report.n_devices == 0 ? EXIT_CODE_FAILED : EXIT_CODE_OK;

@@ -43,45 +43,6 @@ void op_case_embed(struct op_run *run, const struct op_shape *s)
     op_output_floats(run, "x", x, s->n_rows, (size_t)s->n_hc * s->n_embd, 0);
 }
 
-/* n_hc n_embd type */
-void op_case_hc_mix(struct op_run *run, const struct op_shape *s)
-{
-    uint32_t n = s->n_hc, n_mix = n * (2 + n), flat = n * s->n_embd;
-    float *x = op_input(run, (size_t)s->n_rows * flat, NULL);
-    struct op_weight fn = op_matrix(run, s->type, flat, n_mix, 1, NULL);
-    float *scale = op_parameters(run, 3, 0.01f, 0.02f), *base = op_parameters(run, n_mix, 1, 0);
-    float *pre = op_result(run, (size_t)s->n_rows * n), *post = op_result(run, (size_t)s->n_rows * n);
-    float *comb = op_result(run, (size_t)s->n_rows * n * n);
-    while (op_next(run)) {
-        size_t r = run->first;
-        struct hc_mix_args args = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .n_iters = 20, .hc_eps = 1e-6f,
-                                   .rms_eps = 1e-6f, .x = x + r * flat, .fn = fn, .scale = scale, .base = base,
-                                   .pre = pre + r * n, .post = post + r * n, .comb = comb + r * n * n};
-        run->dev->b->ops->hc_mix(run->dev->b, &args);
-    }
-    double tolerance = op_format_tolerance(s->type);
-    op_output_floats(run, "pre", pre, s->n_rows, n, tolerance);
-    op_output_floats(run, "post", post, s->n_rows, n, tolerance);
-    op_output_floats(run, "comb", comb, s->n_rows, (size_t)n * n, tolerance);
-}
-
-/* n_hc n_embd type */
-void op_case_hc_head(struct op_run *run, const struct op_shape *s)
-{
-    uint32_t n = s->n_hc, flat = n * s->n_embd;
-    float *x = op_input(run, (size_t)s->n_rows * flat, NULL);
-    struct op_weight fn = op_matrix(run, s->type, flat, n, 1, NULL);
-    float *scale = op_parameters(run, 1, 0.01f, 0.02f), *base = op_parameters(run, n, 1, 0);
-    float *w = op_result(run, (size_t)s->n_rows * n);
-    while (op_next(run)) {
-        struct hc_head_args args = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .hc_eps = 1e-6f,
-                                    .rms_eps = 1e-6f, .x = x + (size_t)run->first * flat, .fn = fn, .scale = scale,
-                                    .base = base, .w = w + (size_t)run->first * n};
-        run->dev->b->ops->hc_head(run->dev->b, &args);
-    }
-    op_output_floats(run, "w", w, s->n_rows, n, 1e-5);
-}
-
 /* The product of what an operation gives with a matrix of Q8_0, where the shape asks for one. */
 #define AFTER_OUT 24u
 struct after {
@@ -111,6 +72,55 @@ static void after_output(struct op_run *run, const struct after *after)
 {
     double tolerance = op_format_tolerance(QUANT_Q8_0);
     if (after->z) op_output_floats(run, "product", after->z, run->shape->n_rows, AFTER_OUT, tolerance);
+}
+
+/* n_hc n_embd type; fused: with the reduction that it is for, and a product */
+void op_case_hc_mix(struct op_run *run, const struct op_shape *s)
+{
+    uint32_t n = s->n_hc, n_mix = n * (2 + n), flat = n * s->n_embd;
+    float *x = op_input(run, (size_t)s->n_rows * flat, NULL);
+    struct op_weight fn = op_matrix(run, s->type, flat, n_mix, 1, NULL);
+    float *scale = op_parameters(run, 3, 0.01f, 0.02f), *base = op_parameters(run, n_mix, 1, 0);
+    float *pre = op_result(run, (size_t)s->n_rows * n), *post = op_result(run, (size_t)s->n_rows * n);
+    float *comb = op_result(run, (size_t)s->n_rows * n * n);
+    float *norm = op_parameters(run, s->n_embd, 0.2f, 1);
+    float *u = s->fused ? op_result(run, (size_t)s->n_rows * s->n_embd) : NULL;
+    struct after after = after_make(run, s->n_embd);
+    while (op_next(run)) {
+        size_t r = run->first;
+        struct hc_mix_args args = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .n_iters = 20, .hc_eps = 1e-6f,
+                                   .rms_eps = 1e-6f, .x = x + r * flat, .fn = fn, .scale = scale, .base = base,
+                                   .pre = pre + r * n, .post = post + r * n, .comb = comb + r * n * n};
+        run->dev->b->ops->hc_mix(run->dev->b, &args);
+        if (!u) continue;
+        struct hc_reduce_args reduce = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .rms_eps = 1e-6f, .x = args.x,
+                                        .w = args.pre, .norm = norm, .u = u + r * s->n_embd};
+        run->dev->b->ops->hc_reduce(run->dev->b, &reduce);
+        after_run(run, &after, reduce.u);
+    }
+    double tolerance = op_format_tolerance(s->type);
+    op_output_floats(run, "pre", pre, s->n_rows, n, tolerance);
+    op_output_floats(run, "post", post, s->n_rows, n, tolerance);
+    op_output_floats(run, "comb", comb, s->n_rows, (size_t)n * n, tolerance);
+    if (u) op_output_floats(run, "u", u, s->n_rows, s->n_embd, tolerance);
+    after_output(run, &after);
+}
+
+/* n_hc n_embd type */
+void op_case_hc_head(struct op_run *run, const struct op_shape *s)
+{
+    uint32_t n = s->n_hc, flat = n * s->n_embd;
+    float *x = op_input(run, (size_t)s->n_rows * flat, NULL);
+    struct op_weight fn = op_matrix(run, s->type, flat, n, 1, NULL);
+    float *scale = op_parameters(run, 1, 0.01f, 0.02f), *base = op_parameters(run, n, 1, 0);
+    float *w = op_result(run, (size_t)s->n_rows * n);
+    while (op_next(run)) {
+        struct hc_head_args args = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .hc_eps = 1e-6f,
+                                    .rms_eps = 1e-6f, .x = x + (size_t)run->first * flat, .fn = fn, .scale = scale,
+                                    .base = base, .w = w + (size_t)run->first * n};
+        run->dev->b->ops->hc_head(run->dev->b, &args);
+    }
+    op_output_floats(run, "w", w, s->n_rows, n, 1e-5);
 }
 
 /* n_hc n_embd; plain: no norm; fused */

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "gpu/emu/emu.h"
+#include "tools/selftest_parts.h"
 
 /* The largest case and its results; of the room three runs of it at a time. Memory of the host is taken as it is
  * used. */
@@ -28,7 +29,7 @@ bool ops_test_knows(const char *op)
 {
     for (size_t i = 0; i < N_OPS; i++)
         if (strcmp(op_names[i], op) == 0) return true;
-    return false;
+    return parts_know(op);
 }
 
 /* The i-th variant of a case as it is to be run. */
@@ -50,6 +51,22 @@ static void widen(uint32_t *most, uint32_t n)
     if (n > *most) *most = n;
 }
 
+void ops_test_widen(struct backend_limits *all, const struct op_shape *shape)
+{
+    struct backend_limits one = op_shape_limits(shape);
+    widen(&all->n_rows, one.n_rows);
+    widen(&all->n_in, one.n_in);
+    widen(&all->n_heads, one.n_heads);
+    widen(&all->dim, one.dim);
+    widen(&all->n_attn_rows, one.n_attn_rows);
+    widen(&all->n_index_heads, one.n_index_heads);
+    widen(&all->index_dim, one.index_dim);
+    widen(&all->n_index_rows, one.n_index_rows);
+    widen(&all->n_experts, one.n_experts);
+    widen(&all->n_used, one.n_used);
+    widen(&all->n_ff, one.n_ff);
+}
+
 /* What all cases need together. */
 static struct backend_limits limits_of(const struct ops_test *t)
 {
@@ -57,21 +74,8 @@ static struct backend_limits limits_of(const struct ops_test *t)
     struct op_shape shape;
     char name[64];
     for (size_t case_i = 0; case_i < n_op_table; case_i++) {
-        for (size_t i = 0; take_variant(t, case_i, i, &shape, name); i++) {
-            if (!is_wanted(t, case_i, &shape)) continue;
-            struct backend_limits one = op_shape_limits(&shape);
-            widen(&all.n_rows, one.n_rows);
-            widen(&all.n_in, one.n_in);
-            widen(&all.n_heads, one.n_heads);
-            widen(&all.dim, one.dim);
-            widen(&all.n_attn_rows, one.n_attn_rows);
-            widen(&all.n_index_heads, one.n_index_heads);
-            widen(&all.index_dim, one.index_dim);
-            widen(&all.n_index_rows, one.n_index_rows);
-            widen(&all.n_experts, one.n_experts);
-            widen(&all.n_used, one.n_used);
-            widen(&all.n_ff, one.n_ff);
-        }
+        for (size_t i = 0; take_variant(t, case_i, i, &shape, name); i++)
+            if (is_wanted(t, case_i, &shape)) ops_test_widen(&all, &shape);
     }
     return all;
 }
@@ -109,6 +113,7 @@ enum ds4_status ops_test_open(struct ops_test *t, struct gpu *device, struct ds4
 {
     size_t bytes = t->small || t->quick ? SMALL_REGION_BYTES : REGION_BYTES;
     t->limits = limits_of(t);
+    if (device) t->choice->host->info(device, &t->info);
     enum ds4_status status = thread_pool_create(t->n_threads, &t->pool, error);
     if (status != DS4_OK && device) t->choice->host->close(device);
     TRY(status);
@@ -170,29 +175,33 @@ static bool finished(struct ops_test *t, struct report_case *c)
     return false;
 }
 
-static bool watch_kernels(struct ops_test *t, bool on)
+bool ops_test_watch(struct ops_test *t, struct backend *b, bool on)
 {
     struct ds4_error error;
-    if (t->choice) return backend_gpu_time(t->there.b, on, &error) == DS4_OK;
-    backend_cpu_time(t->there.b, on);
+    if (t->choice) return backend_gpu_time(b, on, &error) == DS4_OK;
+    backend_cpu_time(b, on);
     return true;
 }
 
-static bool was_run(const struct ops_test *t, const char *kernel)
+bool ops_test_was_run(const struct ops_test *t, const char *kernel)
 {
     for (uint32_t k = 0; k < t->n_kernels_run; k++)
         if (strcmp(t->kernels[k], kernel) == 0) return true;
     return false;
 }
 
-static size_t kernels_seen(struct ops_test *t, struct ds4_kernel_time times[SELFTEST_KERNELS_MAX])
+void ops_test_kernel_run(struct ops_test *t, const char *kernel)
 {
-    size_t n = t->choice ? backend_gpu_times(t->there.b, times, SELFTEST_KERNELS_MAX)
-                         : backend_cpu_times(t->there.b, times, SELFTEST_KERNELS_MAX);
-    for (size_t i = 0; i < n; i++) {
-        if (was_run(t, times[i].name) || t->n_kernels_run == SELFTEST_KERNELS_MAX) continue;
-        memcpy(t->kernels[t->n_kernels_run++], times[i].name, sizeof times[i].name);
-    }
+    if (ops_test_was_run(t, kernel) || t->n_kernels_run == SELFTEST_KERNELS_MAX) return;
+    (void)snprintf(t->kernels[t->n_kernels_run], sizeof t->kernels[0], "%s", kernel);
+    t->n_kernels_run++;
+}
+
+size_t ops_test_kernels_seen(struct ops_test *t, struct backend *b, struct ds4_kernel_time *times)
+{
+    size_t n = t->choice ? backend_gpu_times(b, times, SELFTEST_KERNELS_MAX)
+                         : backend_cpu_times(b, times, SELFTEST_KERNELS_MAX);
+    for (size_t i = 0; i < n; i++) ops_test_kernel_run(t, times[i].name);
     return n;
 }
 
@@ -211,13 +220,13 @@ static bool run_there(struct ops_test *t, struct trial *trial, struct op_run *ru
 {
     static struct ds4_kernel_time times[SELFTEST_KERNELS_MAX];
     struct report_case *c = &trial->c;
-    if (watched && !watch_kernels(t, true)) return false;
+    if (watched && !ops_test_watch(t, t->there.b, true)) return false;
     op_run_case(run, &t->there, &t->room, trial->name, trial->row->fn, trial->shape, batches, n_batches);
     if (!finished(t, c)) return false;
     if (!watched) return true;
     c->kernels = times;
-    c->n_kernels = kernels_seen(t, times);
-    (void)watch_kernels(t, false);
+    c->n_kernels = ops_test_kernels_seen(t, t->there.b, times);
+    (void)ops_test_watch(t, t->there.b, false);
     return true;
 }
 
@@ -281,10 +290,11 @@ void ops_test_run(struct ops_test *t)
         report_operation_end(t->report, op_names[op]);
     }
     copy_weights(t, false);
+    if (!t->lost) parts_run(t, t->op);
     report_kernels_begin(t->report, t->n_kernels_run);
     static struct ds4_kernel_time built[SELFTEST_KERNELS_MAX];
     size_t n = t->choice && !t->lost ? backend_gpu_kernels(t->there.b, built, SELFTEST_KERNELS_MAX) : 0;
-    for (size_t i = 0; i < n && !t->quick && !t->op; i++)
-        if (!was_run(t, built[i].name)) report_kernel_not_run(t->report, built[i].name);
+    for (size_t i = 0; i < n && !t->op; i++)
+        if (!ops_test_was_run(t, built[i].name)) report_kernel_not_run(t->report, built[i].name);
     report_kernels_end(t->report);
 }

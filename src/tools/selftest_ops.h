@@ -19,6 +19,7 @@ struct ops_test {
     struct report *report;
     /* the rest is its own */
     struct backend_limits limits;
+    struct gpu_info info;            /* of the device */
     struct thread_pool *pool;
     struct op_dev there, here;       /* the backend in question, and the reference */
     struct op_room room;
@@ -33,7 +34,15 @@ void ops_test_close(struct ops_test *t);
 /* Bytes a second that the device copies (the CPU: adds), read and written; 0: not to be had. */
 double ops_test_copy_rate(struct ops_test *t);
 void ops_test_run(struct ops_test *t);
-/* True when there is such an operation. */
+/* True when there is such an operation, or part (selftest_parts.h). */
 bool ops_test_knows(const char *op);
+
+/* For the parts. Kernels of a backend are timed, each waited for, and noted as run. */
+bool ops_test_watch(struct ops_test *t, struct backend *b, bool on);
+size_t ops_test_kernels_seen(struct ops_test *t, struct backend *b, struct ds4_kernel_time *times);
+void ops_test_kernel_run(struct ops_test *t, const char *kernel);
+bool ops_test_was_run(const struct ops_test *t, const char *kernel);
+/* Makes limits wide enough for a shape, too. */
+void ops_test_widen(struct backend_limits *all, const struct op_shape *shape);
 
 #endif

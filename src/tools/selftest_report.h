@@ -11,6 +11,9 @@ struct report {
     struct sink out;
     bool json;
     uint32_t n_failed, n_devices;
+    struct buf summary, absent; /* a paragraph on all devices; those that are not there, as JSON */
+    struct buf named;           /* faults of the device at hand, of which n_named there are */
+    uint32_t n_named, n_failed_before, n_device_cases, n_device_kernels;
     bool later;         /* a device, check or case was printed before, in the list at hand */
     double copy_rate;   /* of the device, bytes a second; 0: not measured */
     /* of the operation at hand */
@@ -34,6 +37,8 @@ struct report_case {
 
 void report_begin(struct report *r);
 void report_device(struct report *r, const char *backend, const char *name, uint64_t memory_bytes, const char *driver);
+/* In place of a device. */
+void report_absent(struct report *r, const char *backend, const char *why);
 /* A check beside the operations. */
 void report_check(struct report *r, const char *what, bool good, const char *detail);
 /* by_copies: else by additions. */
@@ -48,7 +53,7 @@ void report_kernels_end(struct report *r);
 /* In place of all cases. */
 void report_nothing_run(struct report *r);
 void report_device_end(struct report *r);
-/* The last line. why_nothing: when no device was checked. */
+/* How many checks failed, and the paragraph that says in short what was checked, and what was wrong. */
 void report_end(struct report *r);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/f16.h"
 #include "base/mem.h"
 #include "quant/quant.h"
@@ -91,7 +92,8 @@ void op_run_case(struct op_run *run, struct op_dev *dev, struct op_room *room, c
                  const struct op_shape *shape, const uint32_t *chunks, size_t n_chunks)
 {
     *run = (struct op_run){.dev = dev, .room = room, .room_first = room->used, .shape = shape, .chunks = chunks,
-                           .n_chunks = n_chunks, .n_repeats = run->n_repeats, .packs = run->packs};
+                           .n_chunks = n_chunks, .n_repeats = run->n_repeats, .packs = run->packs,
+                           .streams = run->streams, .pool = run->pool};
     run->rng.state = fnv1a(name);
     dev->used = 0;
     fn(run, shape);
@@ -105,6 +107,9 @@ void op_run_free(struct op_run *run) { run->room->used = run->room_first; }
 bool op_next(struct op_run *run)
 {
     if (run->n_repeats) { /* all rows, again and again */
+        struct ds4_error error;
+        bool ready = run->n_repeated == 0 && run->dev->b->ops->finish(run->dev->b, &error) == DS4_OK;
+        if (ready) run->started_ns = clock_ns();
         run->n = run->shape->n_rows;
         return run->n_repeated++ < run->n_repeats;
     }
@@ -208,6 +213,29 @@ static const uint8_t *give(struct op_run *run, uint8_t *blocks, size_t bytes, st
 #define PAGE ((size_t)16384) /* that memory must begin at to be used by devices where it lies */
 #define RANDOM_BLOCKS 65537u /* a prime, so that rows differ; larger matrices repeat them */
 
+static const uint8_t *wait_for(const struct op_stacks *stacks, uint32_t i)
+{
+    return ((const uint8_t *const *)stacks->owner)[i];
+}
+
+/* Every third matrix comes when it is waited for. In a pool they lie in no order. */
+static void stream(struct op_run *run, const uint8_t *blocks, struct op_weight *w)
+{
+    const uint8_t **all = op_host(run, w->n_stack, sizeof *all), **at = op_host(run, w->n_stack, sizeof *at);
+    struct op_stacks *stacks = op_host(run, 1, sizeof *stacks);
+    struct op_pool *pool = run->pool;
+    size_t offset = pool ? run->pool_used : 0;
+    ensure(!pool || (w->n_stack < pool->n_slots && offset + w->stack_bytes <= pool->slot_bytes));
+    for (uint32_t e = 0; e < w->n_stack; e++) {
+        all[e] = pool ? pool->base + (pool->n_slots - 2 - e) * pool->slot_bytes : blocks + e * w->stack_bytes;
+        if (pool) memcpy(pool->base + (all[e] - pool->base) + offset, blocks + e * w->stack_bytes, w->stack_bytes);
+        at[e] = e % 3 == 1 ? NULL : all[e];
+    }
+    *stacks = (struct op_stacks){.at = at, .wait = wait_for, .owner = all, .offset = offset};
+    run->pool_used += (w->stack_bytes + PAGE - 1) / PAGE * PAGE;
+    w->stacks = stacks;
+}
+
 static struct op_weight make_matrix(struct op_run *run, uint32_t type, uint32_t n_in, uint32_t n_out, uint32_t n_stack,
                                     double *rms, bool packs)
 {
@@ -226,7 +254,8 @@ static struct op_weight make_matrix(struct op_run *run, uint32_t type, uint32_t 
     }
     size_t n_sampled = (n_blocks + 15) / 16 * format->block_elems;
     if (rms) *rms = sqrt(squares / (double)n_sampled);
-    w.data = packs ? give(run, blocks, bytes, &w) : op_put(run->dev, blocks, bytes);
+    if (run->streams && n_stack > 1) stream(run, blocks, &w);
+    else w.data = packs ? give(run, blocks, bytes, &w) : op_put(run->dev, blocks, bytes);
     return w;
 }
 
@@ -290,6 +319,8 @@ void op_shape_text(const struct op_shape *s, char *text, size_t size)
     const struct quant_format *format = quant_format(s->type);
     bool has_weights = (s->n_in && s->n_out) || (s->n_hc && s->type != QUANT_F32);
     if (format && has_weights) at = put_word(text, size, at, format->name, 0, false);
+    if (has_weights && s->n_stack && s->type2 && s->type2 != s->type)
+        at = put_word(text, size, at, quant_format(s->type2)->name, 0, false);
     if (s->n_seqs) at = put_word(text, size, at, s->format == OP_ROW_PACKED ? "packed" : "floats", 0, false);
     if (s->fill != FILL_NORMAL) at = put_word(text, size, at, fills[s->fill], 0, false);
     if (s->inverse) at = put_word(text, size, at, "inverse", 0, false);

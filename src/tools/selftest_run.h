@@ -48,6 +48,7 @@ struct op_shape {
     enum op_row_format format;
     enum op_fill fill;
     bool round, is_index, inverse, plain; /* plain: without what the operation may leave out */
+    bool mixed;            /* of every weight format, beside the next one */
     bool fused;            /* a product follows, with which a GPU does the operation in one kernel */
     uint32_t skew;         /* bytes by which activations are off 64-byte alignment */
     bool large;            /* the real size: compared between backends only */
@@ -86,6 +87,14 @@ struct op_run {
     size_t n_chunks, chunk_i;
     uint32_t first, n;      /* the batch of this turn */
     uint32_t n_repeats, n_repeated; /* to be timed: all rows at once, so many times */
+    uint64_t started_ns;    /* when the first of them began, with nothing else to do */
+    bool streams;           /* experts come one by one, as from disk */
+    struct op_pool {        /* and lie there then; NULL: anywhere. The last slot is no expert's */
+        uint8_t *base;
+        size_t slot_bytes;
+        uint32_t n_slots;
+    } *pool;
+    size_t pool_used;       /* of a slot */
     bool packs;             /* matrices of products are given to the backend as a model's are, to be laid out anew */
     uint64_t moved_bytes;   /* that the operation reads and writes at least; 0: all that was put */
     struct op_matrix_room { /* matrices that were mapped */
@@ -93,14 +102,14 @@ struct op_run {
         size_t bytes;
     } mapped[8];
     uint32_t n_mapped;
-    struct op_output outputs[4];
+    struct op_output outputs[5];
     size_t n_outputs;
 };
 typedef void (*op_case_fn)(struct op_run *run, const struct op_shape *s);
 
 /* Runs a case on rows in batches of the sizes in chunks (in turn; none: all rows at once). The members of *run that say
- * how (n_repeats, packs) are set beforehand, the others zero. Results stay in `room` until op_run_free; runs are freed
- * in reverse order. */
+ * how (n_repeats, packs, streams, pool) are set beforehand, the others zero. Results stay in `room` until op_run_free;
+ * runs are freed in reverse order. */
 void op_run_case(struct op_run *run, struct op_dev *dev, struct op_room *room, const char *name, op_case_fn fn,
                  const struct op_shape *shape, const uint32_t *chunks, size_t n_chunks);
 void op_run_free(struct op_run *run);

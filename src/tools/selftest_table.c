@@ -26,6 +26,7 @@ const struct op_case_row op_table[] = {
     CASE(embed, .n_rows = 512, .n_hc = 4, .n_embd = 4096, .n_out = 1000, .type = QUANT_F16, TIMED),
 
     CASE(hc_mix, .n_rows = 40, .n_hc = 4, .n_embd = 256, .type = ALL_TYPES, QUICK),
+    CASE(hc_mix, .n_rows = 5, .n_hc = 4, .n_embd = 288, .type = QUANT_F16, .fused = true, QUICK),
     CASE(hc_mix, .n_rows = 37, .n_hc = 4, .n_embd = 72, .type = QUANT_F16, .skew = 4),
     CASE(hc_mix, .n_rows = 9, .n_hc = 2, .n_embd = 40, .type = QUANT_F16),
     CASE(hc_mix, .n_rows = 5, .n_hc = 4, .n_embd = 256, .type = QUANT_F16, .fill = FILL_ZERO),
@@ -99,8 +100,10 @@ const struct op_case_row op_table[] = {
          .large = true),
     CASE(matmul, .n_rows = 40, .n_in = 1024, .n_out = 512, .n_groups = 1, .n_outputs = 1, .type = QUANT_Q8_0,
          .large = true),
-    CASE(matmul, .n_rows = 4, .n_in = 2048, .n_out = 9, .n_groups = 1, .n_outputs = 1, .type = ALL_TYPES),
-    CASE(matmul, .n_rows = 18, .n_in = 2048, .n_out = 17, .n_groups = 1, .n_outputs = 1, .type = ALL_TYPES),
+    CASE(matmul, .n_rows = 4, .n_in = 2048, .n_out = 9, .n_groups = 1, .n_outputs = 1, .type = ALL_TYPES,
+         QUICK),
+    CASE(matmul, .n_rows = 18, .n_in = 2048, .n_out = 17, .n_groups = 1, .n_outputs = 1, .type = ALL_TYPES,
+         QUICK),
     PRODUCT(F32, 1, 4096, 8192, TIMED),
     PRODUCT(F16, 1, 4096, 16384, TIMED),
     PRODUCT(BF16, 1, 4096, 16384, TIMED),
@@ -206,7 +209,7 @@ const struct op_case_row op_table[] = {
     CASE(attention, .n_rows = 40, .n_heads = 8, .dim = 192, .n_rope = 64, .window = 32, .n_slots = 60, .n_seqs = 2,
          .start = 20, .top_k = 8, CSA(PACKED), QUICK),
     CASE(attention, .n_rows = 40, .n_heads = 8, .dim = 192, .n_rope = 64, .window = 32, .n_slots = 60, .n_seqs = 2,
-         .start = 1000, .top_k = 8, CSA(FLOATS)),
+         .start = 1000, .top_k = 8, CSA(FLOATS), QUICK),
     CASE(attention, .n_rows = 40, .n_heads = 2, .dim = 128, .n_rope = 64, .window = 7, .n_slots = 47, .n_seqs = 1,
          .start = 600, .ratio = 128, .rows_per_span = 1, .inverse = true, PACKED),
     CASE(attention, .n_rows = 9, .n_heads = 1, .dim = 64, .n_rope = 0, .window = 1, .n_slots = 9, .n_seqs = 9,
@@ -247,12 +250,14 @@ const struct op_case_row op_table[] = {
     CASE(moe_gate_up, .n_rows = 3, .n_in = 256, .n_out = 16, .n_stack = 5, .n_used = 2, .type = ALL_TYPES,
          .fill = FILL_ZERO),
     CASE(moe_gate_up, .n_rows = 3, .n_in = 256, .n_out = 16, .n_stack = 5, .n_used = 2, .type = ALL_TYPES,
-         .fill = FILL_TINY),
+         .fill = FILL_TINY, QUICK),
     CASE(moe_gate_up, .n_rows = 3, .n_in = 256, .n_out = 16, .n_stack = 5, .n_used = 2, .type = ALL_TYPES,
          .fill = FILL_HUGE),
     CASE(moe_gate_up, .n_rows = 2, .n_in = 4096, .n_out = 256, .n_stack = 8, .n_used = 6, .type = ALL_TYPES,
          .large = true),
-    CASE(moe_gate_up, .n_rows = 18, .n_in = 2048, .n_out = 17, .n_stack = 2, .n_used = 2, .type = ALL_TYPES),
+    CASE(moe_gate_up, .n_rows = 18, .n_in = 2048, .n_out = 17, .n_stack = 2, .n_used = 2, .type = ALL_TYPES, QUICK),
+    CASE(moe_gate_up, .n_rows = 3, .n_in = 2048, .n_out = 9, .n_stack = 3, .n_used = 2, .type = ALL_TYPES,
+         .mixed = true, QUICK),
     CASE(moe_gate_up, .n_rows = 1, .n_in = 4096, .n_out = 2048, .n_stack = 16, .n_used = 6, .type = QUANT_IQ2_XXS,
          .type2 = QUANT_IQ2_XXS, TIMED),
     CASE(moe_gate_up, .n_rows = 1, .n_in = 4096, .n_out = 2048, .n_stack = 16, .n_used = 6, .type = QUANT_Q4_K,
@@ -269,10 +274,10 @@ const struct op_case_row op_table[] = {
     CASE(moe_down, .n_rows = 3, .n_in = 256, .n_out = 16, .n_stack = 5, .n_used = 2, .type = ALL_TYPES,
          .fill = FILL_ZERO),
     CASE(moe_down, .n_rows = 3, .n_in = 256, .n_out = 16, .n_stack = 5, .n_used = 2, .type = ALL_TYPES,
-         .fill = FILL_SPIKES),
+         .fill = FILL_SPIKES, QUICK),
     CASE(moe_down, .n_rows = 2, .n_in = 2048, .n_out = 512, .n_stack = 8, .n_used = 6, .type = ALL_TYPES,
          .large = true),
-    CASE(moe_down, .n_rows = 18, .n_in = 2048, .n_out = 17, .n_stack = 2, .n_used = 2, .type = ALL_TYPES),
+    CASE(moe_down, .n_rows = 18, .n_in = 2048, .n_out = 17, .n_stack = 2, .n_used = 2, .type = ALL_TYPES, QUICK),
     CASE(moe_down, .n_rows = 1, .n_in = 2048, .n_out = 4096, .n_stack = 16, .n_used = 6, .type = QUANT_Q2_K, TIMED),
     CASE(moe_down, .n_rows = 1, .n_in = 2048, .n_out = 4096, .n_stack = 16, .n_used = 6, .type = QUANT_Q4_K, TIMED),
     CASE(moe_down, .n_rows = 1, .n_in = 2048, .n_out = 4096, .n_stack = 16, .n_used = 6, .type = QUANT_MXFP4, TIMED),
@@ -301,17 +306,23 @@ const size_t n_op_table = sizeof op_table / sizeof *op_table;
 const uint32_t op_weight_types[OP_WEIGHT_TYPES] = {QUANT_F32, QUANT_F16, QUANT_BF16, QUANT_Q8_0, QUANT_Q4_K, QUANT_Q6_K,
                                                    QUANT_Q2_K, QUANT_IQ2_XXS, QUANT_MXFP4};
 
+bool op_row_variant(const struct op_case_row *row, size_t i, struct op_shape *shape)
+{
+    *shape = row->shape;
+    if (shape->type != ALL_TYPES) return i == 0;
+    if (i >= OP_WEIGHT_TYPES) return false;
+    shape->type = op_weight_types[i];
+    shape->type2 = op_weight_types[(i + shape->mixed) % OP_WEIGHT_TYPES];
+    return true;
+}
+
 bool op_variant(size_t case_i, size_t i, struct op_shape *shape, char *name, size_t name_size)
 {
     const struct op_case_row *row = &op_table[case_i];
-    *shape = row->shape;
-    if (shape->type != ALL_TYPES) {
-        (void)snprintf(name, name_size, "%s, case %zu", row->op, case_i);
-        return i == 0;
-    }
-    if (i >= OP_WEIGHT_TYPES) return false;
-    shape->type = shape->type2 = op_weight_types[i];
-    (void)snprintf(name, name_size, "%s, case %zu, %s", row->op, case_i, quant_format(op_weight_types[i])->name);
+    bool all = row->shape.type == ALL_TYPES;
+    if (!op_row_variant(row, i, shape)) return false;
+    (void)snprintf(name, name_size, "%s, case %zu%s%s", row->op, case_i, all ? ", " : "",
+                   all ? quant_format(shape->type)->name : "");
     return true;
 }
 

@@ -18,6 +18,8 @@ extern const struct op_case_row op_table[];
 extern const size_t n_op_table;
 extern const uint32_t op_weight_types[OP_WEIGHT_TYPES];
 
+/* The i-th format of a row; false when there is none. */
+bool op_row_variant(const struct op_case_row *row, size_t i, struct op_shape *shape);
 /* The i-th repetition of a case; false when there is none. *name says which. */
 bool op_variant(size_t case_i, size_t i, struct op_shape *shape, char *name, size_t name_size);
 /* A case with fewer rows and outputs, for the emulator; sessions that would have none are left out. */

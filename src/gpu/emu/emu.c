@@ -30,6 +30,13 @@ const struct emu_kernel *emu_find(const char *name)
     return NULL;
 }
 
+const struct emu_kernel *emu_next(const struct emu_kernel *before) { return before ? before->next : kernels; }
+
+static void count_launch(const struct emu_kernel *launched)
+{
+    for (struct emu_kernel *kernel = kernels; kernel; kernel = kernel->next) kernel->n_launches += kernel == launched;
+}
+
 void emu_set_options(const struct emu_options *options) { e->options = *options; }
 
 void emu_error(int line, const char *format, ...)
@@ -383,6 +390,7 @@ bool emu_launch(const struct emu_kernel *kernel, const unsigned grid[3], unsigne
     e->n_threads = (int)n_threads;
     e->random = (e->options.seed + 1ull) * 0x9E3779B97F4A7C15ull;
     e->stopped = false;
+    count_launch(kernel);
     if (!e->overlapping) emu_device_barrier();
     ensure(e->group_id < UINT32_MAX / 2 && e->epoch < UINT32_MAX / 2); /* epochs must not repeat */
     bool good = check_call(n_bindings, bindings, n_threads);

@@ -33,6 +33,8 @@ struct emu_report {
 };
 
 const struct emu_kernel *emu_find(const char *name); /* NULL when there is none */
+/* All kernels, one after the other: begins with NULL, and ends so. */
+const struct emu_kernel *emu_next(const struct emu_kernel *before);
 /* Runs a grid of groups; bindings[0] is the record. False when anything was reported. */
 bool emu_launch(const struct emu_kernel *kernel, const unsigned grid[3], unsigned n_threads,
                 const struct emu_binding *bindings, int n_bindings, struct emu_report *report);

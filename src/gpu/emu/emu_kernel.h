@@ -22,6 +22,7 @@ struct emu_kernel {
     size_t record_bytes;
     const bool *read_only; /* [n_params] */
     struct emu_kernel *next;
+    uint64_t n_launches;
 };
 void emu_register(struct emu_kernel *kernel);
 
@@ -80,7 +81,7 @@ struct Registration {
     {
         static const bool read_only[] = {Parameter<P>::read_only...};
         kernel = emu_kernel{name, (void (*)())fn, &run<P...>, (int)sizeof...(P), max_threads, Record<P...>::bytes,
-                            read_only, nullptr};
+                            read_only, nullptr, 0};
         emu_register(&kernel);
     }
 };

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "lib/fake/fake_internal.h"
+#include "session/sample.h"
 
 struct ds4_sampler {
     struct ds4_sampling sampling;
@@ -160,3 +161,35 @@ void ds4_top_logits(const float *logits, size_t n_vocab, size_t n, int32_t *ids)
         ids[k] = best < 0 ? 0 : best;
     }
 }
+
+/* `ds4 selftest`, which the program has with any engine, compares choices of a device with those of a sampler. This one
+ * makes none in that way, and says so. */
+enum ds4_status sampler_create(uint32_t n_vocab, const struct ds4_sampling *sampling, struct ds4_sampler **out,
+                               struct ds4_error *error)
+{
+    (void)sampling;
+    *out = NULL;
+    return err_set(error, DS4_ERR_UNSUPPORTED, "the scripted engine has no sampler of %u tokens", n_vocab);
+}
+
+bool sampler_needs(const struct ds4_sampler *s, bool force_greedy, float *margin)
+{
+    (void)s, (void)force_greedy, (void)margin;
+    return false;
+}
+
+bool sampler_how(const struct ds4_sampler *s, bool force_greedy, struct backend_pick *how)
+{
+    (void)s, (void)force_greedy, (void)how;
+    return false;
+}
+
+bool sampler_pick_near(struct ds4_sampler *s, const struct backend_candidates *near, bool force_greedy, int32_t *id)
+{
+    (void)s, (void)near, (void)force_greedy, (void)id;
+    return false;
+}
+
+uint64_t sampler_generator(const struct ds4_sampler *s) { return s->rng.state; }
+
+void sampler_drew(struct ds4_sampler *s, const struct backend_pick *how) { (void)s, (void)how; }
