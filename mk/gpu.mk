@@ -103,6 +103,16 @@ PTX := $(BUILD_ROOT)/ptx/kernels.ptx
 PTX_OBJS := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/gpu/ptx/*.c))
 $(patsubst %.c,$(BUILD)/%,$(wildcard tests/*/test_ptx_*.c)): $(PTX_OBJS)
 $(BUILD)/tests/gpu/ptx/host.o: CPPFLAGS += -DPTX_FILE='"$(PTX)"'
+# Test programs of the pretend CUDA runtime once more, with its kernels run by the interpreter. Not under sanitizers and
+# with tiny limits: what these find is found when the emulator runs the same programs.
+PTX_TESTS := $(addprefix $(BUILD)/tests/ptx/,unit/test_session_gpu unit/test_session_gpu_ahead unit/test_gpu_made_up \
+	ops/test_fused ops/test_candidates_chosen)
+PTX_TESTS := $(if $(CUDA_TESTS),$(if $(SAN)$(SMALL),,$(PTX_TESTS)))
+$(BUILD)/tests/gpu/ptx_executor.o: CPPFLAGS += $(PRETEND_CUDA_FLAGS)
+$(PTX_TESTS): $(PRETEND_CUDA_OBJS) $(PTX_OBJS) $(BUILD)/tests/gpu/ptx_executor.o
+$(BUILD)/tests/ptx/%.o: $(BUILD)/tests/cuda/%.o
+	@mkdir -p $(@D)
+	@cp $< $@
 # Loops over lanes; no instruction but fma is fused.
 variant_flags += $(if $(findstring tests/gpu/ptx/lanes,$1),-O3 -ffp-contract=off)
 $(BUILD_ROOT)/ptx/nvcc: FORCE

@@ -4,11 +4,12 @@
 # Programs of tests/scripted link the scripted engine of tests/lib/fake instead of the real one; ds4-fake is the whole
 # program on it (its "model files" are scripts).
 TEST_SRCS := $(wildcard tests/unit/*.c tests/ops/*.c tests/fault/*.c)
+TEST_SRCS := $(filter-out $(if $(SAN)$(SMALL),tests/ops/test_ptx_kernels.c),$(TEST_SRCS))
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/*.c))
 SCRIPTED := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/scripted/*.c))
 FAKE_STORE := $(BUILD)/tests/lib/fake/fake_store.o
 FAKE_LIB := $(filter-out $(FAKE_STORE),$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/fake/*.c)))
-TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%) $(CUDA_TESTS) $(SCRIPTED)
+TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%) $(CUDA_TESTS) $(PTX_TESTS) $(SCRIPTED)
 TEST_LIBS := -lcmocka -lpcre2-8 -llzma
 
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests

@@ -27,7 +27,7 @@ TEST(memory_gives_each_width_and_sign_as_it_was_stored)
         "mul.lo.s32 %r20, %r0, 16;\nmov.u32 %r21, all;\nadd.s32 %r22, %r21, %r20;\n"
         "st.shared.v4.u32 [%r22], {%r1, %r2, %r3, %r4};\nld.shared.v2.u32 {%r11, %r12}, [%r22];\n"
         "mov.u64 %rd20, own;\nst.local.u64 [%rd20+8], %rd1;\nld.local.s16 %r13, [%rd20+10];\n"
-        "ld.local.s8 %rs1, [%rd20+11];\ncvt.u32.u16 %r14, %rs1;\nld.local.u8 %r15, [%rd20+11];\n"
+        "ld.local.s8 %rs1, [%rd20+11];\nmov.b32 %r14, {%rs1, %rs1};\nld.local.u8 %r15, [%rd20+11];\n"
         "add.s64 %rd21, %rd20, 20;\nld.local.s32 %rd22, [%rd21+-8];\nmov.b64 {%r16, %r17}, %rd22;\n"
         "st.shared.u16 [%r22+2], %rs1;\nld.shared.u32 %r18, [%r22];");
     for (uint32_t i = 0; i < 32; i++) {
@@ -35,7 +35,7 @@ TEST(memory_gives_each_width_and_sign_as_it_was_stored)
         assert_int_equal(out[i][0], a);
         assert_int_equal(out[i][1], b);
         assert_int_equal((int32_t)out[i][2], (int16_t)(a >> 16));
-        assert_int_equal(out[i][3], (uint16_t)(int8_t)(a >> 24));
+        assert_int_equal(out[i][3], (uint32_t)(uint16_t)(int8_t)(a >> 24) * 0x10001u);
         assert_int_equal(out[i][4], a >> 24);
         assert_int_equal(out[i][5], b);
         assert_int_equal(out[i][6], b >> 31 ? 0xffffffffu : 0);

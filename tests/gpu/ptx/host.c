@@ -7,8 +7,9 @@
 #include "base/mem.h"
 
 #ifndef PTX_FILE
-#define PTX_FILE "build/ptx/kernels.ptx" /* beside it kernels.why: why there is none */
+#define PTX_FILE "build/ptx/kernels.ptx"
 #endif
+#define WHY_FILE PTX_FILE ".why" /* why that is empty */
 #define TEXT_BYTES_MAX (64u << 20)
 #define KERNELS_MAX 512
 
@@ -34,7 +35,7 @@ struct gpu {
 static struct {
     const struct ptx_kernel *kernel;
     uint64_t n;
-} dispatched[KERNELS_MAX];
+} noted[KERNELS_MAX];
 
 static char *file_text(const char *path, size_t *n)
 {
@@ -46,35 +47,40 @@ static char *file_text(const char *path, size_t *n)
     return text;
 }
 
+bool ptx_are_there(char *why, size_t why_size)
+{
+    size_t n = 0, n_why = 0;
+    char *text = file_text(PTX_FILE, &n), *reason = n ? NULL : file_text(WHY_FILE, &n_why);
+    if (n_why) (void)snprintf(why, why_size, "%.*s", (int)strcspn(reason, "\n"), reason);
+    else if (!n) (void)snprintf(why, why_size, "%s is missing", PTX_FILE);
+    mem_free(reason);
+    mem_free(text);
+    return n > 0;
+}
+
 const struct ptx_module *ptx_kernels(char *why, size_t why_size)
 {
     static struct ptx_module *module;
     size_t n = 0;
     if (module) return module;
     char *text = file_text(PTX_FILE, &n);
-    if (text && n > 0) {
-        module = ptx_load(text, n, why, why_size);
-    } else {
-        mem_free(text);
-        text = file_text(PTX_FILE ".why", &n);
-        (void)snprintf(why, why_size, "%.*s", n ? (int)strcspn(text, "\n") : 20, n ? text : PTX_FILE " is missing");
-    }
+    module = ptx_load(text, n, why, why_size);
     mem_free(text);
     return module;
 }
 
 void ptx_dispatched(void (*fn)(const char *kernel, uint64_t n, void *user), void *user)
 {
-    for (size_t i = 0; i < KERNELS_MAX && dispatched[i].kernel; i++)
-        fn(ptx_kernel_name(dispatched[i].kernel), dispatched[i].n, user);
+    for (size_t i = 0; i < KERNELS_MAX && noted[i].kernel; i++)
+        fn(ptx_kernel_name(noted[i].kernel), noted[i].n, user);
 }
 
-static void note(const struct ptx_kernel *kernel)
+void ptx_note(const struct ptx_kernel *kernel)
 {
     size_t i = 0;
-    while (i < KERNELS_MAX - 1 && dispatched[i].kernel && dispatched[i].kernel != kernel) i++;
-    dispatched[i].kernel = kernel;
-    dispatched[i].n++;
+    while (i < KERNELS_MAX - 1 && noted[i].kernel && noted[i].kernel != kernel) i++;
+    noted[i].kernel = kernel;
+    noted[i].n++;
 }
 
 static void host_fail(struct gpu *g, const char *sentence)
@@ -205,7 +211,7 @@ static bool host_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const void
         regions[i] = (struct ptx_region){pointers[i], refs[i].bytes, refs[i].buffer->owned};
     }
     const struct ptx_memory memory = {regions, (size_t)n_refs};
-    note(kernel);
+    ptx_note(kernel);
     if (!ptx_launch(kernel, grid, n_threads, params, &memory, g->error, sizeof g->error)) g->failed = true;
     return !g->failed;
 }

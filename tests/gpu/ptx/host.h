@@ -8,10 +8,14 @@
 
 extern const struct gpu_host gpu_host_ptx;
 
-/* The kernels as nvcc compiled them, which the build makes where it has nvcc; kept until the process ends. NULL: there
- * are none, why has the reason. */
+/* False: the build had no nvcc to compile the kernels with; why has the reason. */
+bool ptx_are_there(char *why, size_t why_size);
+/* The kernels as nvcc compiled them; kept until the process ends. NULL: there are none, or the interpreter does not
+ * know what they use; why has the sentence. */
 const struct ptx_module *ptx_kernels(char *why, size_t why_size);
-/* Calls fn with every kernel that was dispatched so far, and how often. */
+/* Counts a run of a kernel. */
+void ptx_note(const struct ptx_kernel *kernel);
+/* Calls fn with every kernel that was run so far, and how often. */
 void ptx_dispatched(void (*fn)(const char *kernel, uint64_t n, void *user), void *user);
 
 #endif
