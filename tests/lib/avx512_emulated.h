@@ -12,6 +12,7 @@
 #include <simde/x86/avx512/and.h>
 #include <simde/x86/avx512/broadcast.h>
 #include <simde/x86/avx512/cast.h>
+#include <simde/x86/avx512/dpbusd.h>
 #include <simde/x86/avx512/dpwssd.h>
 #include <simde/x86/avx512/extract.h>
 #include <simde/x86/avx512/fmadd.h>
@@ -56,6 +57,11 @@ static inline __m256i emulated_cvtepi32_epi16(__m512i v) /* cut off */
     for (int i = 0; i < 2; i++) part[i] = _mm256_and_si256(part[i], _mm256_set1_epi32(0xFFFF));
     return _mm256_permute4x64_epi64(_mm256_packus_epi32(part[0], part[1]), 0xD8);
 }
+static inline __m512i emulated_even_products(__m512i a, __m512i b) /* of words; for this mask only */
+{
+    return _mm512_and_si512(_mm512_mullo_epi16(a, b), _mm512_set1_epi32(0xFFFF));
+}
+#define _mm512_maskz_mullo_epi16(mask, a, b) emulated_even_products(a, b)
 /* And one it gives the wrong number of arguments. */
 #undef _mm512_madd_epi16
 #define _mm512_madd_epi16 simde_mm512_madd_epi16

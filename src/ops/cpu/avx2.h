@@ -153,8 +153,11 @@ extern const struct format_kernels avx2_f32, avx2_f16, avx2_bf16;
 extern const struct format_kernels avx2_q8_0, avx2_q4_k, avx2_q6_k, avx2_mxfp4;
 extern const struct format_kernels avx2_iq2_xxs, avx2_q2_k;
 void avx2_quantise(enum input_form form, const float *x, uint32_t n_in, uint8_t *record);
+void avx2_quantise_fours(enum input_form form, const float *x, uint32_t n_in, uint8_t *record); /* for VNNI */
 void avx2_gemm(const struct format_kernels *format, const struct tile *tile, const struct gemm_col *cols,
                uint32_t n_cols, bool last);
+/* For TILE_ROWS_MAX lanes; bytes in natural order. */
+unpack_lanes_fn avx2_unpack_q8_0_wide, avx2_unpack_mxfp4_wide, avx2_unpack_q2_k_wide, avx2_unpack_iq2_xxs_wide;
 gemm_lanes_fn avx2_gemm_lanes_32, avx2_gemm_lanes_q2_k, avx2_gemm_lanes_iq2_xxs;
 float avx2_sum_squares(const float *x, uint32_t n);
 void avx2_scale(const float *x, const float *weight, float factor, uint32_t n, float *y);
@@ -172,7 +175,6 @@ void avx2_index_scores(const uint8_t *prepared, uint32_t n_heads, uint32_t dim, 
 
 /* Members of a table of kernels: all but matrix products, which every variant for x86-64 shares. */
 #define AVX2_BESIDE_PRODUCTS \
-    .quantise = avx2_quantise, \
     .sum_squares = avx2_sum_squares, \
     .scale = avx2_scale, \
     .swiglu = avx2_swiglu, \

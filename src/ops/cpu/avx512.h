@@ -39,4 +39,18 @@ INLINE void add_pairs512(__m512i *sum, __m512i a, __m512i b)
 #endif
 }
 
+/* What multiplies bytes needs VNNI. */
+#if defined(AVX512_EMULATED) || defined(__AVX512VNNI__)
+#define AVX512_BYTES 1
+/* *sum += products of fours of unsigned and of signed bytes. */
+INLINE void add_fours512(__m512i *sum, __m512i a, __m512i b)
+{
+#if defined(AVX512_EMULATED)
+    *sum = _mm512_dpbusd_epi32(*sum, a, b);
+#else
+    __asm__("vpdpbusd %[b], %[a], %[s]" : [s] "+v"(*sum) : [a] "v"(a), [b] "v"(b));
+#endif
+}
+#endif
+
 #endif

@@ -45,8 +45,8 @@ static struct layout lay_out(const struct backend_limits *limits)
     l.scores = part(&l, (uint64_t)limits->n_index_rows + 8, sizeof(float));
 
     uint64_t heads = limits->n_heads, index_heads = limits->n_index_heads + 64;
-    uint64_t outputs = (uint64_t)2 * COLS_MAX * TILE_ROWS * sizeof(float);
-    uint64_t moe = part(&l, pairs, TILE_ROWS * sizeof(float)) + multiply_bytes() + outputs;
+    uint64_t outputs = (uint64_t)2 * COLS_MAX * TILE_ROWS_MAX * sizeof(float);
+    uint64_t moe = part(&l, pairs, TILE_ROWS_MAX * sizeof(float)) + multiply_bytes() + outputs;
     uint64_t attention = part(&l, limits->dim, ATTENTION_BLOCK * sizeof(float)) +
                          part(&l, heads, ATTENTION_BLOCK * sizeof(float) + sizeof(struct attention_head));
     uint64_t index = l.scores + part(&l, index_heads, (uint64_t)limits->index_dim * 8 + 64) +

@@ -98,8 +98,9 @@ void input_panels_make(struct backend_cpu *cpu, struct input_set *set, uint32_t 
 struct input input_in_panel(const struct input_set *set, uint32_t row);
 
 /* tile.c: n_rows rows of matrix stack_i of w times some inputs: cols[c].y[i] = row (row_first + i) . cols[c].x. By dot
- * for few columns, else unpacked; then n_rows <= TILE_ROWS. memory: multiply_bytes() of scratch that begins with the
- * n_cols <= COLS_MAX cols. */
+ * for few columns, else unpacked, tile_rows_of(format) at a time. memory: multiply_bytes() of scratch that begins with
+ * the n_cols <= COLS_MAX cols, whose y may be moved. */
+uint32_t tile_rows_of(const struct format_kernels *format);
 void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t stack_i, uint32_t row_first,
                    uint32_t n_rows, uint32_t n_cols, void *memory);
 uint64_t multiply_bytes(void);

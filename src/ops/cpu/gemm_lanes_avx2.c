@@ -82,7 +82,7 @@ INLINE void block_32(const struct tile *tile, const struct gemm_col *cols, __m25
 INLINE void add_q2_k_32(const struct tile *tile, const struct gemm_col *cols, uint32_t n_cols, uint32_t at,
                         __m256i (*total)[COLS])
 {
-    const uint8_t *w = tile_q8(tile, at, 0);
+    const uint8_t *w = tile_q8(tile, TILE_ROWS, at, 0);
     const int16_t *scales = tile->scales16 + (size_t)at / 32 * 2 * TILE_ROWS;
     __m256i sum[VECTORS][COLS] UNINITIALISED;
     UNROLL for (uint32_t i = 0; i < 8; i++) {
@@ -106,7 +106,7 @@ INLINE void add_q2_k_32(const struct tile *tile, const struct gemm_col *cols, ui
 INLINE void add_iq2_xxs_32(const struct tile *tile, const struct gemm_col *cols, uint32_t n_cols, uint32_t at,
                            __m256i (*total)[COLS])
 {
-    const uint8_t *w = tile_q8(tile, at, 0);
+    const uint8_t *w = tile_q8(tile, TILE_ROWS, at, 0);
     const int16_t *scales = tile->scales16 + (size_t)at / 32 * 2 * TILE_ROWS;
     __m256i sum[VECTORS][COLS] UNINITIALISED, start[COLS] UNINITIALISED;
     UNROLL for (uint32_t c = 0; c < n_cols; c++)

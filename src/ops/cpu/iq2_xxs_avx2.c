@@ -8,15 +8,16 @@
 
 #define BLOCK_BYTES 66
 
-/* The magnitudes of a group of 32 in the order of q8 (kernels.h). Two indices come in a load, and the vectors of 8
- * are broadcast and blended, because inserts all need one port. */
-INLINE __m256i magnitudes(const uint8_t *group)
+/* The magnitudes of a group of 32, in turns (LANES in kernels.h) or in natural order. Two indices come in a load, and
+ * the vectors of 8 are broadcast and blended, because inserts all need one port. */
+INLINE __m256i magnitudes(bool turns, const uint8_t *group)
 {
     const int64_t *grid = (const int64_t *)(const void *)quant_grid_iq2_xxs;
     uint32_t i = load_u16(group), j = load_u16(group + 2);
     __asm__("" : "+Q"(i), "+Q"(j)); /* else they become four loads */
     __m256i a = _mm256_set1_epi64x(grid[i & 255]), b = _mm256_set1_epi64x(grid[i >> 8]);
     __m256i c = _mm256_set1_epi64x(grid[j & 255]), d = _mm256_set1_epi64x(grid[j >> 8]);
+    if (!turns) return _mm256_blend_epi32(_mm256_blend_epi32(a, b, 0x0C), _mm256_blend_epi32(c, d, 0xC0), 0xF0);
     return _mm256_unpacklo_epi16(_mm256_blend_epi32(a, b, 0xF0), _mm256_blend_epi32(c, d, 0xF0));
 }
 
@@ -58,12 +59,14 @@ INLINE void prepare_signs(__m256i bits, struct signs *to)
     _mm256_storeu_si256((__m256i *)(void *)to->words, _mm256_unpacklo_epi8(even, odd));
     _mm256_storeu_si256((__m256i *)(void *)(to->words + 4), _mm256_unpackhi_epi8(even, odd));
 }
-/* Numbers of the signs of 32 values in the order of q8. */
-INLINE __m256i signs(const struct signs *s, uint32_t g)
+/* Numbers of the signs of 32 values in the same order. */
+INLINE __m256i signs(bool turns, const struct signs *s, uint32_t g)
 {
-    const __m256i spread = _mm256_setr_epi64x(0x0504010005040100, 0x0504010005040100, 0x0706030207060302,
-                                              0x0706030207060302);
-    const __m256i shift = twice128(_mm_setr_epi16(64, 64, 16, 16, 4, 4, 1, 1));
+    const __m256i spread =
+        turns ? _mm256_setr_epi64x(0x0504010005040100, 0x0504010005040100, 0x0706030207060302, 0x0706030207060302)
+              : _mm256_setr_epi64x(0x0100010001000100, 0x0302030203020302, 0x0504050405040504, 0x0706070607060706);
+    const __m256i shift = twice128(turns ? _mm_setr_epi16(64, 64, 16, 16, 4, 4, 1, 1)
+                                         : _mm_setr_epi16(64, 16, 4, 1, 64, 16, 4, 1));
     uint32_t at = g % 4 / 2 * 4 + g / 4 * 2 + g % 2; /* unpacking took groups 0 1 4 5 and 2 3 6 7 */
     __m256i words = _mm256_shuffle_epi8(_mm256_set1_epi64x((int64_t)s->words[at]), spread);
     return _mm256_mullo_epi16(words, shift);
@@ -86,8 +89,8 @@ INLINE __m256i multiply_blocks(const uint8_t *w, uint32_t n, const int8_t *q, co
         total[k] = _mm256_setzero_si256();
         _mm_prefetch((const char *)w + 2048, _MM_HINT_T0);
         UNROLL for (uint32_t g = 0; g < 8; g++) {
-            __m256i turned = _mm256_sign_epi8(load256(q + 32 * g), signs(&prepared[k], g));
-            __m256i products = _mm256_maddubs_epi16(magnitudes(w + 2 + 8 * g), turned);
+            __m256i turned = _mm256_sign_epi8(load256(q + 32 * g), signs(true, &prepared[k], g));
+            __m256i products = _mm256_maddubs_epi16(magnitudes(true, w + 2 + 8 * g), turned);
             __m256i factor = _mm256_set1_epi32((int32_t)load_u32(factors[k] + 2 * g));
             total[k] = _mm256_add_epi32(total[k], _mm256_madd_epi16(products, factor));
         }
@@ -119,13 +122,14 @@ static void dot_iq2_xxs(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uin
     }
 }
 
-static void unpack_iq2_xxs(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
+INLINE void unpack_rows(bool turns, uint32_t n_lanes, const uint8_t *const *rows, const struct tile *tile,
+                        uint32_t row_i)
 {
     size_t offset = 0;
     for (uint32_t at = 0; at < tile->n_in; at += 256, offset += BLOCK_BYTES) {
         struct signs prepared[LANES] UNINITIALISED;
         __m256i v[LANES] UNINITIALISED;
-        int16_t *scales = tile->scales16 + ((size_t)at / 32 * TILE_ROWS + row_i) * 2;
+        int16_t *scales = tile->scales16 + ((size_t)at / 32 * n_lanes + row_i) * 2;
         UNROLL for (uint32_t r = 0; r < LANES; r++) {
             __m256i words = sign_words(rows[r] + offset);
             prepare_signs(sign_bits(words), &prepared[r]);
@@ -133,22 +137,32 @@ static void unpack_iq2_xxs(const uint8_t *const *rows, const struct tile *tile, 
         }
         transpose_8(v);
         UNROLL for (uint32_t g = 0; g < 8; g++)
-            _mm256_storeu_si256((__m256i *)(void *)(scales + 2 * TILE_ROWS * g), v[g]);
+            _mm256_storeu_si256((__m256i *)(void *)(scales + 2 * n_lanes * g), v[g]);
         for (uint32_t g = 0; g < 8; g++) {
             UNROLL for (uint32_t r = 0; r < LANES; r++) {
-                v[r] = _mm256_sign_epi8(magnitudes(rows[r] + offset + 2 + 8 * g), signs(&prepared[r], g));
+                v[r] = magnitudes(turns, rows[r] + offset + 2 + 8 * g);
+                v[r] = _mm256_sign_epi8(v[r], signs(turns, &prepared[r], g));
                 v[r] = _mm256_add_epi8(v[r], _mm256_set1_epi8(OFFSET_MOST));
             }
             transpose_8(v);
             UNROLL for (uint32_t i = 0; i < 8; i++)
-                _mm256_storeu_si256((__m256i *)(void *)tile_q8(tile, at + 32 * g + 4 * i, row_i), v[i]);
+                _mm256_storeu_si256((__m256i *)(void *)tile_q8(tile, n_lanes, at + 32 * g + 4 * i, row_i), v[i]);
         }
         __m256 d = _mm256_mul_ps(low_halves(dwords_of(rows, offset)), _mm256_set1_ps(0.125f));
-        _mm256_storeu_ps(tile->d + (size_t)at / 256 * TILE_ROWS + row_i, d);
+        _mm256_storeu_ps(tile->d + (size_t)at / 256 * n_lanes + row_i, d);
     }
 }
 
-static const struct lanes_kernels lanes = {unpack_iq2_xxs, avx2_gemm_lanes_iq2_xxs};
+static void unpack_iq2_xxs(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
+{
+    unpack_rows(true, TILE_ROWS, rows, tile, row_i);
+}
+void avx2_unpack_iq2_xxs_wide(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
+{
+    unpack_rows(false, TILE_ROWS_MAX, rows, tile, row_i);
+}
+
+static const struct lanes_kernels lanes = {TILE_ROWS, LANES_PIECE, unpack_iq2_xxs, avx2_gemm_lanes_iq2_xxs};
 const struct format_kernels avx2_iq2_xxs = {INPUT_OFFSET, 256, 0, 3, dot_iq2_xxs, NULL, NULL, &lanes};
 
 #endif

@@ -14,6 +14,7 @@
  *           |q| <= 127. Error: at most (max|x of the 16| + max|x| / 255) / 254 a value. For 2-bit experts.
  *   LANES   COARSE for rows in lanes: t and t_sums in natural order, q8 within each 32 its two 16s, a and b, in turns:
  *           a0 a1 b0 b1 a2 a3 b2 b3 ..., so that each 32 bits hold as much of one multiplier as of the other.
+ *           VNNI adds fours: with it q8 is in natural order, and q16 holds what q8 is otherwise, for dot.
  *   OFFSET  LANES for IQ2_XXS: 16 products with a 16 add up to less than 2^15, and all of a 256 to less than 2^31. As
  *           16 weights have a norm of at most sqrt(2 * 6989), the |q| of a 16 have one of at most 277, and t times
  *           those norms add up to at most 585929 in a 256. Error as before, with 0.462 times the norm of a 16 instead
@@ -28,14 +29,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TILE_ROWS 24u          /* weight rows unpacked at a time */
+#define TILE_ROWS 24u         /* weight rows unpacked at a time */
+#define TILE_ROWS_MAX 48u     /* the same, if a format's lanes_kernels have their own number */
 #define TILE_PIECE 2048u      /* inner elements unpacked at a time: a multiple of every block; 96 KiB as integers */
 #define FLOAT_PIECE 512u      /* the same of weights that are unpacked to floats: 48 KiB */
 #define PANELS_PIECE 256u     /* and with inputs in panels: half of a first-level cache */
 #define PANEL 4u              /* rows of a tile that lie interleaved */
 #define INPUT_PANEL 6u        /* float inputs that may lie so */
 #define LANES 8u              /* rows that lie in the lanes of one vector */
-#define LANES_PIECE 512u      /* inner elements unpacked at a time of rows in lanes: 12 or 24 KiB */
+#define LANES_PIECE 512u      /* inner elements unpacked at a time of TILE_ROWS rows in lanes: 12 or 24 KiB */
 #define COLS_MAX 512u         /* inputs handed to one gemm call: a whole chunk, for which weights are unpacked once */
 #define INPUT_MULT_BLOCK 16u  /* values that share a multiplier t */
 #define INPUT_BLOCK 256u      /* coarse rows are a multiple of this */
@@ -78,8 +80,8 @@ struct tile {
     float *mins;       /* [row][mins_stride], multiplied by the input's sums */
     int16_t *mins16;   /* with groups of 16 instead: [row][mins_stride], multiplied by the input's t_sums and d_min */
     float *d_min;      /* [panel][n_groups][PANEL], SUM_UNIT included */
-    uint8_t *q8;       /* in lanes: [n_in / 4][TILE_ROWS][4], values ordered as the input's */
-    int16_t *scales16; /* in lanes: [n_in / 32][TILE_ROWS][2], times d; mins16 likewise, times d_min */
+    uint8_t *q8;       /* in R lanes: [n_in / 4][R][4], values ordered as the input's */
+    int16_t *scales16; /* in R lanes: [n_in / 32][R][2], times d; mins16 likewise, times d_min */
     float *f32;        /* [panel][n_in / 8, rounded up][PANEL][8], zero-padded */
     float *sums;       /* [TILE_ROWS][COLS_MAX][8] sums over the pieces so far */
     size_t mins_stride;
@@ -101,24 +103,27 @@ static inline float *tile_d(const struct tile *tile, uint32_t row)
     return tile->d + (size_t)(row / PANEL) * PANEL * tile->n_groups + row % PANEL;
 }
 
-/* In lanes d and d_min are [n_groups][TILE_ROWS], and 16-bit numbers follow each other as inputs do, pairs of even
- * values and of odd ones in turns: [n_in / 4][2][TILE_ROWS][2]. */
-static inline int16_t *tile_q16_lanes(const struct tile *tile, uint32_t at, uint32_t odd, uint32_t row)
+/* In R lanes d and d_min are [n_groups][R], and 16-bit numbers follow each other as inputs do, pairs of even values and
+ * of odd ones in turns: [n_in / 4][2][R][2]. */
+static inline int16_t *tile_q16_lanes(const struct tile *tile, uint32_t n_lanes, uint32_t at, uint32_t odd,
+                                      uint32_t row)
 {
-    return tile->q16 + (((size_t)at / 4 * 2 + odd) * TILE_ROWS + row) * 2;
+    return tile->q16 + (((size_t)at / 4 * 2 + odd) * n_lanes + row) * 2;
 }
-static inline uint8_t *tile_q8(const struct tile *tile, uint32_t at, uint32_t row)
+static inline uint8_t *tile_q8(const struct tile *tile, uint32_t n_lanes, uint32_t at, uint32_t row)
 {
-    return tile->q8 + ((size_t)at / 4 * TILE_ROWS + row) * 4;
+    return tile->q8 + ((size_t)at / 4 * n_lanes + row) * 4;
 }
 
-/* The gemm of tiles in lanes. */
+/* The gemm of tiles in lanes, and what unpacks the tile's part of eight rows, which begin at rows[0], rows[1] ..., into
+ * rows row_i ... of the tile. */
+typedef void unpack_lanes_fn(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i);
 typedef void gemm_lanes_fn(const struct tile *tile, const struct gemm_col *cols, uint32_t n_cols, bool last);
-/* Rows in the lanes of vectors: as many bytes of each of TILE_ROWS rows in turn as inputs are broadcast together. Every
+/* Rows in the lanes of vectors: as many bytes of each of a tile's rows in turn as inputs are broadcast together. Every
  * output is one float chain: the exact sum of each group, converted, times its scale, in ascending order. */
 struct lanes_kernels {
-    /* Unpacks the tile's part of eight rows, which begin at rows[0], rows[1] ..., into rows row_i ... of the tile. */
-    void (*unpack)(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i);
+    uint32_t rows, piece; /* of a tile: rows (a multiple of LANES) and inner elements */
+    unpack_lanes_fn *unpack;
     gemm_lanes_fn *gemm;
 };
 
@@ -201,7 +206,7 @@ extern const struct cpu_kernels cpu_kernels_neon, cpu_kernels_neondot, cpu_kerne
 const struct cpu_kernels *cpu_kernels_best(void);
 
 /* Layout of a record: d and 60 bytes, q16 [n], sums [n/16], then from COARSE on: t [n/16], t_sums [n/16], q8 [n]. n is
- * a multiple of 32. LANES and OFFSET have no q16 and no sums. */
+ * a multiple of 32. LANES and OFFSET have no sums, and q16 with VNNI only. */
 static inline size_t input_record_bytes(enum input_form form, uint32_t n_in)
 {
     size_t n = n_in, bytes = 64 + 2 * n + 4 * (n / INPUT_MULT_BLOCK);

@@ -32,6 +32,7 @@ const struct cpu_kernels cpu_kernels_avx2 = {
     .name = "avx2",
     .supported = supported,
     .format = format,
+    .quantise = avx2_quantise,
     .gemm = avx2_gemm,
     AVX2_BESIDE_PRODUCTS,
 };

@@ -18,7 +18,7 @@ struct pass {
 static uint32_t rows_of_a_task(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t n_cols)
 {
     const struct format_kernels *format = format_of(cpu, w);
-    if (!takes_dots(format, n_cols)) return TILE_ROWS;
+    if (!takes_dots(format, n_cols)) return tile_rows_of(format);
     uint64_t n = DOT_TASK_BYTES / (w->row_bytes ? w->row_bytes : 1);
     uint64_t share = w->n_out / (TASKS_A_THREAD * cpu->n_threads);
     n = (n < share ? n : share) / 8 * 8;

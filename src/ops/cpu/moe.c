@@ -83,7 +83,7 @@ struct expert_job {
     const struct moe_gate_up_args *up;
     const struct moe_down_args *down;
     struct input_set inputs;
-    uint32_t n_active;
+    uint32_t n_active, task_rows;
 };
 
 /* A task is a run of outputs of one expert, for all its pairs. */
@@ -93,11 +93,11 @@ static void gate_up_task(void *arg, uint32_t task_i, uint32_t worker_i)
     const struct expert_job *what = job->args;
     const struct moe_gate_up_args *args = what->up;
     const struct backend_cpu *cpu = job->cpu;
-    uint32_t n_blocks = (args->gate.n_out + TILE_ROWS - 1) / TILE_ROWS;
-    uint32_t expert = cpu->active[task_i / n_blocks], row = task_i % n_blocks * TILE_ROWS;
-    uint32_t n = min_u32(TILE_ROWS, args->gate.n_out - row);
+    uint32_t n_blocks = (args->gate.n_out + what->task_rows - 1) / what->task_rows;
+    uint32_t expert = cpu->active[task_i / n_blocks], row = task_i % n_blocks * what->task_rows;
+    uint32_t n = min_u32(what->task_rows, args->gate.n_out - row);
     float *gates = (float *)(void *)((uint8_t *)worker_scratch(cpu, worker_i) + multiply_bytes());
-    float *ups = gates + COLS_MAX * TILE_ROWS;
+    float *ups = gates + COLS_MAX * TILE_ROWS_MAX;
     struct gemm_col *cols = worker_scratch(cpu, worker_i);
     for (uint32_t at = cpu->first[expert]; at < cpu->first[expert + 1]; at += COLS_MAX) {
         uint32_t n_cols = min_u32(COLS_MAX, cpu->first[expert + 1] - at);
@@ -105,14 +105,14 @@ static void gate_up_task(void *arg, uint32_t task_i, uint32_t worker_i)
             const struct op_weight *w = up ? &args->up : &args->gate;
             for (uint32_t c = 0; c < n_cols; c++) {
                 cols[c].x = input_of(&what->inputs, form_of(format_of(cpu, w)), cpu->order[at + c] / args->n_used);
-                cols[c].y = (up ? ups : gates) + c * TILE_ROWS;
+                cols[c].y = (up ? ups : gates) + c * TILE_ROWS_MAX;
             }
             multiply_rows(cpu, w, expert, row, n, n_cols, cols);
         }
         for (uint32_t c = 0; c < n_cols; c++) {
             uint32_t pair = cpu->order[at + c];
-            cpu->kernels->swiglu(gates + c * TILE_ROWS, ups + c * TILE_ROWS, args->limit, args->weights[pair], n,
-                                 args->m + (size_t)pair * args->gate.n_out + row);
+            cpu->kernels->swiglu(gates + c * TILE_ROWS_MAX, ups + c * TILE_ROWS_MAX, args->limit, args->weights[pair],
+                                 n, args->m + (size_t)pair * args->gate.n_out + row);
         }
     }
 }
@@ -124,9 +124,10 @@ void cpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
     struct expert_job what = {.up = args};
     what.n_active = sort_pairs(cpu, args->ids, args->n_rows * args->n_used, args->gate.n_stack);
     there_first(cpu, &args->gate, what.n_active);
-    uint32_t forms = 1u << form_of(format_of(cpu, &args->gate)) | 1u << form_of(format_of(cpu, &args->up));
-    input_set_make(cpu, &what.inputs, args->x, args->n_rows, args->gate.n_in, forms);
-    cpu_run(cpu, gate_up_task, &what, what.n_active * ((args->gate.n_out + TILE_ROWS - 1) / TILE_ROWS));
+    const struct format_kernels *gate = format_of(cpu, &args->gate), *up = format_of(cpu, &args->up);
+    what.task_rows = tile_rows_of(tile_rows_of(up) > tile_rows_of(gate) ? up : gate);
+    input_set_make(cpu, &what.inputs, args->x, args->n_rows, args->gate.n_in, 1u << form_of(gate) | 1u << form_of(up));
+    cpu_run(cpu, gate_up_task, &what, what.n_active * ((args->gate.n_out + what.task_rows - 1) / what.task_rows));
 }
 
 /* A task is a run of outputs for the whole batch: first the part of every pair, then their sum in order of choice. */
@@ -136,7 +137,7 @@ static void down_task(void *arg, uint32_t task_i, uint32_t worker_i)
     const struct expert_job *what = job->args;
     const struct moe_down_args *args = what->down;
     const struct backend_cpu *cpu = job->cpu;
-    uint32_t row = task_i * TILE_ROWS, n = min_u32(TILE_ROWS, args->down.n_out - row);
+    uint32_t row = task_i * what->task_rows, n = min_u32(what->task_rows, args->down.n_out - row);
     float *parts = (float *)(void *)((uint8_t *)worker_scratch(cpu, worker_i) + multiply_bytes()); /* [pair][n] */
     enum input_form form = form_of(format_of(cpu, &args->down));
     struct gemm_col *cols = worker_scratch(cpu, worker_i);
@@ -168,7 +169,8 @@ void cpu_moe_down(struct backend *b, const struct moe_down_args *args)
     struct expert_job what = {.down = args};
     uint32_t n_pairs = args->n_rows * args->n_used;
     what.n_active = sort_pairs(cpu, args->ids, n_pairs, args->down.n_stack);
-    uint32_t forms = 1u << form_of(format_of(cpu, &args->down));
-    input_set_make(cpu, &what.inputs, args->m, n_pairs, args->down.n_in, forms);
-    cpu_run(cpu, down_task, &what, (args->down.n_out + TILE_ROWS - 1) / TILE_ROWS);
+    const struct format_kernels *format = format_of(cpu, &args->down);
+    what.task_rows = tile_rows_of(format);
+    input_set_make(cpu, &what.inputs, args->m, n_pairs, args->down.n_in, 1u << form_of(format));
+    cpu_run(cpu, down_task, &what, (args->down.n_out + what.task_rows - 1) / what.task_rows);
 }

@@ -122,9 +122,14 @@ INLINE __m256i two_halves(__m128i low, __m128i high)
 }
 
 /* The bytes of 32 values, each four codes of one 2-bit shift, of eight rows to eight vectors: the k-th has dword k of
- * in_turns of each row. */
-INLINE void gather_codes(const uint8_t *const *rows, size_t offset, __m256i *v)
+ * each row, or of in_turns of it. */
+INLINE void gather_codes(bool turns, const uint8_t *const *rows, size_t offset, __m256i *v)
 {
+    if (!turns) {
+        UNROLL for (uint32_t r = 0; r < LANES; r++) v[r] = load256(rows[r] + offset);
+        transpose_8(v);
+        return;
+    }
     UNROLL for (uint32_t r = 0; r < 4; r++) {
         const uint8_t *low = rows[r] + offset, *high = rows[r + 4] + offset;
         __m256i a = two_halves(load128(low), load128(high)), b = two_halves(load128(low + 16), load128(high + 16));
@@ -135,7 +140,7 @@ INLINE void gather_codes(const uint8_t *const *rows, size_t offset, __m256i *v)
 }
 
 /* Factors without multipliers and minima of a block of eight rows: pairs of words of one 32 for each row. */
-INLINE void unpack_scales(const uint8_t *const *rows, size_t offset, int16_t *scales, int16_t *mins)
+INLINE void unpack_scales(uint32_t n_lanes, const uint8_t *const *rows, size_t offset, int16_t *scales, int16_t *mins)
 {
     __m256i m[4], v[4];
     UNROLL for (uint32_t r = 0; r < 4; r++)
@@ -150,31 +155,43 @@ INLINE void unpack_scales(const uint8_t *const *rows, size_t offset, int16_t *sc
         __m256i words = _mm256_cvtepu8_epi16(half);
         __m256i times = i % 2 ? words : _mm256_slli_epi16(words, 2);
         times = _mm256_and_si256(times, _mm256_set1_epi16(i % 2 ? 15 : 60));
-        _mm256_storeu_si256((__m256i *)(void *)(scales + 2 * TILE_ROWS * i), times);
-        _mm256_storeu_si256((__m256i *)(void *)(mins + 2 * TILE_ROWS * i), _mm256_srli_epi16(words, 4));
+        _mm256_storeu_si256((__m256i *)(void *)(scales + 2 * n_lanes * i), times);
+        _mm256_storeu_si256((__m256i *)(void *)(mins + 2 * n_lanes * i), _mm256_srli_epi16(words, 4));
+    }
+}
+
+/* turns: values in the order of LANES. */
+INLINE void unpack_rows(bool turns, uint32_t n_lanes, const uint8_t *const *rows, const struct tile *tile,
+                        uint32_t row_i)
+{
+    for (uint32_t b = 0; b < tile->n_in / 256; b++) {
+        size_t offset = (size_t)b * BLOCK_BYTES, scales_at = ((size_t)8 * b * n_lanes + row_i) * 2;
+        for (uint32_t h = 0; h < 2; h++) {
+            __m256i v[8] UNINITIALISED;
+            gather_codes(turns, rows, offset + CODES + 32 * h, v);
+            UNROLL for (uint32_t j = 0; j < 4; j++)
+                UNROLL for (uint32_t i = 0; i < 8; i++)
+                    _mm256_storeu_si256(
+                        (__m256i *)(void *)tile_q8(tile, n_lanes, 256 * b + 128 * h + 32 * j + 4 * i, row_i),
+                        codes_of(v[i], j));
+        }
+        unpack_scales(n_lanes, rows, offset, tile->scales16 + scales_at, tile->mins16 + scales_at);
+        struct block_scales scales = block_scales(rows, offset);
+        _mm256_storeu_ps(tile->d + (size_t)b * n_lanes + row_i, scales.d);
+        _mm256_storeu_ps(tile->d_min + (size_t)b * n_lanes + row_i, scales.d_min);
     }
 }
 
 static void unpack_q2_k(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
 {
-    for (uint32_t b = 0; b < tile->n_in / 256; b++) {
-        size_t offset = (size_t)b * BLOCK_BYTES, scales_at = ((size_t)8 * b * TILE_ROWS + row_i) * 2;
-        for (uint32_t h = 0; h < 2; h++) {
-            __m256i v[8] UNINITIALISED;
-            gather_codes(rows, offset + CODES + 32 * h, v);
-            UNROLL for (uint32_t j = 0; j < 4; j++)
-                UNROLL for (uint32_t i = 0; i < 8; i++)
-                    _mm256_storeu_si256((__m256i *)(void *)tile_q8(tile, 256 * b + 128 * h + 32 * j + 4 * i, row_i),
-                                        codes_of(v[i], j));
-        }
-        unpack_scales(rows, offset, tile->scales16 + scales_at, tile->mins16 + scales_at);
-        struct block_scales scales = block_scales(rows, offset);
-        _mm256_storeu_ps(tile->d + (size_t)b * TILE_ROWS + row_i, scales.d);
-        _mm256_storeu_ps(tile->d_min + (size_t)b * TILE_ROWS + row_i, scales.d_min);
-    }
+    unpack_rows(true, TILE_ROWS, rows, tile, row_i);
+}
+void avx2_unpack_q2_k_wide(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
+{
+    unpack_rows(false, TILE_ROWS_MAX, rows, tile, row_i);
 }
 
-static const struct lanes_kernels lanes = {unpack_q2_k, avx2_gemm_lanes_q2_k};
+static const struct lanes_kernels lanes = {TILE_ROWS, LANES_PIECE, unpack_q2_k, avx2_gemm_lanes_q2_k};
 const struct format_kernels avx2_q2_k = {INPUT_LANES, 256, 16, 3, dot_q2_k, NULL, NULL, &lanes};
 
 #endif

@@ -69,7 +69,7 @@ INLINE void dot_all(bool mx, const uint8_t *w, size_t row_bytes, uint32_t n_rows
     dots_all(mx, w, row_bytes, n_rows, n_in, &col, 1);
 }
 
-INLINE void unpack_rows(bool mx, const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
+INLINE void unpack_rows(bool mx, uint32_t n_lanes, const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
 {
     size_t offset = 0;
     for (uint32_t at = 0; at < tile->n_in; at += 32, offset += mx ? MX_BYTES : Q8_BYTES) {
@@ -77,10 +77,10 @@ INLINE void unpack_rows(bool mx, const uint8_t *const *rows, const struct tile *
         UNROLL for (uint32_t r = 0; r < LANES; r++) v[r] = block_values(mx, rows[r] + offset);
         transpose_8(v);
         UNROLL for (uint32_t i = 0; i < 8; i++) {
-            _mm256_storeu_si256((__m256i *)(void *)tile_q16_lanes(tile, at + 4 * i, 0, row_i), even_i8(v[i]));
-            _mm256_storeu_si256((__m256i *)(void *)tile_q16_lanes(tile, at + 4 * i, 1, row_i), odd_i8(v[i]));
+            _mm256_storeu_si256((__m256i *)(void *)tile_q16_lanes(tile, n_lanes, at + 4 * i, 0, row_i), even_i8(v[i]));
+            _mm256_storeu_si256((__m256i *)(void *)tile_q16_lanes(tile, n_lanes, at + 4 * i, 1, row_i), odd_i8(v[i]));
         }
-        _mm256_storeu_ps(tile->d + (size_t)at / 32 * TILE_ROWS + row_i, block_scales(mx, rows, offset));
+        _mm256_storeu_ps(tile->d + (size_t)at / 32 * n_lanes + row_i, block_scales(mx, rows, offset));
     }
 }
 
@@ -101,7 +101,7 @@ static void dot_q8_0(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32
 }
 static void unpack_q8_0(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
 {
-    unpack_rows(false, rows, tile, row_i);
+    unpack_rows(false, TILE_ROWS, rows, tile, row_i);
 }
 static void dot_mxfp4(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint32_t n_in, const struct input *x,
                       float *y)
@@ -110,11 +110,19 @@ static void dot_mxfp4(const uint8_t *w, size_t row_bytes, uint32_t n_rows, uint3
 }
 static void unpack_mxfp4(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
 {
-    unpack_rows(true, rows, tile, row_i);
+    unpack_rows(true, TILE_ROWS, rows, tile, row_i);
+}
+void avx2_unpack_q8_0_wide(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
+{
+    unpack_rows(false, TILE_ROWS_MAX, rows, tile, row_i);
+}
+void avx2_unpack_mxfp4_wide(const uint8_t *const *rows, const struct tile *tile, uint32_t row_i)
+{
+    unpack_rows(true, TILE_ROWS_MAX, rows, tile, row_i);
 }
 
-static const struct lanes_kernels lanes_q8_0 = {unpack_q8_0, avx2_gemm_lanes_32};
-static const struct lanes_kernels lanes_mxfp4 = {unpack_mxfp4, avx2_gemm_lanes_32};
+static const struct lanes_kernels lanes_q8_0 = {TILE_ROWS, LANES_PIECE, unpack_q8_0, avx2_gemm_lanes_32};
+static const struct lanes_kernels lanes_mxfp4 = {TILE_ROWS, LANES_PIECE, unpack_mxfp4, avx2_gemm_lanes_32};
 const struct format_kernels avx2_q8_0 = {INPUT_FINE, 32, 0, DOT_COLS, dot_q8_0, dots_q8_0, NULL, &lanes_q8_0};
 const struct format_kernels avx2_mxfp4 = {INPUT_FINE, 32, 0, DOT_COLS, dot_mxfp4, dots_mxfp4, NULL, &lanes_mxfp4};
 

@@ -135,10 +135,12 @@ INLINE __m256i products_in_units(__m256i t, __m256i sums)
     return _mm256_packs_epi32(a, b);
 }
 
-INLINE void quantise_lanes(const float *x, uint32_t n_in, bool offset, uint8_t *record)
+INLINE void quantise_lanes(const float *x, uint32_t n_in, bool offset, bool fours, uint8_t *record)
 {
+    const __m256i natural = twice128(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
     struct input_record out = input_record_at(record, n_in);
     float *needs = out.sums;
+    int8_t *turns = fours ? (int8_t *)out.q16 : out.q8;
     const struct unit unit = unit_of(x, n_in, offset, needs);
     const __m256i weight = _mm256_set1_epi8(offset ? OFFSET_MOST : 1);
     *out.d = unit.d;
@@ -155,8 +157,11 @@ INLINE void quantise_lanes(const float *x, uint32_t n_in, bool offset, uint8_t *
         }
         UNROLL for (uint32_t k = 0; k < LANES; k++) {
             __m256i bytes = quantise_32(x + at + 32 * k, inverse[2 * k], inverse[2 * k + 1]);
-            _mm256_storeu_si256((__m256i *)(void *)(out.q8 + at + 32 * k), bytes);
             sums[k] = _mm256_maddubs_epi16(weight, bytes);
+            _mm256_storeu_si256((__m256i *)(void *)(turns + at + 32 * k), bytes);
+            if (!fours) continue;
+            bytes = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(bytes, natural), 0xD8);
+            _mm256_storeu_si256((__m256i *)(void *)(out.q8 + at + 32 * k), bytes);
         }
         __m256i t = _mm256_permute4x64_epi64(_mm256_packs_epi32(ratio[0], ratio[1]), 0xD8), sum = lane_sums_i16(sums);
         sum = offset ? _mm256_sub_epi16(_mm256_setzero_si256(), sum) : products_in_units(t, sum);
@@ -165,11 +170,19 @@ INLINE void quantise_lanes(const float *x, uint32_t n_in, bool offset, uint8_t *
     }
 }
 
-void avx2_quantise(enum input_form form, const float *x, uint32_t n_in, uint8_t *record)
+INLINE void quantise(enum input_form form, const float *x, uint32_t n_in, bool fours, uint8_t *record)
 {
     if (form == INPUT_FINE) quantise_fine(x, n_in, record);
-    else if (form == INPUT_LANES) quantise_lanes(x, n_in, false, record);
-    else if (form == INPUT_OFFSET) quantise_lanes(x, n_in, true, record);
+    else if (form == INPUT_LANES) quantise_lanes(x, n_in, false, fours, record);
+    else if (form == INPUT_OFFSET) quantise_lanes(x, n_in, true, fours, record);
+}
+void avx2_quantise(enum input_form form, const float *x, uint32_t n_in, uint8_t *record)
+{
+    quantise(form, x, n_in, false, record);
+}
+void avx2_quantise_fours(enum input_form form, const float *x, uint32_t n_in, uint8_t *record)
+{
+    quantise(form, x, n_in, true, record);
 }
 
 #endif

@@ -6,6 +6,11 @@
 #define SUMS (TILE_ROWS * COLS_MAX * 8)
 #define COLS_BYTES (COLS_MAX * sizeof(struct gemm_col))
 
+uint32_t tile_rows_of(const struct format_kernels *format)
+{
+    return format && format->lanes ? format->lanes->rows : TILE_ROWS;
+}
+
 /* Scratch: struct gemm_col [COLS_MAX], which the caller fills, sums, tile. */
 uint64_t multiply_bytes(void)
 {
@@ -75,23 +80,23 @@ static void unpack_tile(const struct format_kernels *format, const struct op_wei
     clear_rest(format, tile, n_padded);
 }
 
-/* The same of rows in lanes: always TILE_ROWS, the last row stands for those beyond it. */
+/* The same of rows in lanes: always a whole tile, the last row stands for those beyond it. */
 static void unpack_lanes(const struct format_kernels *format, const struct op_weight *w, const uint8_t *row,
                          struct tile *tile)
 {
     const struct quant_format *layout = quant_format(w->type);
-    uint32_t n_rows = tile->n_rows;
-    size_t n = (size_t)TILE_ROWS * tile->n_in, bytes = format->form >= INPUT_LANES ? n : 2 * n;
+    uint32_t n_rows = tile->n_rows, stride = format->lanes->rows;
+    size_t n = (size_t)stride * tile->n_in, bytes = format->form >= INPUT_LANES ? n : 2 * n;
     size_t piece_bytes = tile->n_in / layout->block_elems * layout->block_bytes;
     tile->n_groups = tile->n_in / format->group;
     tile->q8 = (uint8_t *)(tile->sums + SUMS);
     tile->q16 = (int16_t *)(void *)tile->q8;
     tile->d = (float *)(void *)(tile->q8 + bytes);
-    tile->d_min = tile->d + TILE_ROWS * tile->n_groups;
-    tile->scales16 = (int16_t *)(void *)(tile->d_min + TILE_ROWS * tile->n_groups);
+    tile->d_min = tile->d + stride * tile->n_groups;
+    tile->scales16 = (int16_t *)(void *)(tile->d_min + stride * tile->n_groups);
     tile->mins16 = tile->scales16 + n / 16;
     row += (size_t)(tile->from / layout->block_elems) * layout->block_bytes;
-    for (uint32_t i = 0; i < TILE_ROWS; i += LANES) {
+    for (uint32_t i = 0; i < stride; i += LANES) {
         const uint8_t *rows[LANES];
         for (uint32_t j = 0; j < LANES; j++) {
             rows[j] = row + min_u32(i + j, n_rows - 1) * w->row_bytes;
@@ -107,14 +112,30 @@ static void unpack_lanes(const struct format_kernels *format, const struct op_we
 /* Inner elements that are unpacked at a time. */
 static uint32_t piece_of(const struct cpu_kernels *kernels, const struct format_kernels *format)
 {
-    if (format && format->group) return format->lanes ? LANES_PIECE : TILE_PIECE;
+    if (format && format->group) return format->lanes ? format->lanes->piece : TILE_PIECE;
     return kernels->input_panels ? PANELS_PIECE : FLOAT_PIECE;
+}
+
+static void multiply_tile(const struct backend_cpu *cpu, const struct op_weight *w, const uint8_t *rows,
+                          uint32_t n_rows, uint32_t n_cols, void *memory)
+{
+    const struct format_kernels *format = format_of(cpu, w);
+    const struct gemm_col *cols = memory;
+    float *sums = (float *)(void *)((uint8_t *)memory + COLS_BYTES);
+    uint32_t piece = piece_of(cpu->kernels, format);
+    for (uint32_t from = 0; from < w->n_in; from += piece) {
+        struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(piece, w->n_in - from), .sums = sums};
+        bool in_lanes = format && format->lanes, last = from + tile.n_in == w->n_in;
+        (in_lanes ? unpack_lanes : unpack_tile)(format, w, rows, &tile);
+        if (in_lanes) format->lanes->gemm(&tile, cols, n_cols, last);
+        else cpu->kernels->gemm(format, &tile, cols, n_cols, last);
+    }
 }
 
 void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uint32_t stack_i, uint32_t row_first,
                    uint32_t n_rows, uint32_t n_cols, void *memory)
 {
-    const struct gemm_col *cols = memory;
+    struct gemm_col *cols = memory;
     const struct format_kernels *format = format_of(cpu, w);
     const uint8_t *rows = op_weight_stack(w, stack_i) + row_first * w->row_bytes;
     if (takes_dots(format, n_cols)) {
@@ -124,14 +145,10 @@ void multiply_rows(const struct backend_cpu *cpu, const struct op_weight *w, uin
                 format->dot(rows, w->row_bytes, n_rows, w->n_in, &cols[c].x, cols[c].y);
         return;
     }
-    ensure(n_rows <= TILE_ROWS && n_cols <= COLS_MAX);
-    float *rest = (float *)(void *)((uint8_t *)memory + COLS_BYTES);
-    uint32_t piece = piece_of(cpu->kernels, format);
-    for (uint32_t from = 0; from < w->n_in; from += piece) {
-        struct tile tile = {.n_rows = n_rows, .from = from, .n_in = min_u32(piece, w->n_in - from), .sums = rest};
-        bool in_lanes = format && format->lanes, last = from + tile.n_in == w->n_in;
-        (in_lanes ? unpack_lanes : unpack_tile)(format, w, rows, &tile);
-        if (in_lanes) format->lanes->gemm(&tile, cols, n_cols, last);
-        else cpu->kernels->gemm(format, &tile, cols, n_cols, last);
+    ensure(n_cols <= COLS_MAX);
+    for (uint32_t n; n_rows > 0; n_rows -= n, rows += n * w->row_bytes) {
+        n = min_u32(n_rows, tile_rows_of(format));
+        multiply_tile(cpu, w, rows, n, n_cols, memory);
+        for (uint32_t c = 0; c < n_cols; c++) cols[c].y += n;
     }
 }
