@@ -32,8 +32,20 @@ static bool is_block_format(uint32_t type)
     return type != QUANT_F32 && type != QUANT_F16 && type != QUANT_BF16;
 }
 
+static void same_bits_as(const struct op_trial *want, const struct ptx_options *options, size_t case_i,
+                         const char *name, const struct op_shape *shape, const uint32_t *chunks, size_t n_chunks)
+{
+    struct op_trial got;
+    ptx_set_options(options);
+    op_trial_run(&got, &compiled, 0, name, op_table[case_i].fn, shape, chunks, n_chunks);
+    op_compare_bits(&got, want, name);
+    op_trial_free(&got);
+}
+
+/* With the reference, and a row alone or with one more, in another order of groups, with itself among all. */
 static void compare(size_t case_i, size_t *n_compared, double *worst)
 {
+    static const uint32_t few[2] = {1, 2};
     char name[64], what[96];
     struct op_shape shape;
     for (size_t i = 0; op_variant(case_i, i, &shape, name, sizeof name); i++) {
@@ -41,21 +53,23 @@ static void compare(size_t case_i, size_t *n_compared, double *worst)
         if (!op_shape_fits(&shape) || shape.large) continue;
         if (op_table[case_i].shape.n_rows > 200) continue; /* many rows are many runs of the same kernels */
         shape = op_shape_smaller(shape, op_table[case_i].op);
-        const struct ptx_options options = {.order = (enum ptx_order)(*n_compared % 3), .seed = (uint32_t)case_i,
-                                            .sums = (enum ptx_sums)(*n_compared / 3 % 2)};
+        struct ptx_options options = {.order = (enum ptx_order)(*n_compared % 3), .seed = (uint32_t)case_i,
+                                      .sums = (enum ptx_sums)(*n_compared / 3 % 2)};
         ptx_set_options(&options);
         (void)snprintf(what, sizeof what, "%s as compiled for CUDA, order %d", name, options.order);
         op_trial_run(&ref, &op_backends[0], 0, name, op_table[case_i].fn, &shape, NULL, 0);
         op_trial_run(&run, &compiled, 0, name, op_table[case_i].fn, &shape, NULL, 0);
         op_tighten(&ref.run, op_table[case_i].op);
         op_compare(&run, &ref, what, worst);
+        options.order = (enum ptx_order)((*n_compared + 1) % 3);
+        if (shape.n_rows > 1) same_bits_as(&run, &options, case_i, name, &shape, few, 2);
         op_trial_free(&run);
         op_trial_free(&ref);
         (*n_compared)++;
     }
 }
 
-TEST(every_operation_as_compiled_for_cuda_agrees_with_the_reference)
+TEST(every_operation_as_compiled_for_cuda_agrees_with_the_reference_alone_and_among_many)
 {
     static const char *const op_names[] = {
 #define OP(op_name) #op_name,
@@ -87,16 +101,6 @@ static bool product_case(size_t case_i, size_t i, struct op_shape *shape, char *
     shape->n_rows = ROWS;
     shape->n_in = 256;
     return true;
-}
-
-static void same_bits_as(const struct op_trial *want, const struct ptx_options *options, size_t case_i,
-                         const char *name, const struct op_shape *shape, const uint32_t *chunks, size_t n_chunks)
-{
-    struct op_trial got;
-    ptx_set_options(options);
-    op_trial_run(&got, &compiled, 0, name, op_table[case_i].fn, shape, chunks, n_chunks);
-    op_compare_bits(&got, want, name);
-    op_trial_free(&got);
 }
 
 /* A matrix unit may add in any order and cut what lies below the 24 bits of the largest term: sums of a block are
@@ -282,7 +286,7 @@ TEST(every_kernel_of_the_text_is_run_by_these_tests)
 
 int main(void)
 {
-    return RUN_TESTS(T(every_operation_as_compiled_for_cuda_agrees_with_the_reference),
+    return RUN_TESTS(T(every_operation_as_compiled_for_cuda_agrees_with_the_reference_alone_and_among_many),
                      T(products_of_blocks_have_the_same_bits_alone_in_tiles_and_however_a_matrix_unit_adds),
 #ifdef DS4_GPU_EMU
                      T(what_is_exact_has_the_bits_of_the_emulator),
