@@ -627,12 +627,25 @@ enum ds4_status ds4_sampler_pick(struct ds4_sampler *sampler, const float *logit
  * there are none. */
 enum ds4_status ds4_session_pick(struct ds4_session *session, struct ds4_sampler *sampler, const uint32_t *mask,
                                  bool force_greedy, int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
-/* The same, without a mask, for the token that will most likely be appended next. On a GPU that holds all weights it is
- * chosen there, and the pass over it has begun when this returns, so that decoding does not wait for the host at each
- * token: ds4_eval of this one token alone then returns at once, and should the device fail meanwhile, the next call
- * says so. Whatever else is done with the session, or evaluated of others, takes the pass back first: the session and
- * the sampler are always as if there had been none. Without such a GPU this is ds4_session_pick; so it is for samplers
- * with penalties or biases, and where drafts are on. Errors as there. */
+/* The same, without masks, for several sessions of one engine that are decoded together: fills id and status of each.
+ * Returns the first status that is not OK, which *error is about.
+ *
+ * On a GPU that holds all weights the tokens are chosen there, each with its session's sampler, and the pass over all
+ * of them has begun when this returns, so that decoding does not wait for the host at each token: ds4_eval of these
+ * tokens then returns at once, and should the device fail meanwhile, the next call says so. A session that is evaluated
+ * with another token, changed or destroyed is taken out of the pass, and whatever is evaluated of others takes the rest
+ * back: sessions and samplers are always as if there had been none. As long as the same sessions come in the same
+ * order, the device is never without work. Without such a GPU this is ds4_session_pick for each; so it is when a
+ * sampler has penalties or biases, where drafts are on, and for more than 64 sessions or more than a pass has rows. */
+struct ds4_next {
+    struct ds4_session *session;
+    struct ds4_sampler *sampler; /* of this session alone */
+    bool force_greedy;
+    int32_t id;
+    enum ds4_status status;      /* as of ds4_session_pick */
+};
+enum ds4_status ds4_sessions_next(struct ds4_next *nexts, size_t n, struct ds4_error *error) DS4_MUST_CHECK;
+/* The same for one session. */
 enum ds4_status ds4_session_next(struct ds4_session *session, struct ds4_sampler *sampler, bool force_greedy,
                                  int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
 /* Tells the sampler which token was emitted (for penalties). */

@@ -87,8 +87,8 @@ $(PRETEND_CUDA)/%.o: src/gpu/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 CUDA_TESTS := $(addprefix $(BUILD)/tests/cuda/,unit/test_session_gpu unit/test_session_gpu_ahead \
-	unit/test_gpu_streamed unit/test_gpu_made_up ops/test_packed ops/test_fused ops/test_candidates \
-	ops/test_candidates_chosen ops/test_selftest_host)
+	unit/test_session_gpu_together unit/test_gpu_streamed unit/test_gpu_made_up ops/test_packed ops/test_fused \
+	ops/test_candidates ops/test_candidates_chosen ops/test_selftest_host)
 $(BUILD)/tests/cuda/%.o: tests/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo '$(notdir $(firstword $(CC))) $< for the pretend CUDA'

@@ -348,8 +348,8 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
     add_item(out, n * layout->tail_bytes, there, "state: rings of %u session(s)", settings->n_sessions);
     add_item(out, n * spans * layout->span_bytes, there, "state: rows of %u tokens each", settings->ctx_tokens);
     if (settings->backend_ops->candidates)
-        add_item(out, (n + 1) * h->n_vocab * sizeof(float), there, "state: logits of %u session(s)",
-                 settings->n_sessions);
+        add_item(out, (n + session_ahead_max(settings->n_sessions, settings->chunk_tokens)) * h->n_vocab *
+                          sizeof(float), there, "state: logits of %u session(s)", settings->n_sessions);
     add_item(out, n * session_host_bytes(h, settings->ctx_tokens, settings->draft), RESIDENT,
              "state: tokens and logits");
     add_item(out, graph_scratch_bytes(h, settings->chunk_tokens, settings->draft), there, "scratch: %u rows a batch",

@@ -241,6 +241,7 @@ static void gpu_write(struct backend *backend, void *to, const void *from, size_
     const struct region *source = gpu_region(b, from, bytes);
     bool good = source && !source->mapped ? b->host->copy(b->gpu, target, ref_of(b, from, bytes))
                                           : b->host->write(b->gpu, target.buffer, target.offset, from, bytes);
+    b->pending = true; /* it may be on its way */
     if (!good) host_failed(b);
 }
 
@@ -334,7 +335,7 @@ static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu 
     uint64_t sizes[5] = {slice(key, limits->n_rows) * key,
                          slice(part, split) * part, slice(input, limits->n_rows) * input,
                          slice(expert, limits->n_rows) * expert + limits->n_experts * 12ull,
-                         gpu_sample_scratch(limits->n_vocab) + sizeof(struct backend_candidates)};
+                         gpu_sample_scratch(limits->n_vocab, limits->n_rows)};
     uint64_t most = 0;
     for (size_t i = 0; i < 5; i++) most = sizes[i] > most ? sizes[i] : most;
     if (b) {

@@ -161,11 +161,11 @@ enum ds4_status gpu_generate_rule(uint64_t bytes, uint32_t type, uint64_t n_in, 
                                   struct generate_record *rule, struct ds4_error *error) DS4_MUST_CHECK;
 static inline uint32_t gpu_groups(uint64_t n, uint32_t each) { return (uint32_t)((n + each - 1) / each); }
 
-uint64_t gpu_sample_scratch(uint32_t n_vocab);
+uint64_t gpu_sample_scratch(uint32_t n_vocab, uint32_t n_rows);
 bool gpu_candidates(struct backend *b, const float *logits, uint32_t n, float margin, float temperature,
                     struct backend_candidates *out);
-void gpu_choose(struct backend *b, const float *logits, uint32_t n, const struct backend_pick *how,
-                struct backend_step *step, int32_t *token, int32_t *pos);
+void gpu_choose(struct backend *b, const float *logits, uint32_t n, uint32_t n_rows, struct backend_step *steps,
+                struct backend_choice *choices, int32_t *tokens, int32_t *pos);
 
 #define OP(op_name) void gpu_##op_name(struct backend *b, const struct op_name##_args *args);
 #include "ops/ops.def"

@@ -18,7 +18,7 @@ extern "C" {
 #define GPU_REFS_MAX 30 /* buffers of a dispatch; the record is one more */
 
 #define GPU_POSTS_MAX 4
-#define GPU_POST_BYTES 16
+#define GPU_POST_BYTES 512
 
 struct gpu;
 struct gpu_buffer;

@@ -206,29 +206,30 @@ bool graph_runs_ahead(const struct graph *g) { return !g->c.weights->stream && !
 
 void graph_begin_steps(struct graph *g, const struct graph_rows *rows)
 {
-    const uint32_t zero = 0;
-    ensure(rows->n_rows == 1);
+    ensure(rows->n_rows == rows->n_seqs);
     graph_set_batch(g, rows);
-    g->c.backend->ops->write(g->c.backend, g->buf.row_index, &zero, sizeof zero);
+    g->c.backend->ops->write(g->c.backend, g->buf.row_index, rows->seq_i, rows->n_rows * sizeof *rows->seq_i);
 }
 
-void graph_set_span(struct graph *g, uint32_t span_i, uint32_t span_id)
+void graph_set_span(struct graph *g, uint32_t i, uint32_t span_id)
 {
-    g->c.backend->ops->write(g->c.backend, g->buf.span_ids + span_i, &span_id, sizeof span_id);
+    ensure(i < g->c.n_span_ids_max);
+    g->c.backend->ops->write(g->c.backend, g->buf.span_ids + i, &span_id, sizeof span_id);
 }
 
 void graph_step(struct graph *g, int32_t pos, float *logits, float *before)
 {
     g->pos_max = pos;
-    RUN(g, gather, .n_out = 1, .n = g->c.h->n_vocab, .index = g->buf.row_index, .x = logits, .y = before);
+    RUN(g, gather, .n_out = g->batch.n_rows, .n = g->c.h->n_vocab, .index = g->buf.row_index, .x = logits,
+        .y = before);
     walk(g);
-    graph_head_row(g, logits);
+    graph_head_rows(g, logits);
 }
 
-void graph_choose(struct graph *g, const float *logits, const struct backend_pick *how, struct backend_step *step)
+void graph_choose(struct graph *g, const float *logits, struct backend_step *steps, struct backend_choice *choices)
 {
     struct backend *b = g->c.backend;
-    b->ops->choose(b, logits, g->c.h->n_vocab, how, step, g->buf.tokens, g->buf.pos);
+    b->ops->choose(b, logits, g->c.h->n_vocab, g->batch.n_rows, steps, choices, g->buf.tokens, g->buf.pos);
 }
 
 void graph_read_streams(struct graph *g, bool draft, uint32_t row_i, float *out)

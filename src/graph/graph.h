@@ -49,19 +49,19 @@ enum ds4_status graph_logits(struct graph *g, const uint32_t *row_i, uint32_t n,
 enum ds4_status graph_logits_there(struct graph *g, const uint32_t *row_i, uint32_t n, float *const *there,
                                    struct ds4_error *error) DS4_MUST_CHECK;
 
-/* Steps: passes over one row whose token and position are the backend's own, left there by graph_choose, and which the
- * host does not wait for. */
+/* Steps: passes over rows, each of a sequence of its own, whose tokens and positions are the backend's own, left there
+ * by graph_choose, and which the host does not wait for. */
 /* Whether they are possible: without streamed experts, which the host brings between layers, and without a probe. */
 bool graph_runs_ahead(const struct graph *g);
-/* Uploads the row. The choices that follow add one to its position each, and replace its token. */
+/* Uploads the rows. The choices that follow add one to their positions each, and replace their tokens. */
 void graph_begin_steps(struct graph *g, const struct graph_rows *rows);
-/* The row's session has this span there from now on. */
-void graph_set_span(struct graph *g, uint32_t span_i, uint32_t span_id);
-/* A pass over the row, which is at pos then: its logits replace those at `logits` [n_vocab], which go to `before`. Both
- * are the backend's. */
+/* Entry i of their span_ids is this one from now on. */
+void graph_set_span(struct graph *g, uint32_t i, uint32_t span_id);
+/* A pass over the rows, of which the last is at pos then: their logits replace those at `logits` [n_rows][n_vocab],
+ * which go to `before`. Both are the backend's. */
 void graph_step(struct graph *g, int32_t pos, float *logits, float *before);
-/* backend_ops.choose, for the row. */
-void graph_choose(struct graph *g, const float *logits, const struct backend_pick *how, struct backend_step *step);
+/* backend_ops.choose, for the rows. */
+void graph_choose(struct graph *g, const float *logits, struct backend_step *steps, struct backend_choice *choices);
 
 /* The draft block (model spec 4.9). Row r pairs streams [n_hc][n_embd] with the token that follows: rows->tokens. The
  * streams come from the host (streams_host) or from rows row_i of the last forward of the trunk (streams_host NULL).

@@ -67,8 +67,8 @@ void graph_set_batch(struct graph *g, const struct graph_rows *rows);
 enum ds4_status graph_head(struct graph *g, const float *x, const struct hc_weights *hc, const float *norm,
                            const uint32_t *row_i, uint32_t n, float *const *out,
                            struct ds4_error *error) DS4_MUST_CHECK;
-/* The logits of the row that row_index names, the trunk's, into memory of the backend. */
-void graph_head_row(struct graph *g, float *logits);
+/* The logits of the rows that row_index names, one for each of the batch, the trunk's, into memory of the backend. */
+void graph_head_rows(struct graph *g, float *logits);
 void graph_probe_at(struct graph *g, enum ds4_probe_point point, uint32_t layer_i, const float *data, uint32_t n_cols,
                     bool with_ids);
 

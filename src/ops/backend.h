@@ -48,16 +48,17 @@ struct backend_pick {
     uint32_t top_k;
     uint32_t below_min; /* 1: with top_k or top_p, what is no candidate is below min_p */
 };
-/* What one choice leaves to the next, in the backend's memory. */
-#define BACKEND_CHOICES 4u
+/* Of a row of logits: how its tokens are chosen, and what one choice leaves to the next; in the backend's memory. */
+struct backend_step {
+    struct backend_pick how;
+    uint32_t generator[2]; /* state of the sampler's generator, low half first */
+    uint32_t n, unused;    /* choices made */
+};
+#define BACKEND_CHOICES 4u /* kept of a row */
+#define BACKEND_STEPS_MAX 64u /* rows */
 struct backend_choice {
     int32_t id;
     uint32_t is_known; /* 0: the host must look */
-};
-struct backend_step {
-    uint32_t generator[2]; /* state of the sampler's generator, low half first */
-    uint32_t n, unused;    /* choices made */
-    struct backend_choice choices[BACKEND_CHOICES]; /* choice i is in choices[i % BACKEND_CHOICES] */
 };
 
 struct backend_ops {
@@ -82,15 +83,17 @@ struct backend_ops {
      * the backend's memory is the host's, who can as well look at all of them. */
     bool (*candidates)(struct backend *b, const float *logits, uint32_t n, float margin, float temperature,
                        struct backend_candidates *out);
-    /* Makes choice step->n from logits [n] of the backend, without waiting: the token that the host would choose from
-     * the candidates with a generator of that state, which then goes into *token; or, where that is not beyond doubt,
-     * none, and *token and the generator stay. In either case *pos and step->n are one more. All of the backend's
-     * memory. NULL, all three: as for candidates. */
-    void (*choose)(struct backend *b, const float *logits, uint32_t n, const struct backend_pick *how,
-                   struct backend_step *step, int32_t *token, int32_t *pos);
+    /* For each of n_rows rows makes choice steps[r].n from logits [n_rows][n], without waiting: the token that the
+     * host would choose from the candidates with a generator of that state, which then goes into tokens[r]; or, where
+     * that is not beyond doubt, none, and tokens[r] and the generator stay. In either case pos[r] and steps[r].n are
+     * one more. Choice i of row r goes into choices[i % BACKEND_CHOICES][r], [BACKEND_CHOICES][n_rows]. All of the
+     * backend's memory; at most BACKEND_STEPS_MAX rows. NULL, all three: as for candidates. */
+    void (*choose)(struct backend *b, const float *logits, uint32_t n, uint32_t n_rows, struct backend_step *steps,
+                   struct backend_choice *choices, int32_t *tokens, int32_t *pos);
     /* Begins to bring a few bytes of the backend as they are after the operations so far, and starts what was given;
      * collect waits for those of the first post that was not collected, and for nothing that came after it. The bytes
-     * must stay as they are until then. At most BACKEND_CHOICES at a time, of at most 16 bytes. False when it failed,
+     * must stay as they are until then. At most BACKEND_CHOICES at a time, each of at most a choice
+     * for BACKEND_STEPS_MAX rows. False when it failed,
      * as finish will say. */
     bool (*post)(struct backend *b, const void *from, size_t bytes);
     bool (*collect)(struct backend *b, void *to, size_t bytes);

@@ -370,41 +370,71 @@ static bool constrain(struct compute *c, struct slot *s)
     }
 }
 
-/* One answer and nothing else to compute: then what follows its token is begun with the choice, on a GPU. Of several
- * answers the tokens go through the model together, and what a prompt's next chunk would take back is not begun. */
-static bool is_alone(const struct compute *c)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < c->slots.n; i++) n += c->slots.items[i].job != NULL;
-    return n == 1;
-}
+/* A slot whose next token is to be chosen, and how. */
+struct choice {
+    struct slot *slot;
+    const uint32_t *mask; /* NULL: any token */
+    bool greedy;
+    bool ends_thinking;   /* it is the end of thinking that has gone on for too long */
+};
 
-static enum ds4_status choose(struct compute *c, struct slot *s, const uint32_t *mask, bool greedy,
-                              struct ds4_error *error)
-{
-    if (!mask && is_alone(c)) return ds4_session_next(s->session, s->sampler, greedy, &s->next, error);
-    return ds4_session_pick(s->session, s->sampler, mask, greedy, &s->next, error);
-}
-
-/* The slot's next token: what the model says, or the end of thinking that has gone on for too long. */
-static bool sample(struct compute *c, struct slot *s)
+/* False: the job has ended. */
+static bool prepare_choice(struct compute *c, struct slot *s, struct choice *out)
 {
     const struct api_request *r = &s->job->request;
     struct ds4_error error = {0};
-    const uint32_t *mask = NULL;
-    if (s->job->grammar && ds4_grammar_mask(s->job->grammar, &mask, &error) != DS4_OK) {
+    *out = (struct choice){.slot = s, .greedy = api_has_tools(r) && ds4_parser_in_syntax(s->parser)};
+    if (s->job->grammar && ds4_grammar_mask(s->job->grammar, &out->mask, &error) != DS4_OK) {
         fail(c, s, "no memory for the answer");
         return false;
     }
-    bool greedy = api_has_tools(r) && ds4_parser_in_syntax(s->parser);
     struct ds4_span last = s->n_thinking ? ds4_token_bytes(c->o.engine, s->next) : SPAN("");
-    if (s->thinking && r->think_budget && guard_ends_thinking(r->think_budget, s->n_thinking, last)) {
-        metrics_add(&c->o.metrics->budgets_reached, 1);
-        s->next = ds4_special(c->o.engine)->think_end;
-    } else if (choose(c, s, mask, greedy, &error) != DS4_OK) {
-        fail_engine(c, s, "the engine gave no usable probabilities");
-        return false;
+    out->ends_thinking = s->thinking && r->think_budget && guard_ends_thinking(r->think_budget, s->n_thinking, last);
+    return true;
+}
+
+/* Nothing but answers to compute, and the model says all of their next tokens: then what follows these is begun with
+ * the choice, on a GPU. What a prompt's next chunk, or a token that the host chooses, would take back is not begun. */
+static bool goes_ahead(const struct compute *c, const struct choice *choices, size_t n)
+{
+    size_t n_jobs = 0;
+    for (size_t i = 0; i < c->slots.n; i++) n_jobs += c->slots.items[i].job != NULL;
+    for (size_t i = 0; i < n; i++)
+        if (choices[i].mask || choices[i].ends_thinking) return false;
+    return n_jobs == n;
+}
+
+/* Chooses the next token of each slot; those without one have ended and leave the list. Returns how many stay. */
+static size_t choose_all(struct compute *c, struct choice *choices, size_t n)
+{
+    struct ds4_next nexts[SLOTS_MAX];
+    struct ds4_error error = {0};
+    size_t n_left = 0;
+    bool ahead = goes_ahead(c, choices, n);
+    for (size_t i = 0; i < n; i++)
+        nexts[i] = (struct ds4_next){.session = choices[i].slot->session, .sampler = choices[i].slot->sampler,
+                                     .force_greedy = choices[i].greedy};
+    if (ahead && ds4_sessions_next(nexts, n, &error) != DS4_OK) error = (struct ds4_error){0}; /* each has its status */
+    for (size_t i = 0; i < n; i++) {
+        struct slot *s = choices[i].slot;
+        if (choices[i].ends_thinking) {
+            metrics_add(&c->o.metrics->budgets_reached, 1);
+            nexts[i].id = ds4_special(c->o.engine)->think_end;
+        } else if (!ahead) {
+            nexts[i].status = ds4_session_pick(s->session, s->sampler, choices[i].mask, choices[i].greedy, &nexts[i].id,
+                                               &error);
+        }
+        s->next = nexts[i].id;
+        if (nexts[i].status == DS4_OK) choices[n_left++] = choices[i];
+        else fail_engine(c, s, "the engine gave no usable probabilities");
     }
+    return n_left;
+}
+
+/* Holds the slot's next token to what the answer may be. False: the job has ended. */
+static bool settle(struct compute *c, struct slot *s)
+{
+    const struct api_request *r = &s->job->request;
     if (guards_loops(c, s) && guard_feed(&s->guard, s->next)) {
         metrics_add(&c->o.metrics->loops, 1);
         s->guard = (struct guard){0};
@@ -423,11 +453,11 @@ static bool sample(struct compute *c, struct slot *s)
     return true;
 }
 
-/* Chooses the slot's next token and hands it to the answer. False: the job has ended. */
-static bool pick(struct compute *c, struct slot *s)
+/* Hands the slot's next token to the answer. False: the job has ended. */
+static bool hand_over(struct compute *c, struct slot *s)
 {
     struct answer *a = &s->job->answer;
-    if (!sample(c, s)) return false;
+    if (!settle(c, s)) return false;
     if (ds4_parser_feed(s->parser, s->next, answer_event, a) != DS4_OK) {
         fail(c, s, "no memory for the answer");
         return false;
@@ -456,14 +486,20 @@ static bool pick(struct compute *c, struct slot *s)
 /* One token of every answer in one pass. */
 static void decode_all(struct compute *c)
 {
+    struct choice choices[SLOTS_MAX];
     struct ds4_job jobs[SLOTS_MAX];
     struct slot *slots[SLOTS_MAX];
     size_t held[SLOTS_MAX];
     struct ds4_error error = {0};
-    size_t n = 0, n_max = ds4_engine_info(c->o.engine)->chunk_tokens;
-    for (size_t i = 0; i < c->slots.n && n < n_max; i++) {
+    size_t n_choices = 0, n = 0, n_max = ds4_engine_info(c->o.engine)->chunk_tokens;
+    for (size_t i = 0; i < c->slots.n && n_choices < n_max; i++) {
         struct slot *s = &c->slots.items[i];
-        if (!s->job || !s->decoding || !pick(c, s)) continue;
+        if (s->job && s->decoding) n_choices += prepare_choice(c, s, &choices[n_choices]);
+    }
+    n_choices = choose_all(c, choices, n_choices);
+    for (size_t i = 0; i < n_choices; i++) {
+        struct slot *s = choices[i].slot;
+        if (!hand_over(c, s)) continue;
         jobs[n] = (struct ds4_job){.session = s->session, .tokens = &s->next, .n = 1};
         held[n] = slot_held(s);
         slots[n++] = s;

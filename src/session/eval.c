@@ -5,7 +5,6 @@
  * accounted for by n_high, which is raised first.) */
 #include "session/session.h"
 
-
 enum ds4_status session_own_spans(struct ds4_session *s, size_t add, struct ds4_error *error)
 {
     struct state_pool *pool = &s->host->pool;
@@ -161,12 +160,10 @@ static void keep_streams(struct session_host *host, const struct ds4_job *job, u
         graph_read_streams(host->graph, false, row_first + (uint32_t)(pos + job->n - end), session_streams(s, pos));
 }
 
-enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
-                             struct ds4_error *error)
+/* The jobs that were not begun ahead. */
+static enum ds4_status compute_jobs(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
+                                    struct ds4_error *error)
 {
-    if (session_has_begun(host, jobs, n_jobs)) return DS4_OK;
-    session_take_back(host);
-    TRY(check_jobs(host, jobs, n_jobs, error));
     for (size_t i = 0; i < n_jobs; i++) {
         struct ds4_session *s = jobs[i].session;
         TRY(session_own_spans(s, jobs[i].n, error));
@@ -193,6 +190,39 @@ enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jo
         if (s->rows_to == s->tokens.n) s->rows_to = 0;
         s->has_logits = s->rows_to == 0;
     }
+    return DS4_OK;
+}
+
+/* Jobs of which some were begun ahead: the others are computed, and all are done or none. */
+static enum ds4_status eval_the_rest(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
+                                     struct ds4_error *error)
+{
+    struct ds4_job rest[BACKEND_STEPS_MAX] = {{0}};
+    size_t n = 0;
+    for (size_t i = 0; i < n_jobs; i++)
+        if (!session_has_begun(&jobs[i])) rest[n++] = jobs[i];
+    session_take_back_but(host, jobs, n_jobs);
+    enum ds4_status status = compute_jobs(host, rest, n, error);
+    for (size_t i = 0; i < n_jobs && status == DS4_OK; i++)
+        if (session_has_begun(&jobs[i])) session_note_begun(jobs[i].session);
+    session_take_back(host);
+    return status;
+}
+
+/* Jobs whose rows were given ahead are done; the others, if any, are computed after all that was given for sessions
+ * that are not among those was taken back. */
+enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
+                             struct ds4_error *error)
+{
+    size_t n_begun = 0;
+    TRY(check_jobs(host, jobs, n_jobs, error));
+    for (size_t i = 0; i < n_jobs; i++) n_begun += session_has_begun(&jobs[i]);
+    if (n_begun == 0 || n_jobs > BACKEND_STEPS_MAX) {
+        session_take_back(host);
+        return compute_jobs(host, jobs, n_jobs, error);
+    }
+    if (n_begun < n_jobs) return eval_the_rest(host, jobs, n_jobs, error);
+    for (size_t i = 0; i < n_jobs; i++) session_note_begun(jobs[i].session);
     return DS4_OK;
 }
 

@@ -26,6 +26,41 @@ uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool d
            (n_streams(h, draft) + (uint64_t)h->n_vocab) * sizeof(float) + sizeof(struct ds4_session);
 }
 
+uint32_t session_ahead_max(uint32_t n_sessions_max, uint32_t chunk_tokens)
+{
+    uint32_t n = n_sessions_max < chunk_tokens ? n_sessions_max : chunk_tokens;
+    return n < BACKEND_STEPS_MAX ? n : BACKEND_STEPS_MAX;
+}
+
+/* What stays on a backend whose memory is not the host's. */
+static void alloc_logits(struct session_host *host)
+{
+    struct backend *b = host->backend;
+    size_t row_bytes = host->h->n_vocab * sizeof(float), n;
+    n = host->n_ahead_max = session_ahead_max(host->n_sessions_max, host->chunk_tokens);
+    host->logits_there = b->ops->alloc(b, host->n_sessions_max * row_bytes);
+    host->logits_before = b->ops->alloc(b, n * row_bytes);
+    host->steps = b->ops->alloc(b, n * sizeof *host->steps);
+    host->choices = b->ops->alloc(b, BACKEND_CHOICES * n * sizeof *host->choices);
+    host->logits_slot = mem_alloc(host->n_sessions_max, sizeof *host->logits_slot);
+    for (uint32_t i = 0; host->logits_slot && i < host->n_sessions_max; i++) host->logits_slot[i] = i;
+}
+
+static void free_logits(struct session_host *host)
+{
+    struct backend *b = host->backend;
+    size_t row_bytes = host->h ? host->h->n_vocab * sizeof(float) : 0, n = host->n_ahead_max;
+    if (host->logits_there) b->ops->release(b, host->logits_there, host->n_sessions_max * row_bytes);
+    if (host->logits_before) b->ops->release(b, host->logits_before, n * row_bytes);
+    if (host->steps) b->ops->release(b, host->steps, n * sizeof *host->steps);
+    if (host->choices) b->ops->release(b, host->choices, BACKEND_CHOICES * n * sizeof *host->choices);
+    mem_free(host->logits_slot);
+    host->logits_there = host->logits_before = NULL;
+    host->steps = NULL;
+    host->choices = NULL;
+    host->logits_slot = NULL;
+}
+
 enum ds4_status session_host_init(struct session_host *host, struct ds4_error *error)
 {
     uint32_t spans_each = session_spans_for(host->ctx_tokens) + 1; /* one to copy a shared span that must be written */
@@ -33,11 +68,7 @@ enum ds4_status session_host_init(struct session_host *host, struct ds4_error *e
                   error));
     uint32_t chunk = host->chunk_tokens;
     struct backend *b = host->backend;
-    if (b->ops->candidates) {
-        host->logits_there = b->ops->alloc(b, (size_t)host->n_sessions_max * host->h->n_vocab * sizeof(float));
-        host->logits_before = b->ops->alloc(b, host->h->n_vocab * sizeof(float));
-        host->step = b->ops->alloc(b, sizeof *host->step);
-    }
+    if (b->ops->candidates) alloc_logits(host);
     host->tokens = mem_alloc(chunk, sizeof *host->tokens);
     host->pos = mem_alloc(chunk, sizeof *host->pos);
     host->seq_i = mem_alloc(chunk, sizeof *host->seq_i);
@@ -49,9 +80,9 @@ enum ds4_status session_host_init(struct session_host *host, struct ds4_error *e
         host->draft_streams = mem_alloc((size_t)host->h->n_hc * host->h->n_embd, sizeof(float));
         host->draft_logits = mem_alloc(host->h->n_vocab, sizeof(float));
     }
-    bool there = (host->logits_there && host->logits_before && host->step) || !b->ops->candidates;
-    if (there && host->tokens && host->pos && host->seq_i && host->row_i && host->row_out && host->seqs &&
-        host->span_ids && (!host->draft || (host->draft_streams && host->draft_logits)))
+    bool there = host->logits_there && host->logits_before && host->steps && host->choices && host->logits_slot;
+    if ((there || !b->ops->candidates) && host->tokens && host->pos && host->seq_i && host->row_i && host->row_out &&
+        host->seqs && host->span_ids && (!host->draft || (host->draft_streams && host->draft_logits)))
         return DS4_OK;
     session_host_deinit(host);
     return err_set(error, DS4_ERR_NOMEM, "no memory for a batch of %u rows", chunk);
@@ -59,13 +90,7 @@ enum ds4_status session_host_init(struct session_host *host, struct ds4_error *e
 
 void session_host_deinit(struct session_host *host)
 {
-    struct backend *b = host->backend;
-    size_t row_bytes = host->h ? host->h->n_vocab * sizeof(float) : 0;
-    if (host->logits_there) b->ops->release(b, host->logits_there, host->n_sessions_max * row_bytes);
-    if (host->logits_before) b->ops->release(b, host->logits_before, row_bytes);
-    if (host->step) b->ops->release(b, host->step, sizeof *host->step);
-    host->logits_there = host->logits_before = NULL;
-    host->step = NULL;
+    free_logits(host);
     pool_deinit(&host->pool);
     mem_free(host->tokens);
     mem_free(host->pos);
@@ -124,7 +149,7 @@ enum ds4_status ds4_session_fork(struct ds4_session *from, struct ds4_session **
 {
     struct session_host *host = from->host;
     struct ds4_session *s;
-    if (host->ahead.session == from) session_take_back(host);
+    session_take_out(from);
     TRY(session_create(host, &s, error));
     memcpy(s->tokens.ids, from->tokens.ids, ds4_session_rows(from) * sizeof *s->tokens.ids);
     s->tokens.n = from->tokens.n;
@@ -156,21 +181,15 @@ size_t ds4_session_rows(const struct ds4_session *s) { return s->rows_to ? s->ro
 
 float *session_logits_there(const struct ds4_session *s)
 {
-    return s->host->logits_there ? s->host->logits_there + (size_t)s->tail_i * s->host->h->n_vocab : NULL;
-}
-
-/* Where they are now. */
-static const float *logits_now(const struct ds4_session *s)
-{
-    const struct session_ahead *a = &s->host->ahead;
-    return a->session == s && a->past ? s->host->logits_before : session_logits_there(s);
+    const struct session_host *host = s->host;
+    return host->logits_there ? host->logits_there + (size_t)host->logits_slot[s->tail_i] * host->h->n_vocab : NULL;
 }
 
 const float *ds4_session_logits(const struct ds4_session *s)
 {
     struct backend *b = s->host->backend;
     if (s->has_logits && s->logits_there) { /* what is known stays the same: it is only here as well */
-        b->ops->read(b, s->logits, logits_now(s), s->host->h->n_vocab * sizeof *s->logits);
+        b->ops->read(b, s->logits, session_logits_now(s), s->host->h->n_vocab * sizeof *s->logits);
         ((struct ds4_session *)(uintptr_t)s)->logits_there = false;
     }
     return s->has_logits ? s->logits : NULL;
@@ -184,7 +203,8 @@ enum ds4_status ds4_session_pick(struct ds4_session *s, struct ds4_sampler *samp
     float margin;
     if (!s->has_logits) return err_set(error, DS4_ERR_STATE, "the session has no logits to go on from");
     if (s->logits_there && !mask && sampler_needs(sampler, force_greedy, &margin)) {
-        if (!b->ops->candidates(b, logits_now(s), s->host->h->n_vocab, margin, sampler_temperature(sampler), &near))
+        if (!b->ops->candidates(b, session_logits_now(s), s->host->h->n_vocab, margin, sampler_temperature(sampler),
+                                &near))
             return b->ops->finish(b, error);
         if (sampler_pick_near(sampler, &near, force_greedy, id)) return DS4_OK;
     }
@@ -217,7 +237,7 @@ void session_remake_tail(struct ds4_session *s, size_t n)
 void session_truncate(struct ds4_session *s, size_t n)
 {
     uint32_t keep = session_spans_for(n);
-    if (s->host->ahead.session == s) session_take_back(s->host);
+    session_take_out(s);
     s->rows_to = 0;
     while (s->n_spans > keep) pool_drop_span(&s->host->pool, s->spans[--s->n_spans]);
     if (n < s->tokens.n) s->has_logits = false;

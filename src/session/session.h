@@ -17,14 +17,19 @@
 
 #define SESSION_STREAMS 8u /* last tokens whose streams are kept: a pass may check one token and seven drafts */
 
+/* One session of the steps that the backend has been given. */
+struct session_ahead_row {
+    struct ds4_session *session; /* NULL: it was taken out */
+    struct backend_pick how;     /* of its choices */
+    uint64_t generator;          /* of the sampler, before the next choice that the host will have */
+    bool past;                   /* the last pass is over a token that the session does not have: id, once it was had */
+    int32_t id;
+};
 /* Steps that the backend has been given before the host knows their tokens (ahead.c). */
 struct session_ahead {
-    struct ds4_session *session; /* NULL: there are none */
-    struct backend_pick how;     /* of their choices */
-    uint64_t generator;          /* of the sampler, before the next choice that the host will have */
-    uint32_t n_given, n_had;     /* choices */
-    bool past;                   /* one pass is over a token that the session does not have: id, once it was had */
-    int32_t id;
+    struct session_ahead_row rows[BACKEND_STEPS_MAX];
+    uint32_t n;              /* rows of a step; 0: there are no steps */
+    uint32_t n_given, n_had; /* choices, each for all rows */
 };
 
 /* What all sessions of an engine share. Owned by the engine. */
@@ -46,10 +51,12 @@ struct session_host {
     uint32_t *seq_i, *row_i, *span_ids;
     float **row_out;             /* where the logits of row_i go */
     struct op_seq *seqs;
-    float *logits_there;         /* [n_sessions_max][n_vocab] of the backend, of a session at its tail_i; NULL: they are
-                                    read to the host at once */
-    float *logits_before;        /* [n_vocab] of the backend: those of the session of ahead, while a pass is past it */
-    struct backend_step *step;   /* of the backend; NULL: it does not choose */
+    float *logits_there;         /* [n_sessions_max][n_vocab] of the backend; NULL: they are read to the host at once */
+    uint32_t *logits_slot;       /* [n_sessions_max] which row the session with this tail_i has; each is there once */
+    uint32_t n_ahead_max;        /* sessions that may run ahead together */
+    float *logits_before;        /* [n_ahead_max][n_vocab] of the backend: of a row of ahead that is past its session */
+    struct backend_step *steps;  /* [n_ahead_max] of the backend; NULL: it does not choose */
+    struct backend_choice *choices; /* [BACKEND_CHOICES][n_ahead_max] of the backend */
     struct session_ahead ahead;
     float *draft_streams, *draft_logits; /* [n_hc][n_embd] and [n_vocab]; NULL without drafting */
 };
@@ -74,6 +81,8 @@ struct ds4_session {
 
 enum ds4_status session_host_init(struct session_host *host, struct ds4_error *error) DS4_MUST_CHECK;
 void session_host_deinit(struct session_host *host);
+/* Sessions that may run ahead together. */
+uint32_t session_ahead_max(uint32_t n_sessions_max, uint32_t chunk_tokens);
 /* Bytes on the host side of one session (token list, logits, tables), for the plan. */
 uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool draft);
 /* Place of the streams of a position; NULL when they are not known. */
@@ -81,18 +90,26 @@ float *session_streams(const struct ds4_session *s, size_t pos);
 uint32_t session_spans_for(size_t n_tokens);
 /* Where the backend keeps the logits of its last pass over the session; NULL: it does not. */
 float *session_logits_there(const struct ds4_session *s);
+/* Where they are of the session's last token, which that pass may be past. */
+const float *session_logits_now(const struct ds4_session *s);
 
 enum ds4_status session_create(struct session_host *host, struct ds4_session **out,
                                struct ds4_error *error) DS4_MUST_CHECK;
 /* Makes the spans that the next `add` tokens write into present and private. */
 enum ds4_status session_own_spans(struct ds4_session *s, size_t add, struct ds4_error *error) DS4_MUST_CHECK;
-/* Undoes what was given ahead: every session is as if nothing had been. Before anything but ds4_session_next and the
- * evaluation of its token uses the graph or changes the session of it. */
+/* Undoes what was given ahead: every session is as if nothing had been. Before anything but ds4_sessions_next and the
+ * evaluation of its tokens uses the graph. */
 void session_take_back(struct session_host *host);
+/* The same for all rows but those that these jobs ask for, which stay until they are noted or taken back. */
+void session_take_back_but(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs);
+/* The same for one session, before it changes; the others stay ahead. */
+void session_take_out(struct ds4_session *s);
 /* Waits for what was given ahead: before the host touches state where it lies. */
 void session_rest(struct session_host *host);
-/* True when the pass that these jobs ask for was given ahead; the session has its token then. */
-bool session_has_begun(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs);
+/* True when the pass that the job asks for was given ahead. */
+bool session_has_begun(const struct ds4_job *job);
+/* The session has the token of the pass that was given ahead of it. */
+void session_note_begun(struct ds4_session *s);
 enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
                              struct ds4_error *error) DS4_MUST_CHECK;
 /* Most bytes that a tip takes. */

@@ -3,7 +3,8 @@
  * One session is led from frontier to frontier (512, 1024, 2048, ... tokens). Tokens go through in full chunks
  * (prefill), the last ones before each frontier one by one (decode). Tokens are pseudo-random text tokens: the time of
  * a forward pass depends on which experts they wake, but not on what they say. With --greedy the decoded ones are the
- * likeliest instead, as in an answer: then a GPU chooses them and does not wait for the host.
+ * likeliest instead, as in an answer: then a GPU chooses them and does not wait for the host. With --together, copies
+ * of the session go on beside it, each from a token of its own.
  *
  * With --repeat, only the first tokens are computed. Copies of their rows (bytes of their own, so that caches hold no
  * more than in truth) stand for all that follow; decoding begins at the last multiple of 256 before each frontier. */
@@ -20,10 +21,11 @@
 #include "tools/tools.h"
 
 #define CTX_DEFAULT 4096 /* frontiers go up to that without --ctx: minutes on a slow machine */
+#define TOGETHER_MAX 16u
 
 struct bench_flags {
     struct model_flags model;
-    uint32_t first, growth, n_decode, chunk_tokens, n_repeat, n_rounds, made_up_seed;
+    uint32_t first, growth, n_decode, chunk_tokens, n_repeat, n_rounds, made_up_seed, n_together;
     bool json, kernels, greedy;
 };
 
@@ -48,6 +50,9 @@ static const struct option rows[] = {
     {.name = "greedy", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, greedy),
      .help = "decode the model's likeliest tokens, not pseudo-random ones: a GPU chooses them itself, and goes on "
      "without waiting for the host"},
+    {.name = "together", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, n_together), .min = 1,
+     .max = TOGETHER_MAX, .preset = "1", .help = "decode N conversations of that length together, a token of each in "
+     "one pass; decode is of all of them"},
     {.name = "json", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, json),
      .help = "as a JSON object; without it as CSV"},
     {.name = "kernels", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, kernels),
@@ -74,7 +79,9 @@ struct bench {
     struct rng rng;
     int32_t *chunk; /* [chunk_tokens] */
     size_t n_tokens; /* in the session */
-    struct ds4_sampler *greedy; /* NULL: tokens are pseudo-random */
+    struct ds4_next nexts[TOGETHER_MAX]; /* of decoding: session, then its copies, while there are any; a sampler of
+                                            each, NULL where tokens are pseudo-random */
+    uint32_t n_together;
     struct stand_in stand_in;
 };
 
@@ -95,17 +102,36 @@ static enum ds4_status advance(struct bench *b, size_t n, struct ds4_error *erro
     return DS4_OK;
 }
 
-/* One by one; all is computed when it returns. */
+static void end_copies(struct bench *b)
+{
+    for (uint32_t i = 1; i < b->n_together; i++) {
+        ds4_session_destroy(b->nexts[i].session);
+        b->nexts[i].session = NULL;
+    }
+}
+
+static enum ds4_status make_copies(struct bench *b, struct ds4_error *error)
+{
+    b->nexts[0].session = b->session;
+    for (uint32_t i = 1; i < b->n_together; i++) TRY(ds4_session_fork(b->session, &b->nexts[i].session, error));
+    return DS4_OK;
+}
+
+/* A token at a time, of all of them; all is computed when it returns. */
 static enum ds4_status decode(struct bench *b, size_t n, struct ds4_error *error)
 {
-    struct ds4_job job = {.session = b->session, .tokens = b->chunk, .n = 1};
+    struct ds4_job jobs[TOGETHER_MAX];
+    bool greedy = b->nexts[0].sampler;
+    for (uint32_t k = 0; k < b->n_together; k++)
+        jobs[k] = (struct ds4_job){.session = b->nexts[k].session, .tokens = &b->nexts[k].id, .n = 1};
     for (size_t i = 0; i < n; i++) {
-        if (b->greedy) TRY(ds4_session_next(b->session, b->greedy, false, b->chunk, error));
-        else b->chunk[0] = next_token(b);
-        TRY(ds4_eval(b->engine, &job, 1, error));
+        if (greedy && (i > 0 || b->n_together == 1)) TRY(ds4_sessions_next(b->nexts, b->n_together, error));
+        else
+            for (uint32_t k = 0; k < b->n_together; k++) b->nexts[k].id = next_token(b);
+        TRY(ds4_eval(b->engine, jobs, b->n_together, error));
         b->n_tokens++;
     }
-    if (b->greedy && n > 0) (void)ds4_session_logits(b->session); /* of a pass that may be under way */
+    if (greedy && n > 0) (void)ds4_session_logits(b->session); /* of a pass that may be under way */
     return DS4_OK;
 }
 
@@ -192,10 +218,13 @@ static enum ds4_status measure(struct bench *b, size_t frontier, size_t n_decode
         *prefill_tps = (double)(b->n_tokens - before) / (clock_seconds_since(start_ns) + 1e-9);
     }
     struct ds4_expert_figures figures_before, figures;
+    TRY(make_copies(b, error));
     ds4_engine_expert_figures(b->engine, &figures_before);
     start_ns = clock_ns();
     TRY(decode(b, n_decode, error));
+    n_decode *= b->n_together;
     *decode_tps = (double)n_decode / (clock_seconds_since(start_ns) + 1e-9);
+    end_copies(b);
     ds4_engine_expert_figures(b->engine, &figures);
     report_experts(&figures_before, &figures, n_decode, *decode_tps);
     return DS4_OK;
@@ -224,7 +253,7 @@ static enum ds4_status time_picks(struct bench *b, double *seconds, struct ds4_e
 /* What was computed since the last frontier: calls, milliseconds and shares. */
 static enum ds4_status report_kernels(struct bench *b, struct ds4_error *error)
 {
-    struct ds4_kernel_time times[KERNELS_MAX];
+    static struct ds4_kernel_time times[KERNELS_MAX]; /* too large for a stack */
     size_t n = ds4_engine_kernel_times(b->engine, times, KERNELS_MAX);
     double total = 0, pick = 0;
     TRY(time_picks(b, &pick, error));
@@ -288,7 +317,7 @@ static enum ds4_status run_frontiers(struct bench *b, const struct bench_flags *
 
 static enum ds4_status run_bench(struct ds4_engine *engine, const struct bench_flags *flags, struct ds4_error *error)
 {
-    struct bench b = {.engine = engine, .info = ds4_engine_info(engine), .rng = {1}};
+    struct bench b = {.engine = engine, .info = ds4_engine_info(engine), .rng = {1}, .n_together = flags->n_together};
     struct sink out;
     enum ds4_status status, close_status = DS4_OK;
     bool is_open = false;
@@ -297,14 +326,16 @@ static enum ds4_status run_bench(struct ds4_engine *engine, const struct bench_f
     struct ds4_sampling greedy = ds4_sampling_default();
     greedy.temperature = 0;
     TRY_GOTO(ds4_session_create(engine, &b.session, error), out);
-    if (flags->greedy) TRY_GOTO(ds4_sampler_create(engine, &greedy, &b.greedy, error), out);
+    for (uint32_t i = 0; i < b.n_together && flags->greedy; i++)
+        TRY_GOTO(ds4_sampler_create(engine, &greedy, &b.nexts[i].sampler, error), out);
     TRY_GOTO(sink_open(&out, "-", error), out);
     is_open = true;
     TRY_GOTO(run_frontiers(&b, flags, &out, error), out);
 out:
     if (is_open) close_status = sink_close(&out, error);
+    end_copies(&b);
     ds4_session_destroy(b.session);
-    ds4_sampler_destroy(b.greedy);
+    for (uint32_t i = 0; i < b.n_together; i++) ds4_sampler_destroy(b.nexts[i].sampler);
     mem_free(b.chunk);
     mem_free(b.stand_in.spans);
     mem_free(b.stand_in.tip);
@@ -324,6 +355,7 @@ int cmd_bench(int argc, char **argv)
     TRY_GOTO(model_flags_options(&flags.model, &options, &error), out);
     options.chunk_tokens = flags.chunk_tokens;
     options.made_up_seed = flags.made_up_seed;
+    options.n_sessions_max = flags.n_together;
     TRY_GOTO(model_flags_open(&options, &engine, &error), out);
     status = run_bench(engine, &flags, &error);
 out:

@@ -34,6 +34,7 @@ struct chooser {
     struct rng rng;
     float *logits, *there; /* [N_CHAIN][n], here and of the device */
     struct backend_step *step;
+    struct backend_choice *choices; /* [BACKEND_CHOICES] */
     int32_t *token, *pos;  /* of the device */
 };
 
@@ -115,6 +116,7 @@ static void take_rows(struct chooser *c, uint32_t n_rows, uint32_t n, enum kind 
     for (uint32_t r = 0; r < n_rows; r++) fill(&c->rng, c->logits + (size_t)r * n, n, kind);
     c->there = op_put(&p->dev, c->logits, (size_t)n_rows * n * sizeof *c->logits);
     c->step = op_put(&p->dev, NULL, sizeof *c->step);
+    c->choices = op_put(&p->dev, NULL, BACKEND_CHOICES * sizeof *c->choices);
     c->token = op_put(&p->dev, NULL, sizeof *c->token);
     c->pos = op_put(&p->dev, NULL, sizeof *c->pos);
 }
@@ -165,15 +167,16 @@ static bool choose(struct chooser *c, uint32_t n_rows, uint32_t n, const struct 
 {
     struct part *p = &c->part;
     struct backend *b = p->dev.b;
-    const struct backend_step step = {{(uint32_t)generator, (uint32_t)(generator >> 32)}, turn, 0, {{0, 0}}};
+    const struct backend_step step = {.how = *how, .generator = {(uint32_t)generator, (uint32_t)(generator >> 32)},
+                                      .n = turn};
     const int32_t token = NONE, pos = 41;
     bool good = true;
     b->ops->write(b, c->step, &step, sizeof step);
     b->ops->write(b, c->token, &token, sizeof token);
     b->ops->write(b, c->pos, &pos, sizeof pos);
     for (uint32_t r = 0; r < n_rows && good; r++) {
-        b->ops->choose(b, c->there + (size_t)r * n, n, how, c->step, c->token, c->pos);
-        good = b->ops->post(b, &c->step->choices[(turn + r) % N_CHAIN], sizeof *left->choices);
+        b->ops->choose(b, c->there + (size_t)r * n, n, 1, c->step, c->choices, c->token, c->pos);
+        good = b->ops->post(b, &c->choices[(turn + r) % BACKEND_CHOICES], sizeof *left->choices);
     }
     for (uint32_t r = 0; r < n_rows && good; r++) good = b->ops->collect(b, &left->choices[r], sizeof *left->choices);
     b->ops->read(b, &left->step, c->step, sizeof left->step);
@@ -308,7 +311,7 @@ static void measure(struct contest *k)
     struct part *p = &k->c->part;
     if (!part_watch(p)) return;
     for (uint32_t i = 0; i < PART_REPEATS; i++)
-        p->dev.b->ops->choose(p->dev.b, k->c->there, k->n, &k->how, k->c->step, k->c->token, k->c->pos);
+        p->dev.b->ops->choose(p->dev.b, k->c->there, k->n, 1, k->c->step, k->c->choices, k->c->token, k->c->pos);
     p->c.seconds = part_seen(p, PART_REPEATS);
     p->c.moved_bytes = 2 * (uint64_t)k->n * sizeof(float);
     (void)part_finished(p);

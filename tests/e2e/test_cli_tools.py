@@ -324,8 +324,9 @@ def test_bench_measures_each_frontier(model):
     assert int(rows[0]["kv_bytes"]) < int(rows[2]["kv_bytes"])
     got = json.loads(ds4("bench", "-m", model, "--first", "64", "--ctx", "128", "--json").stdout)
     assert [set(r) for r in got["rows"]] == [{"ctx", "prefill_tps", "decode_tps", "kv_bytes"}] * 2
-    greedy = ds4("bench", "-m", model, "--first", "64", "--ctx", "64", "-n", "8", "--greedy").stdout.decode()
-    assert re.fullmatch(r"ctx,.*\n64,[\d.e+]+,[\d.e+]+,\d+\n", greedy)
+    greedy = ["bench", "-m", model, "--first", "64", "--ctx", "64", "-n", "8", "--greedy"]
+    for together in [[], ["--together", "3"]]:
+        assert re.fullmatch(r"ctx,.*\n64,[\d.e+]+,[\d.e+]+,\d+\n", ds4(*greedy, *together).stdout.decode())
     result = ds4("bench", "-m", model, "--first", "512", "--ctx", "256")
     assert result.returncode == 1 and b"512" in result.stderr and b"256" in result.stderr
 

@@ -9,8 +9,8 @@ STAND_INS = ("bin/nvcc", "bin/make", "bin/nvidia-smi", "bin/compute-sanitizer", 
              "other/ds4-bench")
 STEPS = ["device", "compiler", "packages", "build", "selftest", "text as on the CPU", "sanitizer memcheck",
          "sanitizer racecheck", "sanitizer synccheck", "fixture flash-shape.gguf", "plan", "plan, as JSON",
-         "decode and prefill", "decode, chosen ahead", "long context", "prefill, large chunks", "time of kernels",
-         "kernels, long context"]
+         "decode and prefill", "decode, chosen ahead", "eight together, ahead", "long context", "prefill, large chunks",
+         "time of kernels", "kernels, long context"]
 
 
 @pytest.fixture(name="place")

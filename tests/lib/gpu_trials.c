@@ -144,9 +144,9 @@ void gpu_trial_choices(const struct gpu_host *host, uint32_t n, uint32_t *ids)
     enum { N = 40 };
     static float logits[N];
     struct backend_limits limits = {.n_rows = 1, .n_in = 32, .n_vocab = N};
-    struct backend_pick how = {.margin = 4, .temperature = 1, .min_p = 0.02f, .top_p = 1};
-    struct backend_step step = {.generator = {77, 5}};
-    struct backend_choice choice;
+    struct backend_step step = {.how = {.margin = 4, .temperature = 1, .min_p = 0.02f, .top_p = 1},
+                                .generator = {77, 5}};
+    struct backend_choice choice, none[BACKEND_CHOICES] = {{0}};
     struct ds4_error error = {0};
     struct backend *b;
     int32_t start[2] = {3, 9}, end[2];
@@ -154,10 +154,11 @@ void gpu_trial_choices(const struct gpu_host *host, uint32_t n, uint32_t *ids)
     assert_ok(backend_gpu_create(host, NULL, &limits, &b, &error), error);
     float *row = gpu_put(b, logits, sizeof logits);
     struct backend_step *steps = gpu_put(b, &step, sizeof step);
+    struct backend_choice *choices = gpu_put(b, none, sizeof none);
     int32_t *token = gpu_put(b, start, sizeof start);
     for (uint32_t i = 0; i <= n; i++) {
-        if (i < n) b->ops->choose(b, row, N, &how, steps, token, token + 1);
-        if (i < n) assert_true(b->ops->post(b, &steps->choices[i % BACKEND_CHOICES], sizeof choice));
+        if (i < n) b->ops->choose(b, row, N, 1, steps, choices, token, token + 1);
+        if (i < n) assert_true(b->ops->post(b, &choices[i % BACKEND_CHOICES], sizeof choice));
         if (i == 0) continue;
         assert_true(b->ops->collect(b, &choice, sizeof choice));
         assert_true(choice.is_known);
@@ -167,8 +168,8 @@ void gpu_trial_choices(const struct gpu_host *host, uint32_t n, uint32_t *ids)
     assert_int_equal(end[0], ids[n - 1]);
     assert_int_equal(end[1], 9 + n);
     for (uint32_t i = 0; i < 3; i++) {
-        b->ops->choose(b, row, N, &how, steps, token, token + 1);
-        assert_true(b->ops->post(b, &steps->choices[i % BACKEND_CHOICES], sizeof choice));
+        b->ops->choose(b, row, N, 1, steps, choices, token, token + 1);
+        assert_true(b->ops->post(b, &choices[i % BACKEND_CHOICES], sizeof choice));
     }
     b->ops->destroy(b);
 }

@@ -18,6 +18,7 @@
 static struct backend *gpu;
 static float *there, logits[N_VOCAB];
 static struct backend_step *step;
+static struct backend_choice *choices;
 static int32_t *token, *pos; /* of the backend */
 static struct rng rng = {11};
 
@@ -28,6 +29,13 @@ static void *take(size_t bytes)
     return memory;
 }
 
+static void *put(const void *from, size_t bytes)
+{
+    void *to = take(bytes);
+    gpu->ops->write(gpu, to, from, bytes);
+    return to;
+}
+
 static int set_up(void **state)
 {
     struct ds4_error error = {0};
@@ -36,6 +44,7 @@ static int set_up(void **state)
     assert_ok(backend_gpu_create(&tested_host, NULL, &limits, &gpu, &error), error);
     there = take(sizeof logits);
     step = take(sizeof *step);
+    choices = take(BACKEND_CHOICES * sizeof *choices);
     token = take(sizeof *token);
     pos = take(sizeof *pos);
     return 0;
@@ -46,6 +55,7 @@ static int tear_down(void **state)
     (void)state;
     gpu->ops->release(gpu, there, sizeof logits);
     gpu->ops->release(gpu, step, sizeof *step);
+    gpu->ops->release(gpu, choices, BACKEND_CHOICES * sizeof *choices);
     gpu->ops->release(gpu, token, sizeof *token);
     gpu->ops->release(gpu, pos, sizeof *pos);
     gpu->ops->destroy(gpu);
@@ -69,15 +79,16 @@ static int32_t choose(uint32_t n, const struct backend_pick *how, uint64_t *gene
 {
     uint32_t turn = (uint32_t)rng_below(&rng, 9);
     int32_t at = 41, got_at, got_token, none = -7;
-    struct backend_step set = {.generator = {(uint32_t)*generator, (uint32_t)(*generator >> 32)}, .n = turn}, got;
+    struct backend_step set = {.how = *how, .generator = {(uint32_t)*generator, (uint32_t)(*generator >> 32)},
+                               .n = turn}, got;
     struct backend_choice choice;
     struct ds4_error error = {0};
     gpu->ops->write(gpu, there, logits, n * sizeof *logits);
     gpu->ops->write(gpu, step, &set, sizeof set);
     gpu->ops->write(gpu, token, &none, sizeof none);
     gpu->ops->write(gpu, pos, &at, sizeof at);
-    gpu->ops->choose(gpu, there, n, how, step, token, pos);
-    assert_true(gpu->ops->post(gpu, &step->choices[turn % BACKEND_CHOICES], sizeof choice));
+    gpu->ops->choose(gpu, there, n, 1, step, choices, token, pos);
+    assert_true(gpu->ops->post(gpu, &choices[turn % BACKEND_CHOICES], sizeof choice));
     assert_true(gpu->ops->collect(gpu, &choice, sizeof choice));
     assert_ok(gpu->ops->finish(gpu, &error), error);
     gpu->ops->read(gpu, &got, step, sizeof got);
@@ -224,9 +235,57 @@ TEST(a_draw_on_a_boundary_is_left_to_the_host)
     assert_int_equal(choose(N_VOCAB, &how, &generator), 6);
 }
 
+/* Eleven rows, each with logits, a way of choosing and a generator of its own, at once and one by one. */
+TEST(rows_are_chosen_at_once_as_each_alone)
+{
+    enum { N = 300, ROWS = 11 };
+    struct backend_limits limits = {.n_rows = ROWS, .n_in = 32, .n_vocab = N};
+    struct backend *one = gpu;
+    struct backend_step steps[ROWS], after[ROWS];
+    struct backend_choice zero[BACKEND_CHOICES * ROWS] = {{0}}, all[BACKEND_CHOICES * ROWS], alone[BACKEND_CHOICES];
+    int32_t places[2 * ROWS] = {0}, got[2 * ROWS];
+    static float rows[ROWS][N];
+    struct ds4_error error = {0};
+    size_t n_known = 0;
+    for (uint32_t r = 0; r < ROWS; r++) {
+        fill(N, 3);
+        memcpy(rows[r], logits, sizeof rows[r]);
+        float temperature = r % 4 ? 0.5f + 0.1f * (float)r : 0;
+        steps[r] = (struct backend_step){.how = {.margin = r % 3 ? 3 : 8, .temperature = temperature,
+                                                 .min_p = 0.05f, .top_p = r % 3 ? 1 : 0.7f, .below_min = 1},
+                                         .generator = {r * 77 + 1, r}, .n = r};
+    }
+    assert_ok(backend_gpu_create(&tested_host, NULL, &limits, &gpu, &error), error);
+    float *logits_there = put(rows, sizeof rows);
+    struct backend_step *steps_there = put(steps, sizeof steps);
+    struct backend_choice *choices_there = put(zero, sizeof zero);
+    int32_t *places_there = put(places, sizeof places);
+    gpu->ops->choose(gpu, logits_there, N, ROWS, steps_there, choices_there, places_there, places_there + ROWS);
+    gpu->ops->read(gpu, all, choices_there, sizeof all);
+    gpu->ops->read(gpu, after, steps_there, sizeof after);
+    gpu->ops->read(gpu, got, places_there, sizeof got);
+    for (uint32_t r = 0; r < ROWS; r++) {
+        struct backend_step end;
+        gpu->ops->write(gpu, steps_there, &steps[r], sizeof steps[r]);
+        gpu->ops->choose(gpu, logits_there + r * N, N, 1, steps_there, choices_there, places_there, places_there + 1);
+        gpu->ops->read(gpu, alone, choices_there, sizeof alone);
+        gpu->ops->read(gpu, &end, steps_there, sizeof end);
+        const struct backend_choice *choice = &all[r % BACKEND_CHOICES * ROWS + r];
+        assert_memory_equal(choice, &alone[r % BACKEND_CHOICES], sizeof *choice);
+        assert_memory_equal(&after[r], &end, sizeof end);
+        assert_int_equal(got[r], choice->is_known ? choice->id : 0);
+        assert_int_equal(got[ROWS + r], 1);
+        n_known += choice->is_known;
+    }
+    assert_in_range(n_known, 8, ROWS);
+    gpu->ops->destroy(gpu);
+    gpu = one;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_are_chosen_at_once_as_each_alone),
         cmocka_unit_test(the_largest_is_always_known),
         cmocka_unit_test(draws_are_the_hosts_and_few_are_left_to_it),
         cmocka_unit_test(draws_from_a_head_are_the_hosts),

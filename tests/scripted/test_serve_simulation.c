@@ -417,12 +417,66 @@ TEST(a_conversation_that_leaves_keeps_no_answer_waiting_for_the_disk)
     mem_free(w);
 }
 
+/* Tokens that the next round chooses ahead. */
+static uint64_t ahead_in_a_step(struct world *w)
+{
+    uint64_t before = fake_engine_stats()->n_chosen_ahead;
+    step(w, 1);
+    return fake_engine_stats()->n_chosen_ahead - before;
+}
+
+TEST(answers_are_decoded_ahead_together_while_there_is_nothing_else_to_compute_and_none_is_masked)
+{
+    struct world *w = mem_zalloc(1, sizeof *w);
+    struct ds4_error error = {0};
+    w->engine = engine;
+    w->index = token_index;
+    w->recall = recall_create(NULL);
+    struct compute_options options = {.engine = engine, .metrics = &w->metrics, .replay = w->recall, .n_parallel = 3,
+                                      .no_loop_guard = true};
+    assert_ok(compute_create(&options, &w->compute, &error), error);
+    (void)ask(w, "circle", 0);
+    step(w, 3);
+    assert_int_equal(ahead_in_a_step(w), 1);
+    struct client *second = ask(w, "circle", 0);
+    step(w, 3);
+    assert_int_equal(ahead_in_a_step(w), 2);
+    struct client *third = ask(w, "circle", 200); /* its prompt takes some rounds */
+    assert_int_equal(ahead_in_a_step(w), 0);
+    step(w, 20);
+    assert_int_equal(ahead_in_a_step(w), 3);
+    atomic_store(&third->x->cancelled, true);
+    step(w, 2);
+    assert_int_equal(ahead_in_a_step(w), 2);
+    struct client *masked = &w->clients[w->n_clients++];
+    struct buf body = {0};
+    masked->x = exchange_create(-1);
+    buf_put_text(&body, "{\"thinking\":false,\"messages\":[{\"role\":\"user\",\"content\":\"circle\"}],"
+                        "\"response_format\":{\"type\":\"json_object\"}}");
+    hand_in(w, masked, API_CHAT, &body);
+    step(w, 3);
+    assert_false(masked->x->ended);
+    assert_int_equal(ahead_in_a_step(w), 0);
+    atomic_store(&masked->x->cancelled, true);
+    atomic_store(&second->x->cancelled, true);
+    step(w, 2);
+    assert_int_equal(ahead_in_a_step(w), 1);
+    compute_destroy(w->compute);
+    recall_destroy(w->recall);
+    for (size_t i = 0; i < w->n_clients; i++) {
+        buf_deinit(&w->clients[i].got);
+        exchange_release(w->clients[i].x);
+    }
+    mem_free(w);
+}
+
 int main(int argc, char **argv)
 {
     bool is_long = argc > 1 && strcmp(argv[1], "long") == 0;
     first_seed = is_long ? argc > 3 ? strtoull(argv[3], NULL, 10) : 1 : test_seed() % 1000000000u;
     if (is_long) n_seeds = argc > 2 ? strtoull(argv[2], NULL, 10) : 100000;
     const struct CMUnitTest tests[] = {T(every_job_ends_once_and_leaves_nothing_behind_whatever_happens),
-                                       T(a_conversation_that_leaves_keeps_no_answer_waiting_for_the_disk)};
+                                       T(a_conversation_that_leaves_keeps_no_answer_waiting_for_the_disk),
+        T(answers_are_decoded_ahead_together_while_there_is_nothing_else_to_compute_and_none_is_masked)};
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -8,16 +8,13 @@
 
 #include "gpu/backend.h"
 #include "lib/model.h"
+#include "lib/same_state.h"
 #include "lib/test.h"
-#include "session/session.h"
 
 #ifdef DS4_GPU_EMU
 
 #include "lib/tested_gpu.h"
 
-#define MODEL "random --seed 3 --layers 3 --ratios 0,4,128 --dim 64 --heads 2 --head-dim 128 --q-rank 32 " \
-    "--o-groups 2 --o-rank 16 --window 16 --index-heads 2 --index-dim 128 --index-topk 4 --experts 4 --used 2 " \
-    "--inner 32 --hash-layers 1 --vocab 300 --hc 2 --context 1024 --type q8_0 --experts-type mxfp4 --small f16"
 #define N_PROMPT 5u
 #define N_OUT 24u
 
@@ -31,7 +28,7 @@ static struct ds4_engine *open_on(const char *backend)
 {
     struct ds4_engine_options options = {.ctx_tokens = 320, .chunk_tokens = 16, .n_threads = 1, .n_sessions_max = 2,
                                          .backend = backend};
-    return model_open(shipped ? "models/ds4-tiny.gguf" : model_file("gpu_blocks", MODEL), options);
+    return model_open(shipped ? "models/ds4-tiny.gguf" : model_file("gpu_blocks", MODEL_EMULATED), options);
 }
 
 static int open_engine(void **state)
@@ -123,45 +120,6 @@ static void decode(struct ds4_session *s, struct ds4_sampler *sampler, bool ahea
     }
 }
 
-static void assert_same_rows(const struct op_span_rows *rows, uint32_t ratio, const struct ds4_session *a,
-                             const struct ds4_session *b)
-{
-    for (size_t c = 0; c < a->tokens.n / ratio; c++) {
-        size_t at = rows->offset + c % rows->rows_per_span * rows->row_bytes;
-        const uint8_t *x = ds4_session_span(a, c / rows->rows_per_span);
-        const uint8_t *y = ds4_session_span(b, c / rows->rows_per_span);
-        assert_memory_equal(x + at, y + at, rows->row_bytes);
-    }
-}
-
-/* All that a snapshot of either has. */
-static void assert_same_snapshot(const struct ds4_session *a, const struct ds4_session *b)
-{
-    size_t cap = ds4_state_layout(engine)->tip_bytes_max, len[2];
-    uint8_t *tips[2] = {calloc(cap, 1), calloc(cap, 1)};
-    assert_int_equal(a->tokens.n, b->tokens.n);
-    assert_memory_equal(a->tokens.ids, b->tokens.ids, a->tokens.n * sizeof *a->tokens.ids);
-    assert_ok(ds4_session_tip_save(a, tips[0], cap, &len[0], &error), error);
-    assert_ok(ds4_session_tip_save(b, tips[1], cap, &len[1], &error), error);
-    assert_int_equal(len[0], len[1]);
-    assert_memory_equal(tips[0], tips[1], len[0]);
-    assert_int_equal(ds4_session_spans(a), ds4_session_spans(b));
-    for (uint32_t l = 0; l < a->host->layout->n_layers; l++) {
-        const struct layer_state *layer = &a->host->layout->layers[l];
-        if (layer->ratio) assert_same_rows(&layer->rows, layer->ratio, a, b);
-        if (layer->ratio == 4) assert_same_rows(&layer->index_rows, 4, a, b);
-    }
-    free(tips[0]);
-    free(tips[1]);
-}
-
-/* And how far they go back. */
-static void assert_same_state(const struct ds4_session *a, const struct ds4_session *b)
-{
-    assert_same_snapshot(a, b);
-    assert_int_equal(ds4_session_rewind_min(a), ds4_session_rewind_min(b));
-}
-
 /* Both ways, with samplers of one seed. */
 static void compare_tokens(struct ds4_sampling p, size_t n_prompt, size_t n)
 {
@@ -171,7 +129,7 @@ static void compare_tokens(struct ds4_sampling p, size_t n_prompt, size_t n)
     int32_t got[N_OUT], want[N_OUT];
     decode(near, a, false, want, n);
     decode(far, b, true, got, n);
-    assert_true(far->host->ahead.session == far);
+    assert_true(far->host->ahead.rows[0].session == far);
     assert_memory_equal(got, want, n * sizeof *got);
     assert_same_state(far, near);
     ds4_session_destroy(far);
@@ -256,7 +214,7 @@ TEST(a_session_goes_back_as_far_as_one_that_never_ran_ahead)
     int32_t got[2], want[2];
     decode(near, a, false, want, 2);
     decode(far, b, true, got, 2);
-    assert_true(far->host->ahead.past);
+    assert_true(far->host->ahead.rows[0].past);
     assert_int_equal(ds4_session_rewind_min(far), 36 - 16);
     assert_ok(ds4_session_rewind(far, 36 - 16, &error), error);
     assert_ok(ds4_session_rewind(near, 36 - 16, &error), error);
@@ -342,8 +300,8 @@ TEST(no_token_makes_the_device_rest_or_is_a_list_of_its_own)
         eval(s, &id, 1);
         uint64_t digest = tested_digest(), n_rests = tested_n_rests();
         tested_lists(&n, &n_new);
-        if (i < 2) continue; /* restored logits are the host's; then the first choice is given alone */
-        if (i == 2) first = digest;
+        if (i < 3) continue; /* restored logits are the host's; the first choice is given alone; a graph is made */
+        if (i == 3) first = digest;
         assert_int_equal(digest, first);
         assert_int_equal(n_rests, 0);
         assert_int_equal(n, 1);
@@ -384,7 +342,7 @@ TEST(a_session_is_saved_in_the_middle_and_restored)
     decode(t, b, false, got, 0);
     assert_ok(ds4_session_tip_save(s, tip, cap, &len, &error), error);
     const uint8_t *spans[1] = {ds4_session_span(s, 0)};
-    assert_true(s->host->ahead.past); /* saving takes nothing back */
+    assert_true(s->host->ahead.rows[0].past); /* saving takes nothing back */
     assert_ok(ds4_session_restore(t, s->tokens.ids, s->tokens.n, spans, 1, tip, len, &error), error);
     assert_same_snapshot(t, s);
     eval(s, &ids[7], 1);

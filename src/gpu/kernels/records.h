@@ -116,12 +116,21 @@ struct generate_record {
 };
 struct sample_record {
     uint32_t n, n_groups, each, n_max;
+    uint32_t has_steps; /* margin and temperature are those of the row's struct backend_step */
     float margin, inverse_temperature;
 };
-#define CHOICES 4 /* of a struct backend_step: a choice is had before as many have followed it */
+#define CHOICES 4 /* kept of a row: a choice is had before as many have followed it */
+#define STEP_WORDS 10 /* of a struct backend_step */
+#define STEP_MARGIN 0
+#define STEP_TEMPERATURE 1
+#define STEP_MIN_P 2
+#define STEP_TOP_P 3
+#define STEP_TOP_K 4
+#define STEP_BELOW_MIN 5
+#define STEP_GENERATOR 6
+#define STEP_N 8
 struct choose_record {
-    uint32_t draws, keeps_head, top_k, below_min;
-    float temperature, min_p, top_p;
+    uint32_t n_rows, row_first; /* of all; the first of this dispatch */
 };
 struct router_record {
     uint32_t n_experts, n_used, has_bias, has_hash;

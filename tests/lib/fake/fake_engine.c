@@ -372,6 +372,19 @@ enum ds4_status ds4_session_next(struct ds4_session *session, struct ds4_sampler
     return ds4_session_pick(session, sampler, NULL, force_greedy, id, error);
 }
 
+enum ds4_status ds4_sessions_next(struct ds4_next *nexts, size_t n, struct ds4_error *error)
+{
+    enum ds4_status first = DS4_OK;
+    for (size_t i = 0; i < n; i++) {
+        struct ds4_next *next = &nexts[i];
+        fake_stats.n_chosen_ahead++;
+        next->status = ds4_session_pick(next->session, next->sampler, NULL, next->force_greedy, &next->id,
+                                        first == DS4_OK ? error : NULL);
+        if (first == DS4_OK) first = next->status;
+    }
+    return first;
+}
+
 enum ds4_status ds4_engine_time_kernels(struct ds4_engine *engine, bool on, struct ds4_error *error)
 {
     (void)engine;

@@ -44,6 +44,7 @@ void fake_engine_fail_after_restore(bool on);
 struct fake_stats { /* since the program began; any thread may read while no call runs */
     uint64_t n_tokens_evaluated; /* in prefill and decode */
     uint64_t n_tokens_reused;    /* by ds4_session_sync */
+    uint64_t n_chosen_ahead;     /* by ds4_sessions_next */
     uint64_t n_syncs, n_restores, n_restores_refused;
     int64_t n_engines, n_sessions, n_samplers, n_parsers; /* alive now: 0 at the end of a test without leaks */
 };
