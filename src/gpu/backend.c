@@ -8,6 +8,8 @@
 #include "gpu/backend_impl.h"
 #include "quant/quant.h"
 
+#define MAP_PAGE ((uint64_t)16384)
+
 static const struct {
     uint32_t type;
     const char *name;
@@ -208,14 +210,20 @@ static void gpu_release(struct backend *backend, void *ptr, size_t bytes)
     }
 }
 
+static uint64_t piece_most(const struct backend_gpu *b)
+{
+    return b->info.buffer_bytes_max / (2 * MAP_PAGE) * (2 * MAP_PAGE);
+}
+
+bool gpu_fits_one_buffer(const struct backend_gpu *b, uint64_t bytes) { return bytes <= piece_most(b); }
+
 /* Pieces of the largest buffer the device has, half of each shared with the next, so that any matrix up to half of that
  * lies in one. */
 static enum ds4_status gpu_map(struct backend *backend, const void *ptr, size_t bytes, bool near,
                                struct ds4_error *error)
 {
     struct backend_gpu *b = gpu_of(backend);
-    const uint64_t page = 16384;
-    uint64_t most = b->info.buffer_bytes_max / (2 * page) * (2 * page), step = most / 2;
+    uint64_t most = piece_most(b), step = most / 2;
     if (b->generates && (bytes > most || !near))
         return err_set(error, DS4_ERR_UNSUPPORTED, "weights can be made up where all of them lie on a device, in one "
                        "buffer; %zu bytes do not", bytes);
@@ -303,8 +311,10 @@ static void gpu_destroy(struct backend *backend)
     struct backend_gpu *b = gpu_of(backend);
     if (!b) return;
     gpu_stage_free(b);
+    (void)b->host->submit(b->gpu); /* what was given may still be at what is freed next */
+    (void)b->host->wait(b->gpu);
     for (uint32_t i = 0; i < b->n_regions; i++) b->host->free(b->gpu, b->regions[i].buffer);
-    if (b->gpu) b->host->close(b->gpu);
+    b->host->close(b->gpu);
     mem_free(b->times);
     mem_free(b);
 }
@@ -344,7 +354,8 @@ static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu 
         b->n_chunks = n_chunks;
         b->split_rows = slice(part, split);
         b->input_rows = slice(input, limits->n_rows);
-        b->expert_rows = slice(expert, limits->n_rows);
+        uint32_t numbered = limits->n_used ? GRID_MOST / limits->n_used : limits->n_rows;
+        b->expert_rows = slice(expert, numbered < limits->n_rows ? numbered : limits->n_rows);
     }
     return (most + 63) / 64 * 64 + 8 * 256 + 64; /* each of up to 8 parts is rounded up; the last bytes are nobody's */
 }

@@ -14,6 +14,7 @@
 #define ENTER_ROWS_MAX 8u              /* rows up to which coefficients and reduction are one kernel */
 #define SPLIT_ROWS_MAX 8u              /* rows of a batch up to which attention is split over chunks */
 #define FEW_ROWS 8u                    /* that products_* takes at a time */
+#define GRID_MOST 65535u               /* threadgroups of a grid in its second and third dimension, by CUDA's limit */
 #define TILE 64u                       /* of products.k */
 #define TILES_FROM 16u                 /* rows of a batch from which products are computed in tiles */
 
@@ -155,6 +156,8 @@ void gpu_stage_forget(struct backend_gpu *b);
 void gpu_stage_free(struct backend_gpu *b);
 /* The region that holds [ptr, ptr + bytes); NULL when none does. */
 const struct region *gpu_region(struct backend_gpu *b, const void *ptr, uint64_t bytes);
+/* Whether memory of the host that is mapped can be bound whole. */
+bool gpu_fits_one_buffer(const struct backend_gpu *b, uint64_t bytes);
 void gpu_pack(struct backend *b, struct op_weight *w);
 /* How a matrix is made up; the kernel of generate.k follows it. */
 enum ds4_status gpu_generate_rule(uint64_t bytes, uint32_t type, uint64_t n_in, uint32_t seed,

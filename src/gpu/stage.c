@@ -100,6 +100,10 @@ enum ds4_status backend_gpu_share(struct backend *b, uint32_t n_experts, uint32_
                                   uint64_t slot_bytes, uint32_t n_slots, struct ds4_error *error)
 {
     struct backend_gpu *gpu = gpu_of(b);
+    if (!gpu_fits_one_buffer(gpu, slot_bytes * n_slots)) /* a stack is bound as one */
+        return err_set(error, DS4_ERR_LIMIT, "an expert cache of %llu MiB; a buffer of this device has at most %llu",
+                       (unsigned long long)(slot_bytes * n_slots >> 20),
+                       (unsigned long long)(gpu->info.buffer_bytes_max >> 20));
     struct gpu_stage *s = make_stage(gpu, n_experts, n_ids);
     bool good = s != NULL;
     for (int i = 0; i < 2 && good; i++) {

@@ -104,11 +104,24 @@ TEST(dispatches_that_may_overlap_must_not_meet_in_memory)
     }
 }
 
+TEST(a_grid_that_a_device_would_refuse_is_reported)
+{
+    static const unsigned wrong[][3] = {{1, 65536, 1}, {1, 1, 65536}, {2147483648u, 1, 1}};
+    struct elements_record record = {.n = 1};
+    struct emu_binding bindings[3] = {{&record, sizeof record}, {x, sizeof memory.x}, {y, sizeof memory.y}};
+    struct emu_report report;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_false(emu_launch(emu_find("lanes_with_barrier"), wrong[i], 32, bindings, 3, &report));
+        assert_non_null(strstr(report.first, "a grid of "));
+    }
+}
+
 int main(void)
 {
     return RUN_TESTS(T(a_broken_rule_is_reported_in_every_order_of_threads_and_a_kept_one_is_not),
                      T(products_of_tiles_are_right_in_every_layout),
-                     T(dispatches_that_may_overlap_must_not_meet_in_memory));
+                     T(dispatches_that_may_overlap_must_not_meet_in_memory),
+                     T(a_grid_that_a_device_would_refuse_is_reported));
 }
 
 #else

@@ -320,7 +320,7 @@ void emu_release(void)
     emu_pages_release();
 }
 
-static bool check_call(int n_bindings, const struct emu_binding *bindings, unsigned n_threads)
+static bool check_call(int n_bindings, const struct emu_binding *bindings, unsigned n_threads, const unsigned grid[3])
 {
     const struct emu_kernel *kernel = e->kernel;
     if (n_bindings != kernel->n_params) {
@@ -329,6 +329,9 @@ static bool check_call(int n_bindings, const struct emu_binding *bindings, unsig
         emu_error(0, "a record of %zu bytes, the kernel's has %zu", bindings[0].bytes, kernel->record_bytes);
     } else if (n_threads % 32 || n_threads == 0 || n_threads > (unsigned)kernel->max_threads) {
         emu_error(0, "threadgroups of %u threads, at most %d", n_threads, kernel->max_threads);
+    } else if (grid[0] > EMU_GRID_X_MAX || grid[1] > EMU_GRID_YZ_MAX || grid[2] > EMU_GRID_YZ_MAX) {
+        emu_error(0, "a grid of %u x %u x %u threadgroups, at most %u x %u x %u", grid[0], grid[1], grid[2],
+                  EMU_GRID_X_MAX, EMU_GRID_YZ_MAX, EMU_GRID_YZ_MAX);
     } else if (!take_memory()) {
         emu_error(0, "no memory for stacks");
     } else {
@@ -393,7 +396,7 @@ bool emu_launch(const struct emu_kernel *kernel, const unsigned grid[3], unsigne
     count_launch(kernel);
     if (!e->overlapping) emu_device_barrier();
     ensure(e->group_id < UINT32_MAX / 2 && e->epoch < UINT32_MAX / 2); /* epochs must not repeat */
-    bool good = check_call(n_bindings, bindings, n_threads);
+    bool good = check_call(n_bindings, bindings, n_threads, grid);
     if (good) {
         for (int i = 0; i < n_bindings; i++) e->args[i] = bindings[i].ptr;
         good = run_grid(grid);

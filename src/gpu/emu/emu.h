@@ -5,13 +5,17 @@
  * sanitizer itself is not linked, the functions are ours (memory.c). What is reported, whatever order threads ran in:
  * accesses outside of what was bound or declared, or misaligned; writes to read-only bindings; threadgroup memory that
  * is read before it was written, or exceeds 32 KB; two threads at one byte without a barrier between, one of them
- * writing; a byte that one threadgroup writes and another touches; simd operations and barriers that not all reach.
+ * writing; a byte that one threadgroup writes and another touches; simd operations and barriers that not all reach;
+ * grids that CUDA refuses.
  *
  * One launch at a time in a process; a lock sees to it. */
 #ifndef DS4_GPU_EMU_H
 #define DS4_GPU_EMU_H
 
 #include "gpu/emu/emu_kernel.h"
+
+#define EMU_GRID_X_MAX 2147483647u
+#define EMU_GRID_YZ_MAX 65535u
 
 enum emu_order { EMU_FORWARD, EMU_REVERSE, EMU_RANDOM };         /* in which threads run */
 enum emu_layout { EMU_LAYOUT_APPLE, EMU_LAYOUT_NVIDIA, EMU_LAYOUT_SCRAMBLED }; /* elements of a tile over lanes */
