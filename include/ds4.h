@@ -352,7 +352,8 @@ enum ds4_status ds4_eval(struct ds4_engine *engine, const struct ds4_job *jobs, 
 const float *ds4_session_logits(const struct ds4_session *session);
 
 /* Draft block (MTP): fills up to max drafted continuations after `next` (the token just sampled); *n says how many.
- * Drafts are guesses; they never change results. *n = 0 when the model has no MTP block. */
+ * Drafts are guesses; they never change results. *n = 0 when the model has no MTP block. A GPU that holds all weights
+ * chooses each from the one before, and the host waits for all of them together. */
 enum ds4_status ds4_session_draft(struct ds4_session *session, int32_t next, size_t max, int32_t *drafts, size_t *n,
                                   struct ds4_error *error) DS4_MUST_CHECK;
 

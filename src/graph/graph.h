@@ -70,6 +70,11 @@ enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const 
                           const uint32_t *row_i, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status graph_mtp_logits(struct graph *g, const uint32_t *row_i, uint32_t n, float *const *out,
                                  struct ds4_error *error) DS4_MUST_CHECK;
+/* Drafts that the host does not wait for, of one row; only where graph_runs_ahead. Uploads it with its streams. */
+void graph_begin_drafts(struct graph *g, const struct graph_rows *rows, const float *streams_host);
+/* The block over the draft streams and the row's token, and the choice of what may follow, which is the row's token
+ * then, at the next position. */
+void graph_draft(struct graph *g, struct backend_step *step, struct backend_choice *choices);
 /* Copies the trunk's (or draft's) streams of a row to the host: out[n_hc][n_embd]. */
 void graph_read_streams(struct graph *g, bool draft, uint32_t row_i, float *out);
 

@@ -28,6 +28,12 @@ void graph_head_rows(struct graph *g, float *logits)
                    logits + (size_t)done * g->c.h->n_vocab);
 }
 
+void graph_head_draft(struct graph *g, float *logits)
+{
+    const struct mtp_weights *w = &g->c.weights->mtp;
+    head_slice(g, g->buf.x_draft, &w->hc_head, w->norm, g->buf.row_index, 1, logits);
+}
+
 enum ds4_status graph_head(struct graph *g, const float *x, const struct hc_weights *hc, const float *norm,
                            const uint32_t *row_i, uint32_t n, float *const *out, struct ds4_error *error)
 {

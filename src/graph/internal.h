@@ -69,6 +69,8 @@ enum ds4_status graph_head(struct graph *g, const float *x, const struct hc_weig
                            struct ds4_error *error) DS4_MUST_CHECK;
 /* The logits of the rows that row_index names, one for each of the batch, the trunk's, into memory of the backend. */
 void graph_head_rows(struct graph *g, float *logits);
+/* The same of the draft block, for a batch of one row. */
+void graph_head_draft(struct graph *g, float *logits);
 void graph_probe_at(struct graph *g, enum ds4_probe_point point, uint32_t layer_i, const float *data, uint32_t n_cols,
                     bool with_ids);
 

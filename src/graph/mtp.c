@@ -2,22 +2,12 @@
  * Source: model spec 4.9. X0[j] = RMS(embed(next); e_norm) e_proj^T + RMS(X[j]; h_norm) h_proj^T, then one layer. */
 #include "graph/internal.h"
 
-enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const float *streams_host,
-                          const uint32_t *row_i, struct ds4_error *error)
+/* The draft streams through the block. */
+static void pass_block(struct graph *g)
 {
     const struct hparams *h = g->c.h;
     const struct mtp_weights *w = &g->c.weights->mtp;
-    struct backend *b = g->c.backend;
-    uint32_t n_rows = rows->n_rows, n_streams = h->n_hc * h->n_embd;
-    ensure(g->buf.x_draft);
-    graph_set_batch(g, rows);
-    TRY(graph_begin(g, 0, error));
-    if (streams_host) {
-        b->ops->write(b, g->buf.x_draft, streams_host, (size_t)n_rows * n_streams * sizeof(float));
-    } else {
-        b->ops->write(b, g->buf.row_index, row_i, n_rows * sizeof *row_i);
-        RUN(g, gather, .n_out = n_rows, .n = n_streams, .index = g->buf.row_index, .x = g->buf.x, .y = g->buf.x_draft);
-    }
+    uint32_t n_rows = g->batch.n_rows;
     RUN(g, rms_norm, .n_rows = n_rows * h->n_hc, .n = h->n_embd, .eps = h->rms_eps, .x = g->buf.x_draft,
         .weight = w->h_norm, .y = g->buf.x_draft);
     for (uint32_t j = 0; j < h->n_hc; j++) { /* n_hc slices of n_rows, so that a batch never exceeds its limit */
@@ -37,5 +27,41 @@ enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const 
     float *swap = g->buf.x_draft; /* the output becomes the draft streams */
     g->buf.x_draft = g->buf.x_projected;
     g->buf.x_projected = swap;
+}
+
+static void write_streams(struct graph *g, const float *streams_host)
+{
+    size_t n = (size_t)g->batch.n_rows * g->c.h->n_hc * g->c.h->n_embd;
+    ensure(g->buf.x_draft);
+    g->c.backend->ops->write(g->c.backend, g->buf.x_draft, streams_host, n * sizeof *streams_host);
+}
+
+enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const float *streams_host,
+                          const uint32_t *row_i, struct ds4_error *error)
+{
+    struct backend *b = g->c.backend;
+    graph_set_batch(g, rows);
+    TRY(graph_begin(g, 0, error));
+    if (streams_host) {
+        write_streams(g, streams_host);
+    } else {
+        b->ops->write(b, g->buf.row_index, row_i, rows->n_rows * sizeof *row_i);
+        RUN(g, gather, .n_out = rows->n_rows, .n = g->c.h->n_hc * g->c.h->n_embd, .index = g->buf.row_index,
+            .x = g->buf.x, .y = g->buf.x_draft);
+    }
+    pass_block(g);
     return graph_end(g, error);
+}
+
+void graph_begin_drafts(struct graph *g, const struct graph_rows *rows, const float *streams_host)
+{
+    graph_begin_steps(g, rows);
+    write_streams(g, streams_host);
+}
+
+void graph_draft(struct graph *g, struct backend_step *step, struct backend_choice *choices)
+{
+    pass_block(g);
+    graph_head_draft(g, g->buf.logits);
+    graph_choose(g, g->buf.logits, step, choices);
 }

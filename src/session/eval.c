@@ -235,6 +235,30 @@ static int32_t largest(const float *logits, size_t n)
     return (int32_t)best;
 }
 
+/* Drafts that the backend chooses: each goes through the block before the host has read it. */
+static enum ds4_status draft_there(struct session_host *host, const struct graph_rows *rows, size_t max,
+                                   int32_t *drafts, size_t *n, struct ds4_error *error)
+{
+    struct backend *b = host->backend;
+    const struct backend_step greedy = {.how = {.top_p = 1}};
+    bool known = true, good = true;
+    graph_begin_drafts(host->graph, rows, host->draft_streams);
+    b->ops->write(b, host->steps, &greedy, sizeof greedy);
+    for (size_t given = 0, had = 0; had < max && good;) {
+        struct backend_choice choice;
+        if (given < max && given - had < BACKEND_CHOICES) {
+            graph_draft(host->graph, host->steps, host->choices);
+            good = b->ops->post(b, &host->choices[given++ % BACKEND_CHOICES], sizeof choice);
+        } else {
+            good = b->ops->collect(b, &choice, sizeof choice);
+            had++;
+            known = known && good && choice.is_known;
+            if (known) drafts[(*n)++] = choice.id;
+        }
+    }
+    return good ? DS4_OK : b->ops->finish(b, error);
+}
+
 enum ds4_status ds4_session_draft(struct ds4_session *s, int32_t next, size_t max, int32_t *drafts, size_t *n,
                                   struct ds4_error *error)
 {
@@ -252,9 +276,10 @@ enum ds4_status ds4_session_draft(struct ds4_session *s, int32_t next, size_t ma
     int32_t token = next, pos = (int32_t)s->tokens.n - 1;
     uint32_t zero = 0;
     if (s->tokens.n + max > s->n_high) s->n_high = s->tokens.n + max; /* rows of the ring that are about to go */
+    struct graph_rows rows = {.tokens = &token, .pos = &pos, .seq_i = &zero, .seqs = &seq, .span_ids = host->span_ids,
+                              .n_rows = 1, .n_seqs = 1};
+    if (host->steps && graph_runs_ahead(host->graph)) return draft_there(host, &rows, max, drafts, n, error);
     while (*n < max) {
-        struct graph_rows rows = {.tokens = &token, .pos = &pos, .seq_i = &zero, .seqs = &seq,
-                                  .span_ids = host->span_ids, .n_rows = 1, .n_seqs = 1};
         TRY(graph_mtp(host->graph, &rows, host->draft_streams, NULL, error));
         TRY(graph_mtp_logits(host->graph, &zero, 1, &host->draft_logits, error));
         graph_read_streams(host->graph, true, 0, host->draft_streams);

@@ -403,9 +403,29 @@ TEST(a_session_saved_on_one_backend_goes_on_on_another)
     print_message("largest difference from the CPU, float weights: %.2g of the spread of the logits\n", worst);
 }
 
-TEST(drafts_are_those_of_the_cpu)
+#define N_DRAFTS 6u
+
+/* What is told before the first is all that the device waits for, however many there are; the second time, when lists
+ * have become graphs. */
+static void count_waits(struct ds4_session *s, const int32_t *want)
 {
-    int32_t drafts[2][3];
+    uint64_t n_rests[2];
+    for (size_t i = 0; i < 4; i++) {
+        int32_t drafts[N_DRAFTS];
+        struct ds4_error error = {0};
+        size_t n, most = i % 2 ? N_DRAFTS : 1;
+        (void)tested_n_rests();
+        assert_ok(ds4_session_draft(s, tokens[9], most, drafts, &n, &error), error);
+        n_rests[i % 2] = tested_n_rests();
+        assert_int_equal(n, most);
+        assert_memory_equal(drafts, want, n * sizeof *drafts);
+    }
+    assert_int_equal(n_rests[0], n_rests[1]);
+}
+
+TEST(drafts_are_those_of_the_cpu_and_take_one_wait_together)
+{
+    int32_t drafts[2][N_DRAFTS];
     for (int i = 0; i < 2; i++) {
         struct ds4_engine *e = open_on(i ? TESTED_GPU : "cpu", true);
         struct ds4_session *s = new_session(e);
@@ -414,8 +434,9 @@ TEST(drafts_are_those_of_the_cpu)
         size_t n = 0;
         assert_true(ds4_engine_info(e)->has_mtp);
         assert_ok(ds4_eval(e, &job, 1, &error), error);
-        assert_ok(ds4_session_draft(s, tokens[9], 3, drafts[i], &n, &error), error);
-        assert_int_equal(n, 3);
+        assert_ok(ds4_session_draft(s, tokens[9], N_DRAFTS, drafts[i], &n, &error), error);
+        assert_int_equal(n, N_DRAFTS);
+        if (i) count_waits(s, drafts[i]);
         ds4_session_destroy(s);
         ds4_engine_close(e);
     }
@@ -434,7 +455,8 @@ int main(void)
                      T(weights_split_between_a_device_and_the_machine_give_the_same_bits),
                      T(a_decode_step_is_the_same_list_of_dispatches_for_every_token),
                      T(every_list_of_a_decoded_token_was_given_for_the_token_before),
-                     T(a_session_saved_on_one_backend_goes_on_on_another), T(drafts_are_those_of_the_cpu));
+                     T(a_session_saved_on_one_backend_goes_on_on_another),
+                     T(drafts_are_those_of_the_cpu_and_take_one_wait_together));
 }
 
 #else
