@@ -15,6 +15,7 @@
 #include "base/f16.h"
 #include "quant/encode.h"
 #include "quant/lanes.h"
+#include "quant/units.h"
 
 #define BLOCK 256
 #define SUBS_MAX 16

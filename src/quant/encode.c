@@ -7,31 +7,6 @@
 
 #define BLOCK 256
 
-bool encode_units(const float *values, const float *importance, size_t n, float *unit, float *w_unit)
-{
-    float max = 0;
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (!isfinite(values[i])) {
-            *unit = NAN;
-            return false;
-        }
-        max = fmaxf(max, fabsf(values[i]));
-        if (importance) sum += (double)importance[i];
-    }
-    *unit = max;
-    sum /= (double)n;
-    *w_unit = sum >= (double)0x1p-120f && sum <= (double)0x1p120f ? (float)sum : 0;
-    return max > 0;
-}
-
-float encode_weight(const float *importance, size_t i, float w_unit)
-{
-    if (w_unit <= 0) return 1;
-    float w = importance[i] / w_unit;
-    return w > 1e-4f ? w : 1e-4f;
-}
-
 uint16_t encode_scale(float v) { return f16_from_f32(v < 65504 ? v : 65504); }
 
 void encode_hopeless(float unit, uint8_t *block, size_t n_bytes, size_t scale_at)
@@ -41,9 +16,9 @@ void encode_hopeless(float unit, uint8_t *block, size_t n_bytes, size_t scale_at
 }
 
 static void encode_blocks(encode_block_fn encode, const float *values, const float *importance, uint8_t *blocks,
-                          size_t n_elems, size_t block_bytes)
+                          size_t n_elems, size_t block_elems, size_t block_bytes)
 {
-    for (size_t at = 0; at < n_elems; at += BLOCK, blocks += block_bytes)
+    for (size_t at = 0; at < n_elems; at += block_elems, blocks += block_bytes)
         encode(values + at, importance ? importance + at : NULL, blocks);
 }
 
@@ -58,22 +33,32 @@ static void encode_blocks(encode_block_fn encode, const float *values, const flo
 
 void encode_q2_k(const float *values, const float *importance, uint8_t *blocks, size_t n_elems)
 {
-    encode_blocks(PICK(encode_q2_k_block), values, importance, blocks, n_elems, 84);
+    encode_blocks(PICK(encode_q2_k_block), values, importance, blocks, n_elems, BLOCK, 84);
 }
 
 void encode_q4_k(const float *values, const float *importance, uint8_t *blocks, size_t n_elems)
 {
-    encode_blocks(PICK(encode_q4_k_block), values, importance, blocks, n_elems, 144);
+    encode_blocks(PICK(encode_q4_k_block), values, importance, blocks, n_elems, BLOCK, 144);
 }
 
 void encode_q6_k(const float *values, const float *importance, uint8_t *blocks, size_t n_elems)
 {
-    encode_blocks(PICK(encode_q6_k_block), values, importance, blocks, n_elems, 210);
+    encode_blocks(PICK(encode_q6_k_block), values, importance, blocks, n_elems, BLOCK, 210);
 }
 
 void encode_iq2_xxs(const float *values, const float *importance, uint8_t *blocks, size_t n_elems)
 {
-    encode_blocks(PICK(encode_iq2_xxs_block), values, importance, blocks, n_elems, 66);
+    encode_blocks(PICK(encode_iq2_xxs_block), values, importance, blocks, n_elems, BLOCK, 66);
+}
+
+void encode_q8_0(const float *values, const float *importance, uint8_t *blocks, size_t n_elems)
+{
+    encode_blocks(PICK(encode_q8_0_block), values, importance, blocks, n_elems, 32, 34);
+}
+
+void encode_mxfp4(const float *values, const float *importance, uint8_t *blocks, size_t n_elems)
+{
+    encode_blocks(PICK(encode_mxfp4_block), values, importance, blocks, n_elems, 32, 17);
 }
 
 struct feedback_ops encode_feedback_ops(void)

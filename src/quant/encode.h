@@ -4,11 +4,6 @@
 
 #include "quant/quant.h"
 
-/* *unit = the largest magnitude of n values, *w_unit = the mean importance, 0 when there is none to speak of. False
- * when all values are zero (*unit 0) or one is not finite (*unit NaN). */
-bool encode_units(const float *values, const float *importance, size_t n, float *unit, float *w_unit);
-/* Importance of value i in units of the mean, never below 1e-4: no value is free. 1 when w_unit is 0. */
-float encode_weight(const float *importance, size_t i, float w_unit);
 /* The nearest F16 of v >= 0 that is finite. */
 uint16_t encode_scale(float v);
 /* A block for which encode_units said false: zeros, or a scale of NaN that every check of scales finds. */
@@ -25,6 +20,10 @@ void encode_q6_k_block_plain(const float *values, const float *importance, uint8
 void encode_q6_k_block_avx2(const float *values, const float *importance, uint8_t *block);
 void encode_iq2_xxs_block_plain(const float *values, const float *importance, uint8_t *block);
 void encode_iq2_xxs_block_avx2(const float *values, const float *importance, uint8_t *block);
+void encode_q8_0_block_plain(const float *values, const float *importance, uint8_t *block);
+void encode_q8_0_block_avx2(const float *values, const float *importance, uint8_t *block);
+void encode_mxfp4_block_plain(const float *values, const float *importance, uint8_t *block);
+void encode_mxfp4_block_avx2(const float *values, const float *importance, uint8_t *block);
 
 /* ---- feedback.c ---- */
 

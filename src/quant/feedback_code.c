@@ -12,6 +12,7 @@
 #include "quant/encode.h"
 #include "quant/feedback.h"
 #include "quant/grids.h"
+#include "quant/units.h"
 
 #define B FEEDBACK_BLOCK
 #define RUN FEEDBACK_RUN

@@ -18,6 +18,7 @@
 #include "quant/encode.h"
 #include "quant/grids.h"
 #include "quant/lanes.h"
+#include "quant/units.h"
 
 #define IQ2_BLOCK 256
 #define IQ2_RUNS 32

@@ -10,7 +10,6 @@
  * block formats; OCP Microscaling v1.0. */
 #include "base/f16.h"
 #include "quant/codecs.h"
-#include "quant/encode.h"
 #include "quant/mxfp4.h"
 
 #define BLOCK 32
@@ -60,45 +59,5 @@ void mxfp4_repack(const uint8_t *packed, const uint8_t *scales, uint8_t *blocks,
             unsigned low = (packed[i / 2] >> shift) & 15u, high = (packed[8 + i / 2] >> shift) & 15u;
             blocks[1 + i] = (uint8_t)(low | high << 4);
         }
-    }
-}
-
-/* Squared error, weighted, of 32 values coded with exponent byte e; fills codes. */
-static double encode_with(const float *x, const float *importance, float w_unit, uint8_t e, uint8_t codes[BLOCK])
-{
-    double error = 0, inverse = ldexp(1.0, 127 - e);
-    for (size_t i = 0; i < BLOCK; i++) {
-        codes[i] = e2m1_from_f32((float)(x[i] * inverse));
-        float decoded = 2 * e2m1_to_f32(codes[i]) * half_scale(e); /* may be infinite */
-        double miss = (double)x[i] - (double)decoded;
-        error += (double)encode_weight(importance, i, w_unit) * miss * miss;
-    }
-    return error;
-}
-
-/* The best of three exponents: the largest value becomes 6 to 12 (clipped to 6), 3 to 6, or 1.5 to 3. */
-void encode_mxfp4(const float *values, const float *importance, uint8_t *blocks, size_t n_elems)
-{
-    for (size_t at = 0; at < n_elems; at += BLOCK, blocks += BYTES) {
-        float max, w_unit;
-        int exponent = 0;
-        if (!encode_units(values + at, importance ? importance + at : NULL, BLOCK, &max, &w_unit)) {
-            memset(blocks, 0, BYTES);
-            blocks[0] = max == 0 ? 0 : 255; /* the NaN of UE8M0 */
-            continue;
-        }
-        (void)frexpf(max, &exponent); /* max = m 2^exponent, 0.5 <= m < 1 */
-        uint8_t best[BLOCK] = {0}, codes[BLOCK], best_e = 0;
-        double best_error = INFINITY;
-        for (int e = exponent - 4; e <= exponent - 1; e++) {
-            uint8_t byte = (uint8_t)(e < -127 ? 0 : e > 127 ? 254 : e + 127);
-            double error = encode_with(values + at, importance ? importance + at : NULL, w_unit, byte, codes);
-            if (error >= best_error) continue;
-            best_error = error;
-            best_e = byte;
-            memcpy(best, codes, sizeof best);
-        }
-        blocks[0] = best_e;
-        for (size_t i = 0; i < BLOCK / 2; i++) blocks[1 + i] = (uint8_t)(best[i] | best[i + 16] << 4);
     }
 }

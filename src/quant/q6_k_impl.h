@@ -10,6 +10,7 @@
 #include "base/f16.h"
 #include "quant/encode.h"
 #include "quant/lanes.h"
+#include "quant/units.h"
 
 struct VARIANT(q6_block) {
     float x[256], w[256], unit;

@@ -5,11 +5,10 @@
  *         2      32  i8 q               2      16  u8 q: value i low nibble, value i + 16 high nibble
  *   y = d q                       y = d (q - 8)
  *
- * The encoder takes d = max|x| / 127 and rounds half away from zero with the scale before its rounding to F16, as the
- * published files do. Source: GGUF block formats. */
+ * The encoder (block32_impl.h) takes d = max|x| / 127 and rounds half away from zero with the scale before its rounding
+ * to F16, as the published files do. Source: GGUF block formats. */
 #include "base/f16.h"
 #include "quant/codecs.h"
-#include "quant/encode.h"
 
 #define BLOCK 32
 
@@ -29,21 +28,5 @@ void decode_q4_0(const uint8_t *blocks, float *values, size_t n_elems)
             values[at + i] = d * (float)((blocks[2 + i] & 15) - 8);
             values[at + i + 16] = d * (float)((blocks[2 + i] >> 4) - 8);
         }
-    }
-}
-
-void encode_q8_0(const float *values, const float *importance, uint8_t *blocks, size_t n_elems)
-{
-    (void)importance;
-    for (size_t at = 0; at < n_elems; at += BLOCK, blocks += 34) {
-        float max, w_unit;
-        if (!encode_units(values + at, NULL, BLOCK, &max, &w_unit)) {
-            encode_hopeless(max, blocks, 34, 0);
-            continue;
-        }
-        float d = max / 127, inverse = 1 / d;
-        if (!(inverse < INFINITY)) inverse = 0; /* a scale so small decodes to zero anyway */
-        store_u16(blocks, f16_from_f32(d));
-        for (size_t i = 0; i < BLOCK; i++) blocks[2 + i] = (uint8_t)(int8_t)roundf(values[at + i] * inverse);
     }
 }

@@ -282,13 +282,65 @@ TEST(encoders_mark_blocks_that_hold_a_value_that_is_no_number)
         }
 }
 
+/* What Q8_0 and MXFP4 are to be, value by value. */
+static void plain_q8_0(const float *x, uint8_t *block)
+{
+    float max = 0;
+    for (int i = 0; i < 32; i++) max = fmaxf(max, fabsf(x[i]));
+    store_u16(block, f16_from_f32(max / 127));
+    float inverse = 1 / (max / 127);
+    for (int i = 0; i < 32; i++) block[2 + i] = (uint8_t)(int8_t)roundf(inverse < INFINITY ? x[i] * inverse : 0);
+}
+static void plain_mxfp4(const float *x, uint8_t *block)
+{
+    float max = 0, decoded[32];
+    uint8_t tried[17];
+    double best = INFINITY;
+    int exponent;
+    for (int i = 0; i < 32; i++) max = fmaxf(max, fabsf(x[i]));
+    (void)frexpf(max, &exponent);
+    for (int e = exponent + 123; e <= exponent + 126; e++) {
+        double error = 0;
+        tried[0] = (uint8_t)(e < 0 ? 0 : e);
+        for (int i = 0; i < 16; i++)
+            tried[1 + i] = (uint8_t)(e2m1_from_f32((float)ldexp((double)x[i], 127 - tried[0])) |
+                                     e2m1_from_f32((float)ldexp((double)x[i + 16], 127 - tried[0])) << 4);
+        quant_format(QUANT_MXFP4)->decode(tried, decoded, 32);
+        for (int i = 0; i < 32; i++) error += pow((double)x[i] - (double)decoded[i], 2);
+        if (error < best) memcpy(block, tried, sizeof tried);
+        best = fmin(best, error);
+    }
+}
+
+TEST(encoders_of_32_values_round_and_choose_as_said_value_by_value)
+{
+    struct rng r = {test_seed()};
+    for (int round = 0; round < 20000; round++) {
+        float x[32], step = ldexpf(1, (int)rng_below(&r, 260) - 143);
+        uint8_t got[34], want[34];
+        bool grid = rng_below(&r, 2); /* halves of a step: ties, and one that is just none */
+        size_t top = rng_below(&r, 31);
+        for (int i = 0; i < 32; i++)
+            x[i] = step * (grid ? (float)((int)rng_below(&r, 255) - 127) / 2 : 2 * rng_float(&r) - 1);
+        if (grid) x[top] = 127 * step, x[top + 1] = nextafterf(0.5f, 0) * step;
+        if (fabsf(step) * 127 == 0) continue;
+        plain_q8_0(x, want);
+        quant_format(QUANT_Q8_0)->encode(x, NULL, got, 32);
+        assert_memory_equal(got, want, 34);
+        plain_mxfp4(x, want);
+        quant_format(QUANT_MXFP4)->encode(x, NULL, got, 32);
+        assert_memory_equal(got, want, 17);
+    }
+}
+
 TEST(encoders_give_the_same_bytes_with_and_without_avx2)
 {
 #if defined(__x86_64__)
     static const struct { encode_block_fn plain, avx2; size_t n_bytes; } pairs[] = {
         {encode_q2_k_block_plain, encode_q2_k_block_avx2, 84}, {encode_q4_k_block_plain, encode_q4_k_block_avx2, 144},
         {encode_q6_k_block_plain, encode_q6_k_block_avx2, 210},
-        {encode_iq2_xxs_block_plain, encode_iq2_xxs_block_avx2, 66}};
+        {encode_iq2_xxs_block_plain, encode_iq2_xxs_block_avx2, 66},
+        {encode_q8_0_block_plain, encode_q8_0_block_avx2, 34}, {encode_mxfp4_block_plain, encode_mxfp4_block_avx2, 17}};
     if (!__builtin_cpu_supports("avx2")) SKIP("this machine has no AVX2");
     struct rng r = {test_seed()};
     float x[256], q[256];
@@ -315,5 +367,6 @@ int main(void)
                      T(iq2_xxs_finds_the_best_vector_of_the_whole_book),
                      T(encoders_survive_odd_blocks_and_keep_scales_finite),
                      T(encoders_mark_blocks_that_hold_a_value_that_is_no_number),
+                     T(encoders_of_32_values_round_and_choose_as_said_value_by_value),
                      T(encoders_give_the_same_bytes_with_and_without_avx2));
 }
