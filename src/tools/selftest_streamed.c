@@ -62,10 +62,10 @@ static bool is_wanted(const struct stage *s, const struct op_shape *shape)
     return shape->large == s->large && (!s->part.t->quick || shape->quick);
 }
 
-/* Of the formats of a row. The pool shows every format to the same kernels. */
+/* Of the formats of a row. A pool shows every format to the same kernels; an emulator is slow. */
 static bool next_shape(const struct stage *s, const struct op_case_row *row, size_t *i, struct op_shape *shape)
 {
-    const bool few = s->shares || s->part.t->quick;
+    const bool few = s->shares || s->part.t->quick || s->part.t->small;
     while (op_row_variant(row, (*i)++, shape)) {
         bool usual = shape->type == QUANT_F16 || shape->type == QUANT_Q8_0 || shape->type == QUANT_IQ2_XXS;
         if (is_wanted(s, shape) && (!few || usual || row->shape.type != OP_ALL_TYPES)) return true;
