@@ -319,11 +319,12 @@ static void gpu_destroy(struct backend *backend)
     mem_free(b);
 }
 
+/* Rows of a slice: as many as fit, and no slice much shorter than the others. */
 static uint32_t slice(uint64_t row_bytes, uint32_t n_rows)
 {
     uint64_t rows = row_bytes ? SCRATCH_PART_BYTES / row_bytes : n_rows;
     if (rows < 1) rows = 1;
-    return rows < n_rows ? (uint32_t)rows : n_rows;
+    return rows < n_rows ? gpu_groups(n_rows, gpu_groups(n_rows, (uint32_t)rows)) : n_rows;
 }
 
 static uint64_t input_bytes(uint64_t n) { return n * 2 + n / 8 + n / 4; }

@@ -6,7 +6,7 @@
 #include "gpu/kernels/records.h"
 
 #define REGIONS_MAX 1024
-#define SCRATCH_PART_BYTES (256u << 20) /* what one operation may take for a slice of its rows */
+#define SCRATCH_PART_BYTES (384u << 20) /* what one operation may take for a slice of its rows */
 #define HC_PRODUCTS_MAX (16u * 18u + 1u)
 #define HC_ROW_BYTES ((uint64_t)HC_PARTS * HC_PRODUCTS_MAX * 4)
 #define ATTENTION_CHUNK_ROWS 64u       /* CHUNK_ROWS of attention.k */

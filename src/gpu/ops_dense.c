@@ -101,7 +101,8 @@ static void multiply(struct backend *b, const struct slice_of_rows *s, uint32_t 
     const struct op_weight *w = &args->out[i].w;
     uint32_t n_groups = args->n_groups, group_out = w->n_out / n_groups, n_rows = s->n_rows;
     struct gpu_call c = gpu_call_begin(b);
-    struct matvec_record record = {w->n_in, w->n_out, (uint32_t)w->row_bytes, n_groups, group_out, n_rows};
+    struct matvec_record record = {w->n_in, w->n_out, (uint32_t)w->row_bytes, n_groups, group_out, n_rows,
+                                   is_aligned(w, args->x + (size_t)s->first * n_groups * w->n_in)};
     bool blocks = gpu_is_block_format(w->type);
     enum format_family family = !blocks ? FAMILY_matmul : n_rows >= TILES_FROM ? FAMILY_tiles : FAMILY_products;
     bind_x(&c, s, w);
@@ -111,8 +112,8 @@ static void multiply(struct backend *b, const struct slice_of_rows *s, uint32_t 
     if (family == FAMILY_tiles)
         gpu_run(&c, pipe, &record, sizeof record, gpu_groups(group_out, TILE), gpu_groups(n_rows, TILE), n_groups, 128);
     else
-        gpu_run(&c, pipe, &record, sizeof record, gpu_groups(w->n_out, OUTPUTS_PER_GROUP), gpu_groups(n_rows, FEW_ROWS),
-                1, blocks ? 256 : 128);
+        gpu_run(&c, pipe, &record, sizeof record, gpu_groups(w->n_out, blocks ? OUTPUTS_PER_GROUP : 16),
+                gpu_groups(n_rows, FEW_ROWS), 1, blocks ? 256 : 128);
 }
 
 /* One row times matrix i and those after it of the same format, as many as a kernel takes. done: matrices that are. */

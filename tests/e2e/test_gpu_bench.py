@@ -5,12 +5,12 @@ import subprocess
 
 import pytest
 
-STAND_INS = ("bin/nvcc", "bin/make", "bin/nvidia-smi", "bin/compute-sanitizer", "ds4", "scripts/setup",
-             "other/ds4-bench")
+STAND_INS = ("bin/nvcc", "bin/cuobjdump", "bin/make", "bin/nvidia-smi", "bin/compute-sanitizer", "bin/ncu", "ds4",
+             "scripts/setup", "scripts/gpu-static", "other/ds4-bench")
 STEPS = ["device", "compiler", "packages", "build", "selftest", "text as on the CPU", "sanitizer memcheck",
          "sanitizer racecheck", "sanitizer synccheck", "fixture flash-shape.gguf", "plan", "plan, as JSON",
          "decode and prefill", "decode, chosen ahead", "eight together, ahead", "long context", "prefill, large chunks",
-         "time of kernels", "kernels, long context"]
+         "time of kernels", "static floor", "kernels, long context", "hardware counters"]
 
 
 @pytest.fixture(name="place")
@@ -128,3 +128,15 @@ esac
     done, _ = bench(place)
     assert "decode at 64: 250.0 tokens/s, 50% of the streaming rate" in done.stdout
     assert "decode at 64k: 90% of that at 2k" in done.stdout
+
+
+def test_times_of_kernels_stand_beside_the_static_floor(place):
+    (place / "ds4").write_text("""#!/bin/bash
+case "$1 ${*: -1}" in
+    fixture*) cat >/dev/null; touch "${@: -1}" ;;
+    "bench --kernels") echo "product_q8_0_packed   10 calls      0.500 ms  99.0%" ;;
+esac
+""")
+    (place / "scripts/gpu-static").write_text("#!/bin/bash\necho product_q8_0_packed 20 16 1.0 250.0 10.0 0.0 250.0\n")
+    done, _ = bench(place)
+    assert "product_q8_0_packed                   1000.0 us, not below     250.0: 4.0 times" in done.stdout

@@ -200,6 +200,25 @@ static uint64_t funnel_right_clamped(uint64_t a, uint64_t b, uint64_t c, uint64_
     return a;
 }
 
+/* Two halves of two signed bytes, and of two integers of 12 bits. */
+static uint64_t half_of_integer(int64_t i)
+{
+    uint64_t sign = i < 0 ? 0x8000 : 0, n = (uint64_t)(i < 0 ? -i : i), exponent = 25;
+    if (n == 0) return 0;
+    for (; n < 1024; n *= 2) exponent--;
+    return sign | exponent << 10 | (n & 1023);
+}
+static uint64_t bytes_in_halves(uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+{
+    (void)b, (void)c, (void)d;
+    return half_of_integer((int8_t)a) | half_of_integer((int8_t)(a >> 8)) << 16;
+}
+static uint64_t integers_in_halves(uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+{
+    (void)c, (void)d;
+    return half_of_integer((int64_t)(a & 2047) - 1024) | half_of_integer((int64_t)(b & 1023)) << 16;
+}
+
 #define OUT_64 "\nmov.b64 {%r11, %r12}, %rd3;"
 static const struct integer_case integer_cases[] = {
     {"add.s32 %r11, %r1, %r2;", add, false},
@@ -227,6 +246,10 @@ static const struct integer_case integer_cases[] = {
     {"bfe.s32 %r11, %r1, %r2, %r3;", extract_s, false},
     {"prmt.b32 %r11, %r1, %r2, %r3;", permute, false},
     {"dp4a.s32.s32 %r11, %r1, %r2, %r3;", dot4, false},
+    {"xor.b32 %r20, %r1, -2139062144;\nmov.u32 %r21, 1684300900;\nprmt.b32 %r11, %r20, %r21, 16704;\n"
+     "mov.u32 %r21, 1686135936;\nsub.f16x2 %r11, %r11, %r21;", bytes_in_halves, false},
+    {"and.b32 %r20, %r1, 2047;\nsub.s32 %r20, %r20, 1024;\nand.b32 %r21, %r2, 1023;\ncvt.rn.f32.s32 %f1, %r20;\n"
+     "cvt.rn.f32.s32 %f2, %r21;\ncvt.rn.f16x2.f32 %r11, %f2, %f1;", integers_in_halves, false},
     {"popc.b32 %r11, %r1;", bits_set, false},
     {"clz.b32 %r11, %r1;", leading_zeros, false},
     {"shf.l.wrap.b32 %r11, %r1, %r2, %r3;", funnel_left, false},

@@ -34,7 +34,7 @@ struct rope_record {
     uint32_t n_heads, dim, n_rope, inverse;
 };
 struct matvec_record {
-    uint32_t n_in, n_out, row_bytes, n_groups, group_out, n_rows; /* group_out: outputs of a group */
+    uint32_t n_in, n_out, row_bytes, n_groups, group_out, n_rows, aligned; /* group_out: outputs of a group */
 };
 /* Up to MATRICES matrices with one row of input in common: matrix i has the threadgroups from first[i] on, of 8 outputs
  * each. aligned: rows of weights and of the input begin at multiples of 16 bytes and have a multiple of 8 values. */

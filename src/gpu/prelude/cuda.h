@@ -50,6 +50,22 @@ K_DEVFN uint byte_select(uint a, uint b, uint selector)
     return bytes;
 }
 
+K_DEVFN uint pack_halves(float a, float b)
+{
+    uint pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+    return pair;
+}
+/* 1024 + 128 + byte is a half whose low byte is the byte with its sign turned. */
+K_DEVFN uint halves_of_bytes(uint word, uint i)
+{
+    uint pair;
+    asm("prmt.b32 %0, %1, %2, %3;"
+        : "=r"(pair) : "r"(word ^ 0x80808080u), "r"(0x64646464u), "r"(i ? 0x4342u : 0x4140u));
+    asm("sub.f16x2 %0, %0, %1;" : "+r"(pair) : "r"(0x64806480u));
+    return pair;
+}
+
 /* A tile of 16 x 16 is two mma.m16n8k16. The lane layouts are those of the PTX manual. */
 struct tile_acc {
     float e[8];
@@ -96,6 +112,18 @@ K_DEVFN void tile_mma(tile_acc &c, const tile_a &a, const tile_b &b)
 {
     k_mma(c.e, a.r, b.r[0], b.r[1]);
     k_mma(c.e + 4, a.r, b.r[2], b.r[3]);
+}
+K_DEVFN void k_mma_first(float *d, const uint *a, uint b0, uint b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%10,%10,%10,%10};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
+K_DEVFN void tile_mma_first(tile_acc &c, const tile_a &a, const tile_b &b)
+{
+    k_mma_first(c.e, a.r, b.r[0], b.r[1]);
+    k_mma_first(c.e + 4, a.r, b.r[2], b.r[3]);
 }
 K_DEVFN uint tile_row(uint lane, uint i) { return (lane >> 2) + ((i >> 1) & 1) * 8; }
 K_DEVFN uint tile_col(uint lane, uint i) { return (i >> 2) * 8 + (lane & 3) * 2 + (i & 1); }

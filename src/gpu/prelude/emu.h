@@ -58,6 +58,14 @@ K_DEVFN int dot4_i8(uint a, uint b, int sum)
     for (uint i = 0; i < 32; i += 8) sum += ((int)(a << (24 - i)) >> 24) * ((int)(b << (24 - i)) >> 24);
     return sum;
 }
+K_DEVFN uint pack_halves(float a, float b)
+{
+    return (uint)as_type<ushort>(half(a)) | (uint)as_type<ushort>(half(b)) << 16;
+}
+K_DEVFN uint halves_of_bytes(uint word, uint i)
+{
+    return pack_halves(float((int)(word << (24 - 16 * i)) >> 24), float((int)(word << (16 - 16 * i)) >> 24));
+}
 K_DEVFN uint byte_select(uint a, uint b, uint selector)
 {
     uint bytes = 0;
@@ -100,6 +108,11 @@ K_DEVFN void tile_load_b(tile_b &b, const half *p, uint ld, uint lane, K_SITE)
     for (uint i = 0; i < 8; i++) b.e[i] = float(p[tile_row(lane, i) * ld + tile_col(lane, i)]);
 }
 K_DEVFN void tile_mma(tile_acc &c, const tile_a &a, const tile_b &b, K_SITE) { emu_tile_mma(c.e, a.e, b.e, line); }
+K_DEVFN void tile_mma_first(tile_acc &c, const tile_a &a, const tile_b &b, K_SITE)
+{
+    tile_zero(c);
+    emu_tile_mma(c.e, a.e, b.e, line);
+}
 K_DEVFN float tile_get(const tile_acc &c, uint i) { return c.e[i]; }
 K_DEVFN void tile_set(tile_acc &c, uint i, float v) { c.e[i] = v; }
 }

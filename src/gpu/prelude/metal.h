@@ -38,6 +38,14 @@ FN int dot4_i8(uint a, uint b, int sum)
     UNROLL for (uint i = 0; i < 32; i += 8) sum += ((int)(a << (24 - i)) >> 24) * ((int)(b << (24 - i)) >> 24);
     return sum;
 }
+FN uint pack_halves(float a, float b)
+{
+    return (uint)as_type<ushort>(half(a)) | (uint)as_type<ushort>(half(b)) << 16;
+}
+FN uint halves_of_bytes(uint word, uint i)
+{
+    return pack_halves(float((int)(word << (24 - 16 * i)) >> 24), float((int)(word << (16 - 16 * i)) >> 24));
+}
 FN uint byte_select(uint a, uint b, uint selector)
 {
     uint bytes = 0;
@@ -87,6 +95,11 @@ FN void tile_mma(thread tile_acc &c, thread tile_a &a, thread tile_b &b)
         UNROLL for (int n = 0; n < 2; n++)
             UNROLL for (int k = 0; k < 2; k++)
                 simdgroup_multiply_accumulate(c.m[r * 2 + n], a.m[r * 2 + k], b.m[k * 2 + n], c.m[r * 2 + n]);
+}
+FN void tile_mma_first(thread tile_acc &c, thread tile_a &a, thread tile_b &b)
+{
+    tile_zero(c);
+    tile_mma(c, a, b);
 }
 /* A lane holds two neighbours of each 8 x 8 matrix: the layout that published kernels rely on. */
 FN uint tile_row(uint lane, uint i) { return (i >> 2) * 8 + ((lane >> 2) & 4) + ((lane >> 1) & 3); }
