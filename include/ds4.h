@@ -387,8 +387,12 @@ const struct ds4_state_layout *ds4_state_layout(const struct ds4_engine *engine)
 
 /* Number of spans that hold rows of the session: ceil(n_tokens / span_tokens). */
 size_t ds4_session_spans(const struct ds4_session *session);
-/* Bytes of span i (borrows until the session changes). Immutable for i < n_tokens / span_tokens. */
-const uint8_t *ds4_session_span(const struct ds4_session *session, size_t i);
+/* Copies span i to buf[span_bytes], from the device where the state is on one. Immutable for
+ * i < n_tokens / span_tokens. */
+enum ds4_status ds4_session_span_save(const struct ds4_session *session, size_t i, uint8_t *buf,
+                                      struct ds4_error *error) DS4_MUST_CHECK;
+/* Whether span i of both is one: no second session takes memory for it. */
+bool ds4_session_span_is_shared(const struct ds4_session *a, const struct ds4_session *b, size_t i);
 /* Writes the tip into buf[cap]; *len is what it took. */
 enum ds4_status ds4_session_tip_save(const struct ds4_session *session, uint8_t *buf, size_t cap, size_t *len,
                                      struct ds4_error *error) DS4_MUST_CHECK;

@@ -152,6 +152,19 @@ static void put_messages(struct body_writer *w, const struct transcript *t)
     }
 }
 
+static enum ds4_status put_spans(struct body_writer *w, const struct ds4_session *session, size_t n, size_t span_bytes)
+{
+    uint8_t *span = mem_alloc(span_bytes, 1);
+    if (!span) return err_set(w->error, DS4_ERR_NOMEM, "no memory for %zu bytes of state", span_bytes);
+    enum ds4_status status = DS4_OK;
+    for (size_t i = 0; i < n && status == DS4_OK; i++) {
+        status = ds4_session_span_save(session, i, span, w->error);
+        if (status == DS4_OK) put(w, span, span_bytes);
+    }
+    mem_free(span);
+    return status;
+}
+
 static enum ds4_status put_tip(struct body_writer *w, const struct ds4_session *session, size_t cap,
                                uint64_t *tip_bytes)
 {
@@ -183,7 +196,7 @@ static enum ds4_status put_body(struct body_writer *w, const struct transcript *
     put(w, tokens, n_tokens * sizeof *tokens);
     put_padding(w);
     h->n_spans = n_tokens ? ds4_session_spans(session) : 0;
-    for (size_t i = 0; i < h->n_spans; i++) put(w, ds4_session_span(session, i), layout->span_bytes);
+    if (h->n_spans) TRY(put_spans(w, session, h->n_spans, layout->span_bytes));
     put_padding(w);
     if (n_tokens) TRY(put_tip(w, session, layout->tip_bytes_max, &h->tip_bytes));
     h->body_bytes = w->at;

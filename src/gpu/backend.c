@@ -179,15 +179,14 @@ static bool add_region(struct backend_gpu *b, struct gpu_buffer *buffer, const v
     return true;
 }
 
-static void *take_memory(struct backend_gpu *b, uint64_t bytes, bool seen)
+void *gpu_take(struct backend_gpu *b, uint64_t bytes)
 {
-    struct gpu_buffer *buffer = b->host->alloc(b->gpu, bytes ? bytes : 1, seen);
+    struct gpu_buffer *buffer = b->host->alloc(b->gpu, bytes ? bytes : 1);
     void *address = buffer ? b->host->address(buffer) : NULL;
     return add_region(b, buffer, address, bytes, false) ? address : NULL;
 }
 
-static void *gpu_alloc(struct backend *backend, size_t bytes) { return take_memory(gpu_of(backend), bytes, true); }
-void *gpu_alloc_unseen(struct backend_gpu *b, uint64_t bytes) { return take_memory(b, bytes, false); }
+static void *gpu_alloc(struct backend *backend, size_t bytes) { return gpu_take(gpu_of(backend), bytes); }
 
 /* Waits for what was dispatched, and for what waited to be. */
 static void settle(struct backend_gpu *b)
@@ -229,7 +228,7 @@ static enum ds4_status gpu_map(struct backend *backend, const void *ptr, size_t 
                        "buffer; %zu bytes do not", bytes);
     for (uint64_t at = 0; at < bytes; at += step) {
         uint64_t n = bytes - at < most ? bytes - at : most;
-        struct gpu_buffer *buffer = b->generates ? b->host->alloc(b->gpu, n, false)
+        struct gpu_buffer *buffer = b->generates ? b->host->alloc(b->gpu, n)
                                                  : b->host->wrap(b->gpu, (const uint8_t *)ptr + at, n, near);
         if (!add_region(b, buffer, (const uint8_t *)ptr + at, n, true))
             return err_set(error, DS4_ERR_DEVICE, "weights of %zu bytes cannot be given to the device: %s", bytes,
@@ -463,8 +462,8 @@ enum ds4_status backend_gpu_create_on(const struct gpu_host *host, struct gpu *d
     b->gpu = device;
     host->info(b->gpu, &b->info);
     b->scratch_bytes = lay_out(limits, b);
-    b->scratch = gpu_alloc_unseen(b, b->scratch_bytes);
-    b->hc_parts = gpu_alloc_unseen(b, hc_bytes(limits));
+    b->scratch = gpu_take(b, b->scratch_bytes);
+    b->hc_parts = gpu_take(b, hc_bytes(limits));
     if (!b->scratch || !b->hc_parts || !build_pipes(b)) {
         bool has_memory = b->scratch && b->hc_parts;
         enum ds4_status status = err_set(error, has_memory ? DS4_ERR_DEVICE : DS4_ERR_NOMEM, "%s: %s", b->info.name,

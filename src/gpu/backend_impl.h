@@ -132,8 +132,8 @@ void gpu_run_hc_mix(struct backend *b, const struct hc_mix_args *args);
 /* Makes the integers of x together with x, when x is what an operation that waits will make. */
 bool gpu_quantise_waiting(struct backend *b, const float *x, const struct gpu_input *input, float most);
 void gpu_flush(struct backend_gpu *b);
-/* Memory of the device that the host does not look at. */
-void *gpu_alloc_unseen(struct backend_gpu *b, uint64_t bytes);
+/* Memory of the device, in a region of its own; NULL when there is none. */
+void *gpu_take(struct backend_gpu *b, uint64_t bytes);
 /* mark, send and arrive of gpu.h; where a host has none, send writes. */
 uint64_t gpu_mark(struct backend_gpu *b);
 void gpu_send(struct backend_gpu *b, void *to, const void *from, uint64_t bytes, uint64_t mark);

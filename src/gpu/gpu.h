@@ -34,7 +34,6 @@ struct gpu_info {
     char name[64];
     char driver[96]; /* and whatever else its maker would ask for; "" when nothing is known */
     uint64_t memory_bytes, free_bytes, buffer_bytes_max;
-    bool unified;    /* addresses of buffers can be read by the host once a list was waited for */
     bool own_memory; /* apart from the host's, which is read over a bus */
 };
 
@@ -46,15 +45,15 @@ struct gpu_host {
     const char *(*error)(const struct gpu *g); /* of the first failure */
     void (*info)(const struct gpu *g, struct gpu_info *out);
 
-    /* Zero-filled. seen: the host may read it at its address, too. */
-    struct gpu_buffer *(*alloc)(struct gpu *g, uint64_t bytes, bool seen);
+    /* Zero-filled memory of the device; the host has its bytes by read and write. */
+    struct gpu_buffer *(*alloc)(struct gpu *g, uint64_t bytes);
     /* Read-only memory of the host that outlives the buffer, page-aligned unless it is copied. A device with memory of
      * its own copies it there when near, else reads it over its bus; others use it in place. */
     struct gpu_buffer *(*wrap)(struct gpu *g, const void *memory, uint64_t bytes, bool near);
     /* True when a buffer that was wrapped is a copy of the device's own, which may be changed. NULL: none is. */
     bool (*is_copy)(const struct gpu_buffer *buffer);
     void (*free)(struct gpu *g, struct gpu_buffer *buffer);
-    /* Stands for the first byte: the host's view where there is one, else the device's. Unique in the process. */
+    /* Stands for the first byte, as no other address in the process does. The host may not be able to look there. */
     void *(*address)(const struct gpu_buffer *buffer);
     /* In order with dispatches. from and to of read and write are host memory. */
     bool (*write)(struct gpu *g, struct gpu_buffer *to, uint64_t offset, const void *from, uint64_t bytes);

@@ -1,9 +1,9 @@
 /* host_cuda.c - CUDA as a device: kernels are linked in and found by name; one stream, and another for what is sent; a
  * list that was seen before is replayed as a graph, so that a decode step is one launch.
  *
- * Buffers that the host sees are managed memory that prefers the device: sessions hand out addresses of their spans,
- * which the host reads when it saves them. Weights are copied to the device once; where they do not fit, or the device
- * reads pageable memory as fast, they stay where they are.
+ * Buffers are the device's own, and no memory is managed: what the host is to have is copied, so that nothing moves
+ * behind a list's back and the driver refuses what does not fit. Weights are copied to the device once; where they do
+ * not fit, or the device reads pageable memory as fast, they stay where they are.
  *
  * What crosses the bus goes through pinned memory, in order with the dispatches of a stream: copies of other memory
  * may return before its bytes have arrived, and a stream of ours does not wait for those. */
@@ -192,7 +192,6 @@ static void cuda_info(const struct gpu *g, struct gpu_info *out)
     out->free_bytes = free_bytes;
     out->own_memory = !shares_memory(g);
     out->buffer_bytes_max = UINT64_MAX;
-    out->unified = true;
 }
 
 static struct gpu_buffer *make_buffer(struct gpu *g, void *ptr, uint64_t bytes, bool owned, bool registered)
@@ -211,25 +210,12 @@ static struct gpu_buffer *make_buffer(struct gpu *g, void *ptr, uint64_t bytes, 
     return buffer;
 }
 
-/* Managed memory stays on the device unless the host touches it. */
-static void prefer_device(void *ptr, uint64_t bytes)
-{
-#if CUDART_VERSION >= 13000
-    struct cudaMemLocation there = {.type = cudaMemLocationTypeDevice};
-#else
-    int there = 0;
-#endif
-    (void)cudaMemAdvise(ptr, bytes, cudaMemAdviseSetPreferredLocation, there);
-}
-
-static struct gpu_buffer *cuda_alloc(struct gpu *g, uint64_t bytes, bool seen)
+static struct gpu_buffer *cuda_alloc(struct gpu *g, uint64_t bytes)
 {
     void *ptr = NULL;
-    cudaError_t status = seen ? cudaMallocManaged(&ptr, bytes, cudaMemAttachGlobal) : cudaMalloc(&ptr, bytes);
-    if (!cuda_ok(g, status, "a buffer")) return NULL;
-    if (seen) prefer_device(ptr, bytes);
+    if (!cuda_ok(g, cudaMalloc(&ptr, bytes), "a buffer")) return NULL;
     if (cuda_ok(g, cudaMemsetAsync(ptr, 0, bytes, g->stream), "a buffer") &&
-        cuda_ok(g, cudaStreamSynchronize(g->stream), "a buffer"))
+        cuda_ok(g, cudaStreamSynchronize(g->stream), "a buffer")) /* copies have a stream of their own */
         return make_buffer(g, ptr, bytes, true, false);
     come_to_rest(g);
     (void)cudaFree(ptr);

@@ -94,7 +94,7 @@ static void emu_info(const struct gpu *g, struct gpu_info *out)
     (void)g;
     *out = (struct gpu_info){.name = "emulated GPU", .driver = "compiled by " __VERSION__,
                              .memory_bytes = mem_machine_bytes(), .free_bytes = mem_available_bytes(),
-                             .buffer_bytes_max = UINT64_MAX, .unified = true};
+                             .buffer_bytes_max = UINT64_MAX};
 }
 
 static struct gpu_buffer *make_buffer(struct gpu *g, void *ptr, uint64_t bytes, bool owned)
@@ -109,9 +109,8 @@ static struct gpu_buffer *make_buffer(struct gpu *g, void *ptr, uint64_t bytes, 
     return buffer;
 }
 
-static struct gpu_buffer *emu_alloc(struct gpu *g, uint64_t bytes, bool seen)
+static struct gpu_buffer *emu_alloc(struct gpu *g, uint64_t bytes)
 {
-    (void)seen;
     return make_buffer(g, mem_map((size_t)bytes), bytes, true);
 }
 

@@ -129,7 +129,6 @@ static void metal_info(const struct gpu *g, struct gpu_info *out)
                        system.machine);
     out->memory_bytes = g->device.recommendedMaxWorkingSetSize;
     out->buffer_bytes_max = g->device.maxBufferLength;
-    out->unified = g->device.hasUnifiedMemory;
     [pool drain];
 }
 
@@ -148,9 +147,8 @@ static struct gpu_buffer *make_buffer(struct gpu *g, id<MTLBuffer> made, const v
     return buffer;
 }
 
-static struct gpu_buffer *metal_alloc(struct gpu *g, uint64_t bytes, bool seen)
+static struct gpu_buffer *metal_alloc(struct gpu *g, uint64_t bytes)
 {
-    (void)seen;
     MTLResourceOptions options = MTLResourceStorageModeShared | MTLResourceHazardTrackingModeUntracked;
     id<MTLBuffer> made = [g->device newBufferWithLength:bytes options:options];
     if (made) memset([made contents], 0, bytes);

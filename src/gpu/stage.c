@@ -87,8 +87,8 @@ enum ds4_status backend_gpu_stage(struct backend *b, uint32_t n_experts, uint32_
     bool good = s != NULL;
     if (s) s->bytes = half_bytes(n_experts, n_used, n_rows, expert_bytes);
     for (int i = 0; i < 2 && good; i++) {
-        s->halves[i].room = gpu_alloc_unseen(gpu, s->bytes);
-        s->halves[i].places = gpu_alloc_unseen(gpu, s->n_ids * sizeof *s->places);
+        s->halves[i].room = gpu_take(gpu, s->bytes);
+        s->halves[i].places = gpu_take(gpu, s->n_ids * sizeof *s->places);
         good = s->halves[i].room && s->halves[i].places;
     }
     if (good && (!gpu->host->prepare_sends || gpu->host->prepare_sends(gpu->gpu, pinned))) return DS4_OK;
@@ -107,7 +107,7 @@ enum ds4_status backend_gpu_share(struct backend *b, uint32_t n_experts, uint32_
     struct gpu_stage *s = make_stage(gpu, n_experts, n_ids);
     bool good = s != NULL;
     for (int i = 0; i < 2 && good; i++) {
-        s->halves[i].places = gpu_alloc_unseen(gpu, (n_ids > n_experts ? n_ids : n_experts) * sizeof *s->places);
+        s->halves[i].places = gpu_take(gpu, (n_ids > n_experts ? n_ids : n_experts) * sizeof *s->places);
         good = s->halves[i].places != NULL;
     }
     if (!good) return err_set(error, DS4_ERR_NOMEM, "no memory for the places of experts");

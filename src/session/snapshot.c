@@ -104,10 +104,36 @@ size_t ds4_session_spans(const struct ds4_session *s)
     return s->n_spans < n ? s->n_spans : n;
 }
 
-const uint8_t *ds4_session_span(const struct ds4_session *s, size_t i)
+static enum ds4_status bring(const struct session_host *host, void *to, const void *from, size_t n,
+                             struct ds4_error *error)
 {
-    session_rest(s->host);
-    return i < ds4_session_spans(s) ? pool_span(&s->host->pool, s->spans[i]) : NULL;
+    host->backend->ops->read(host->backend, to, from, n);
+    return host->backend->ops->finish(host->backend, error);
+}
+
+enum ds4_status ds4_session_span_save(const struct ds4_session *s, size_t i, uint8_t *buf, struct ds4_error *error)
+{
+    if (i >= ds4_session_spans(s))
+        return err_set(error, DS4_ERR_LIMIT, "span %zu of a session of %zu", i, ds4_session_spans(s));
+    return bring(s->host, buf, pool_span(&s->host->pool, s->spans[i]), (size_t)s->host->layout->span_bytes, error);
+}
+
+bool ds4_session_span_is_shared(const struct ds4_session *a, const struct ds4_session *b, size_t i)
+{
+    return i < ds4_session_spans(a) && i < ds4_session_spans(b) && a->spans[i] == b->spans[i];
+}
+
+/* A tail as the host can touch it: where it lies, or memory for all of it in *copy, which is the caller's. */
+static enum ds4_status tail_at_hand(const struct ds4_session *s, uint8_t **tail, uint8_t **copy,
+                                    struct ds4_error *error)
+{
+    const struct session_host *host = s->host;
+    *copy = NULL;
+    *tail = pool_tail(&host->pool, s->tail_i);
+    if (!host->backend->ops->candidates) return DS4_OK; /* the backend's memory is the host's */
+    *tail = *copy = mem_zalloc((size_t)host->layout->tail_bytes, 1);
+    if (!*copy) return err_set(error, DS4_ERR_NOMEM, "no memory for a copy of a session's state");
+    return DS4_OK;
 }
 
 enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, size_t cap, size_t *len,
@@ -120,19 +146,24 @@ enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, 
     uint32_t flags = (s->has_logits ? TIP_LOGITS : 0u) | (last ? TIP_STREAMS : 0u);
     size_t need = tip_bytes(host, s->tokens.n, flags);
     if (cap < need) return err_set(error, DS4_ERR_LIMIT, "a tip takes %zu bytes; there are %zu", need, cap);
+    struct travel t = {.bytes = buf, .at = TIP_HEADER_BYTES, .save = true};
+    uint8_t *copy;
+    TRY(tail_at_hand(s, &t.tail, &copy, error));
     session_rest(s->host);
+    enum ds4_status status = copy ? bring(host, copy, pool_tail(&host->pool, s->tail_i),
+                                          (size_t)host->layout->tail_bytes, error) : DS4_OK;
     memcpy(buf, TIP_MAGIC, 4);
     store_u32(buf + 4, STATE_LAYOUT_VERSION);
     memcpy(buf + 8, host->digest, 16);
     store_u64(buf + 24, s->tokens.n);
     store_u32(buf + 32, flags);
     store_u32(buf + 36, 0);
-    struct travel t = {.tail = pool_tail(&host->pool, s->tail_i), .bytes = buf, .at = TIP_HEADER_BYTES, .save = true};
     move_layers(&t, host, s->tokens.n);
+    mem_free(copy);
     if (flags & TIP_LOGITS) memcpy(buf + t.at, ds4_session_logits(s), logits_bytes(host)), t.at += logits_bytes(host);
     if (flags & TIP_STREAMS) memcpy(buf + t.at, last, streams_bytes(host)), t.at += streams_bytes(host);
     *len = t.at;
-    return DS4_OK;
+    return status;
 }
 
 static enum ds4_status check_tip(const struct session_host *host, size_t n_tokens, const uint8_t *tip, size_t tip_len,
@@ -174,14 +205,18 @@ static enum ds4_status check_restore(const struct session_host *host, const int3
     return DS4_OK;
 }
 
-/* The part that cannot fail: tail, logits and tokens from a checked tip. The spans are in place. */
-static void take_tip(struct ds4_session *s, const int32_t *tokens, size_t n_tokens, const uint8_t *tip)
+/* The part that cannot fail: tail, logits and tokens from a checked tip. The spans are in place. tail and copy: of
+ * tail_at_hand. */
+static void take_tip(struct ds4_session *s, const int32_t *tokens, size_t n_tokens, const uint8_t *tip, uint8_t *tail,
+                     const uint8_t *copy)
 {
     struct session_host *host = s->host;
     session_rest(host);
-    struct travel t = {.tail = pool_tail(&host->pool, s->tail_i), .bytes = (uint8_t *)(uintptr_t)tip,
-                       .at = TIP_HEADER_BYTES, .save = false};
+    struct travel t = {.tail = tail, .bytes = (uint8_t *)(uintptr_t)tip, .at = TIP_HEADER_BYTES, .save = false};
     move_layers(&t, host, n_tokens);
+    if (copy)
+        host->backend->ops->write(host->backend, pool_tail(&host->pool, s->tail_i), copy,
+                                  (size_t)host->layout->tail_bytes);
     uint32_t flags = load_u32(tip + 32);
     if (flags & TIP_LOGITS) memcpy(s->logits, tip + t.at, logits_bytes(host)), t.at += logits_bytes(host);
     s->has_logits = flags & TIP_LOGITS;
@@ -223,10 +258,14 @@ enum ds4_status ds4_session_restore_from(struct ds4_session *s, const int32_t *t
     else if (n_tokens <= host->layout->reach_tokens)
         return err_set(error, DS4_ERR_STATE, "without a tip %zu tokens are computed from the start", n_tokens);
     TRY(check_room(s, n_spans, keep, error));
-    uint8_t *bounce = mem_alloc((size_t)host->layout->span_bytes, 1);
+    uint8_t *tail, *copy, *bounce = mem_alloc((size_t)host->layout->span_bytes, 1);
     if (!bounce) return err_set(error, DS4_ERR_NOMEM, "no memory to restore a session");
+    enum ds4_status status = tail_at_hand(s, &tail, &copy, error);
+    if (status != DS4_OK) {
+        mem_free(bounce);
+        return status;
+    }
     session_truncate(s, (size_t)keep * STATE_SPAN_TOKENS);
-    enum ds4_status status = DS4_OK;
     for (uint32_t i = keep; i < n_spans && status == DS4_OK; i++) {
         status = read(user, i, bounce, error);
         if (status != DS4_OK) break;
@@ -237,7 +276,7 @@ enum ds4_status ds4_session_restore_from(struct ds4_session *s, const int32_t *t
     }
     mem_free(bounce);
     if (status == DS4_OK && tip) {
-        take_tip(s, tokens, n_tokens, tip);
+        take_tip(s, tokens, n_tokens, tip, tail, copy);
     } else if (status == DS4_OK) {
         memmove(s->tokens.ids, tokens, n_tokens * sizeof *tokens);
         s->tokens.n = n_tokens;
@@ -245,6 +284,7 @@ enum ds4_status ds4_session_restore_from(struct ds4_session *s, const int32_t *t
     } else {
         session_truncate(s, 0);
     }
+    mem_free(copy);
     return status;
 }
 

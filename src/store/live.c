@@ -67,9 +67,10 @@ static size_t own_spans(const struct ds4_live *live, uint32_t i, uint32_t end)
 {
     size_t n = ds4_session_spans(live->sessions[i].session), own = n;
     for (size_t k = 0; k < n; k++) {
-        const uint8_t *span = ds4_session_span(live->sessions[i].session, k);
         for (uint32_t other = 0; other < end; other++) {
-            if (other == i || ds4_session_span(live->sessions[other].session, k) != span) continue;
+            if (other == i ||
+                !ds4_session_span_is_shared(live->sessions[other].session, live->sessions[i].session, k))
+                continue;
             own--;
             break;
         }

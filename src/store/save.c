@@ -69,6 +69,24 @@ static bool may_wait(const struct ds4_store *s, enum ds4_save_reason reason)
     return reason == DS4_SAVE_SHUTDOWN || reason == DS4_SAVE_USER;
 }
 
+static bool bring_span(struct ds4_store *s, const struct ds4_session *session, size_t i, uint8_t *rows)
+{
+    struct ds4_error error = {0};
+    if (ds4_session_span_save(session, i, rows, &error) == DS4_OK) return true;
+    store_warn(s, "rows of a session cannot be had", &error);
+    return false;
+}
+
+static bool queue_span(struct ds4_store *s, const struct ds4_session *session, size_t i, struct entry *e,
+                       const int32_t *ids, const struct index_item *item, const struct entry_key *keep)
+{
+    uint8_t *rows = mem_alloc(s->layout->span_bytes, 1);
+    struct ds4_span piece = span_make((const char *)rows, s->layout->span_bytes);
+    bool done = rows && bring_span(s, session, i, rows) && queue_entry(s, e, ids, &piece, 1, item, keep);
+    mem_free(rows);
+    return done;
+}
+
 /* Queues the full spans that are not stored yet. Sets *parent to the key of the last full span; false when one could
  * not be queued. */
 static bool save_spans(struct ds4_store *s, const struct ds4_session *session, bool wait, struct entry_key *parent)
@@ -90,8 +108,7 @@ static bool save_spans(struct ds4_store *s, const struct ds4_session *session, b
                 writer_flush(s->writer);
             }
             struct index_item item = {.key = e.key, .parent = *parent, .kind = ENTRY_SEGMENT, .n_tokens = e.n_tokens};
-            struct ds4_span rows = span_make((const char *)ds4_session_span(session, i), s->layout->span_bytes);
-            if (!queue_entry(s, &e, ids + i * span, &rows, 1, &item, parent)) return false;
+            if (!queue_span(s, session, i, &e, ids + i * span, &item, parent)) return false;
         }
         *parent = e.key;
     }
@@ -146,7 +163,7 @@ static bool save_tip(struct ds4_store *s, const struct ds4_session *session, enu
         index_touch(&s->index, known);
         return true;
     }
-    uint8_t *tip = mem_alloc(s->layout->tip_bytes_max, 1);
+    uint8_t *tip = mem_alloc(s->layout->tip_bytes_max + s->layout->span_bytes, 1); /* and rows of a part of a span */
     size_t tip_len = 0;
     struct ds4_error error = {0};
     bool done = false;
@@ -167,8 +184,9 @@ static bool save_tip(struct ds4_store *s, const struct ds4_session *session, enu
         goto out;
     }
     e.tip_len = tip_len;
-    struct ds4_span pieces[2] = {span_make((const char *)ds4_session_span(session, n / span), partial),
-                                 span_make((const char *)tip, tip_len)};
+    uint8_t *rows = tip + tip_len;
+    if (partial && !bring_span(s, session, n / span, rows)) goto out;
+    struct ds4_span pieces[2] = {span_make((const char *)rows, partial), span_make((const char *)tip, tip_len)};
     done = queue_entry(s, &e, ids + n - e.n_ids, pieces, 2, &item, parent);
 out:
     mem_free(tip);

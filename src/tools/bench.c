@@ -185,7 +185,7 @@ static enum ds4_status stand_in_make(struct bench *b, size_t n, struct ds4_error
     if (!to->spans || !to->tip)
         return err_set(error, DS4_ERR_NOMEM, "no memory for %zu spans of state", to->n_spans);
     for (size_t i = 0; i < to->n_spans; i++)
-        memcpy(to->spans + i * to->span_bytes, ds4_session_span(b->session, i), to->span_bytes);
+        TRY(ds4_session_span_save(b->session, i, to->spans + i * to->span_bytes, error));
     return ds4_session_tip_save(b->session, to->tip, layout->tip_bytes_max, &to->tip_bytes, error);
 }
 

@@ -51,10 +51,10 @@ static struct gpu_ref keep(struct raw_device *d, struct gpu_buffer *buffer, uint
     return (struct gpu_ref){buffer, 0, bytes};
 }
 
-struct gpu_ref raw_alloc(struct raw_device *d, uint64_t bytes, bool seen)
+struct gpu_ref raw_alloc(struct raw_device *d, uint64_t bytes)
 {
     if (d->failed) return (struct gpu_ref){0};
-    return keep(d, d->host->alloc(d->gpu, bytes, seen), bytes, "memory");
+    return keep(d, d->host->alloc(d->gpu, bytes), bytes, "memory");
 }
 
 struct gpu_ref raw_wrap(struct raw_device *d, const void *memory, uint64_t bytes, bool near)

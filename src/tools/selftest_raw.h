@@ -25,7 +25,7 @@ bool raw_differs(struct raw_device *d, const char *format, ...) __attribute__((f
 /* Whether a call of the host file went well; else its error is the reason. */
 bool raw_ok(struct raw_device *d, bool good, const char *what);
 
-struct gpu_ref raw_alloc(struct raw_device *d, uint64_t bytes, bool seen);
+struct gpu_ref raw_alloc(struct raw_device *d, uint64_t bytes);
 struct gpu_ref raw_wrap(struct raw_device *d, const void *memory, uint64_t bytes, bool near);
 void raw_free_all(struct raw_device *d);
 static inline struct gpu_ref raw_part(struct gpu_ref ref, uint64_t offset, uint64_t bytes)

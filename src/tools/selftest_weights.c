@@ -137,7 +137,7 @@ static void lay_out(struct part *p, struct raw_device *d, const struct layout *l
               quant_format(layout->type)->name);
     for (size_t i = 0; i < bytes; i++) blocks[i] = (uint8_t)rng_next(&rng);
     lay_out_here(r, blocks, want, n_groups);
-    struct gpu_ref there = raw_alloc(d, bytes, false);
+    struct gpu_ref there = raw_alloc(d, bytes);
     if (raw_write(d, there, blocks)) (void)raw_run(d, "repack", r, sizeof *r, &there, 1, n_groups, 128);
     double seconds = raw_wait(d);
     if (raw_read(d, got, there)) raw_free_all(d);
@@ -182,7 +182,7 @@ void part_places(struct ops_test *t, const char *name)
         tiles[i][2] = i % 5 == 4 ? 0 : 1 + i % 64;
     }
     if (raw_open(&d, t)) {
-        struct gpu_ref refs[2] = {raw_alloc(&d, sizeof where, false), raw_alloc(&d, sizeof tiles, false)};
+        struct gpu_ref refs[2] = {raw_alloc(&d, sizeof where), raw_alloc(&d, sizeof tiles)};
         if (raw_write(&d, refs[0], where) && raw_write(&d, refs[1], tiles))
             (void)raw_run(&d, "moe_places", &record, sizeof record, refs, 2, (N_TILES + 255) / 256, 256);
         (void)raw_read(&d, got, refs[1]);

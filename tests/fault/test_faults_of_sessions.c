@@ -42,7 +42,7 @@ TEST(opening_an_engine_survives_every_failed_allocation)
 struct life {
     struct ds4_session *session, *fork;
     struct ds4_sampler *sampler;
-    uint8_t *tip;
+    uint8_t *tip, *spans;
 };
 
 static enum ds4_status live(struct ds4_engine *engine, struct life *l, struct ds4_error *error)
@@ -68,7 +68,12 @@ static enum ds4_status live(struct ds4_engine *engine, struct life *l, struct ds
     const int32_t *tokens = ds4_session_tokens(l->session, &n);
     const uint8_t *spans[8];
     size_t n_spans = ds4_session_spans(l->session);
-    for (size_t i = 0; i < n_spans; i++) spans[i] = ds4_session_span(l->session, i);
+    l->spans = mem_alloc(n_spans, layout->span_bytes);
+    if (!l->spans) return err_set(error, DS4_ERR_NOMEM, "spans");
+    for (size_t i = 0; i < n_spans; i++) {
+        spans[i] = l->spans + i * layout->span_bytes;
+        TRY(ds4_session_span_save(l->session, i, l->spans + i * layout->span_bytes, error));
+    }
     TRY(ds4_session_restore(l->fork, tokens, n, spans, n_spans, l->tip, tip_len, error));
     return ds4_session_rewind(l->session, n - 2, error);
 }
@@ -78,6 +83,7 @@ static enum ds4_status live_once(void *engine, struct ds4_error *error)
     struct life l = {0};
     enum ds4_status status = live(engine, &l, error);
     mem_free(l.tip);
+    mem_free(l.spans);
     ds4_sampler_destroy(l.sampler);
     ds4_session_destroy(l.fork);
     ds4_session_destroy(l.session);

@@ -11,6 +11,7 @@
 
 #include "base/hash.h"
 #include "base/rng.h"
+#include "lib/test.h"
 #include "tools/fixture.h"
 
 #define ARGS_MAX 64
@@ -105,4 +106,13 @@ int32_t model_token(size_t i, uint32_t n_vocab)
 {
     struct rng r = {fnv1a("tokens") + i * 0x9E3779B97F4A7C15u};
     return (int32_t)(rng_next(&r) % n_vocab);
+}
+
+uint8_t *model_span(const struct ds4_engine *engine, const struct ds4_session *session, size_t i)
+{
+    struct ds4_error error = {0};
+    uint8_t *span = malloc(ds4_state_layout(engine)->span_bytes);
+    assert_non_null(span);
+    assert_ok(ds4_session_span_save(session, i, span, &error), error);
+    return span;
 }

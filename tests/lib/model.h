@@ -35,6 +35,8 @@ const char *model_small(void);
 #endif
 
 struct ds4_engine *model_open(const char *path, struct ds4_engine_options options);
+/* A copy of a session's span, for free(). */
+uint8_t *model_span(const struct ds4_engine *engine, const struct ds4_session *session, size_t i);
 /* Token i of the test stream: splitmix64 of "tokens", modulo n_vocab. */
 int32_t model_token(size_t i, uint32_t n_vocab);
 

@@ -44,8 +44,7 @@ static void null_info(const struct gpu *g, struct gpu_info *out)
 {
     (void)g;
     *out = (struct gpu_info){.name = "device that does nothing", .memory_bytes = MEMORY_BYTES,
-                             .free_bytes = MEMORY_BYTES, .buffer_bytes_max = UINT64_MAX, .unified = true,
-                             .own_memory = true};
+                             .free_bytes = MEMORY_BYTES, .buffer_bytes_max = UINT64_MAX, .own_memory = true};
 }
 
 static struct gpu_buffer *make(void *ptr, uint64_t bytes, bool owned)
@@ -55,10 +54,10 @@ static struct gpu_buffer *make(void *ptr, uint64_t bytes, bool owned)
     return buffer;
 }
 /* Pages that are never touched take no memory. */
-static struct gpu_buffer *null_alloc(struct gpu *g, uint64_t bytes, bool seen)
+static struct gpu_buffer *null_alloc(struct gpu *g, uint64_t bytes)
 {
     void *ptr = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    (void)g, (void)seen;
+    (void)g;
     return ptr == MAP_FAILED ? NULL : make(ptr, bytes, true);
 }
 static struct gpu_buffer *null_wrap(struct gpu *g, const void *memory, uint64_t bytes, bool near)

@@ -106,10 +106,16 @@ size_t ds4_session_spans(const struct ds4_session *s)
 {
     return (s->tokens.n + STATE_SPAN_TOKENS - 1) / STATE_SPAN_TOKENS;
 }
-const uint8_t *ds4_session_span(const struct ds4_session *s, size_t i)
+enum ds4_status ds4_session_span_save(const struct ds4_session *s, size_t i, uint8_t *buf, struct ds4_error *error)
 {
-    (void)s;
-    return pool + i * 53248 % (POOL_BYTES - (1u << 21));
+    (void)s, (void)error;
+    memcpy(buf, pool + i * 53248 % (POOL_BYTES - (1u << 21)), public_layout.span_bytes);
+    return DS4_OK;
+}
+bool ds4_session_span_is_shared(const struct ds4_session *a, const struct ds4_session *b, size_t i)
+{
+    (void)i;
+    return a == b;
 }
 enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, size_t cap, size_t *len,
                                      struct ds4_error *error)

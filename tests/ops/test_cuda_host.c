@@ -136,8 +136,8 @@ static bool make_buffers(struct adding *t, const float *weights)
     const struct gpu_host *h = &gpu_host_cuda;
     struct gpu_info info;
     h->info(t->g, &info);
-    return (t->a = h->alloc(t->g, BYTES, false)) && (t->b = h->alloc(t->g, BYTES, true)) &&
-           (t->long_one = h->alloc(t->g, LONG, false)) && (t->near = h->wrap(t->g, weights, FAR, true)) &&
+    return (t->a = h->alloc(t->g, BYTES)) && (t->b = h->alloc(t->g, BYTES)) &&
+           (t->long_one = h->alloc(t->g, LONG)) && (t->near = h->wrap(t->g, weights, FAR, true)) &&
            (t->far = h->wrap(t->g, weights, FAR, false)) && h->prepare_sends(t->g, 65536) &&
            (t->pipe = h->pipe(t->g, "add"));
 }
@@ -203,11 +203,18 @@ TEST(every_call_of_the_runtime_may_fail_and_the_host_says_so_and_leaves_nothing)
     assert_true(n_calls > 100);
 }
 
-/* An engine from opening to two tokens. */
-static bool run_engine(struct ds4_error *error)
+enum { N_VOCAB = 512 };
+
+static struct ds4_engine_options options_for_cuda(void)
 {
-    struct ds4_engine_options options = {.model_path = model_small(), .backend = "cuda", .ctx_tokens = 64,
-                                         .chunk_tokens = 4, .n_threads = 1, .n_sessions_max = 1, .notes_dir = ""};
+    return (struct ds4_engine_options){.model_path = model_small(), .backend = "cuda", .ctx_tokens = 64,
+                                       .chunk_tokens = 4, .n_threads = 1, .n_sessions_max = 1, .notes_dir = ""};
+}
+
+/* An engine from opening to two tokens, and its logits after them. */
+static bool run_engine(float *logits, struct ds4_error *error)
+{
+    struct ds4_engine_options options = options_for_cuda();
     struct ds4_engine *e = NULL;
     struct ds4_session *s = NULL;
     int32_t tokens[2] = {3, 4};
@@ -216,6 +223,7 @@ static bool run_engine(struct ds4_error *error)
         struct ds4_job job = {.session = s, .tokens = tokens + i, .n = 1};
         good = ds4_eval(e, &job, 1, error) == DS4_OK && ds4_session_logits(s) != NULL;
     }
+    if (good) memcpy(logits, ds4_session_logits(s), N_VOCAB * sizeof *logits);
     if (s) ds4_session_destroy(s);
     if (e) ds4_engine_close(e);
     return good;
@@ -224,14 +232,15 @@ static bool run_engine(struct ds4_error *error)
 TEST(an_engine_whose_device_fails_says_so_and_leaves_nothing)
 {
     struct ds4_error error = {0};
+    float logits[N_VOCAB];
     be(PRETEND_DISCRETE, PRETEND_LATE, 0);
-    if (!run_engine(&error)) fail_msg("%s", error.message);
+    if (!run_engine(logits, &error)) fail_msg("%s", error.message);
     assert_clean();
     uint64_t n_calls = pretend_cuda_counts().n_calls, n_failed = 0, n_tried = 0;
     for (uint64_t i = 1; i <= n_calls; i += 1 + n_calls / 30, n_tried++) {
         error = (struct ds4_error){0};
         be(PRETEND_DISCRETE, PRETEND_LATE, i);
-        if (!run_engine(&error)) {
+        if (!run_engine(logits, &error)) {
             assert_true(strlen(error.message) > 8);
             n_failed++;
         }
@@ -239,6 +248,53 @@ TEST(an_engine_whose_device_fails_says_so_and_leaves_nothing)
     }
     print_message("%u calls; %u engines, %u failed\n", (unsigned)n_calls, (unsigned)n_tried, (unsigned)n_failed);
     assert_true(n_failed > 20);
+}
+
+TEST(an_engine_gives_the_same_bits_on_every_kind_of_device_in_every_order)
+{
+    struct ds4_error error = {0};
+    float got[N_VOCAB], want[N_VOCAB];
+    for (uint32_t i = 0; i < PRETEND_NONE * PRETEND_ORDERS; i++) {
+        be((enum pretend_kind)(i / PRETEND_ORDERS), (enum pretend_order)(i % PRETEND_ORDERS), 0);
+        if (!run_engine(i ? got : want, &error)) fail_msg("%s", error.message);
+        if (i) assert_memory_equal(got, want, sizeof want);
+        assert_clean();
+    }
+}
+
+TEST(a_span_and_a_tail_are_fetched_in_one_copy_each_and_nothing_for_a_token)
+{
+    struct ds4_engine_options options = options_for_cuda();
+    struct ds4_session *s = NULL;
+    struct ds4_error error = {0};
+    struct pretend_counts counts;
+    int32_t tokens[6] = {3, 4, 5, 6, 7, 8};
+    be(PRETEND_DISCRETE, PRETEND_LATE, 0);
+    struct ds4_engine *e = model_open(options.model_path, options);
+    const struct ds4_state_layout *layout = ds4_state_layout(e);
+    uint8_t *span = malloc(layout->span_bytes), *tip = malloc(layout->tip_bytes_max);
+    size_t tip_len;
+    assert_ok(ds4_session_create(e, &s, &error), error);
+    (void)pretend_cuda_counts();
+    for (int i = 0; i < 6; i++) {
+        struct ds4_job job = {.session = s, .tokens = tokens + i, .n = 1};
+        assert_ok(ds4_eval(e, &job, 1, &error), error);
+    }
+    assert_int_equal(pretend_cuda_counts().fetched_bytes, 0);
+    assert_non_null(ds4_session_logits(s));
+    counts = pretend_cuda_counts();
+    assert_true(counts.n_fetched == 1 && counts.fetched_bytes == N_VOCAB * sizeof(float));
+    assert_ok(ds4_session_span_save(s, 0, span, &error), error);
+    counts = pretend_cuda_counts();
+    assert_true(counts.n_fetched == 1 && counts.fetched_bytes == layout->span_bytes);
+    assert_ok(ds4_session_tip_save(s, tip, layout->tip_bytes_max, &tip_len, &error), error);
+    counts = pretend_cuda_counts();
+    assert_true(counts.n_fetched == 1 && counts.fetched_bytes > layout->span_bytes);
+    free(span);
+    free(tip);
+    ds4_session_destroy(s);
+    ds4_engine_close(e);
+    assert_clean();
 }
 
 /* The pretend runtime by itself. */
@@ -507,6 +563,8 @@ int main(void)
                      T(lists_copies_sends_and_posts_are_in_order_on_every_device_in_every_order),
                      T(every_call_of_the_runtime_may_fail_and_the_host_says_so_and_leaves_nothing),
                      T(an_engine_whose_device_fails_says_so_and_leaves_nothing),
+                     T(an_engine_gives_the_same_bits_on_every_kind_of_device_in_every_order),
+                     T(a_span_and_a_tail_are_fetched_in_one_copy_each_and_nothing_for_a_token),
                      T(every_operation_agrees_with_the_reference_through_the_cuda_host),
                      T(the_kernels_for_many_rows_go_through_the_cuda_host),
                      T(experts_in_a_pool_are_used_where_they_lie_on_devices_that_see_the_machines_memory),

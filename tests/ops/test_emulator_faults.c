@@ -89,7 +89,7 @@ TEST(dispatches_that_may_overlap_must_not_meet_in_memory)
     for (int overlapping = 0; overlapping < 2; overlapping++) {
         struct gpu *g = gpu_host_emu.open(why, sizeof why);
         struct elements_record record = {.n = 1};
-        struct gpu_buffer *a = gpu_host_emu.alloc(g, 1024, true), *b = gpu_host_emu.alloc(g, 256, true);
+        struct gpu_buffer *a = gpu_host_emu.alloc(g, 1024), *b = gpu_host_emu.alloc(g, 256);
         const struct gpu_pipe *pipe = gpu_host_emu.pipe(g, "groups_apart");
         const struct gpu_ref there[2] = {{a, 0, 1024}, {b, 0, 256}}, back[2] = {{b, 0, 256}, {a, 0, 256}};
         const unsigned grid[3] = {2, 1, 1};

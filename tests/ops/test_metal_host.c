@@ -57,7 +57,7 @@ TEST(a_missing_barrier_between_dispatches_is_reported)
     char why[64];
     struct gpu *g = gpu_host_metal.open(why, sizeof why);
     const struct elements_record record = {.n = 64};
-    struct gpu_buffer *a = gpu_host_metal.alloc(g, 256, true), *b = gpu_host_metal.alloc(g, 256, true);
+    struct gpu_buffer *a = gpu_host_metal.alloc(g, 256), *b = gpu_host_metal.alloc(g, 256);
     const struct gpu_pipe *pipe = gpu_host_metal.pipe(g, "add");
     const struct gpu_ref there[2] = {{a, 0, 256}, {b, 0, 256}}, back[2] = {{b, 0, 256}, {a, 0, 256}};
     const unsigned grid[3] = {1, 1, 1};

@@ -74,10 +74,10 @@ static void expect_bad(const char *check)
 
 TEST(a_host_file_without_mistakes_passes) { expect_all_good(); }
 
-static struct gpu_buffer *alloc_dirty(struct gpu *g, uint64_t bytes, bool seen)
+static struct gpu_buffer *alloc_dirty(struct gpu *g, uint64_t bytes)
 {
     const uint32_t dirt = 5;
-    struct gpu_buffer *buffer = tested_host.alloc(g, bytes, seen);
+    struct gpu_buffer *buffer = tested_host.alloc(g, bytes);
     if (buffer) (void)tested_host.write(g, buffer, 0, &dirt, sizeof dirt);
     return buffer;
 }
@@ -114,7 +114,7 @@ static bool copy_nothing(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
 
 static struct gpu_buffer *wrap_wrong(struct gpu *g, const void *memory, uint64_t bytes, bool near)
 {
-    return near ? tested_host.wrap(g, memory, bytes, near) : tested_host.alloc(g, bytes, false);
+    return near ? tested_host.wrap(g, memory, bytes, near) : tested_host.alloc(g, bytes);
 }
 
 static struct gpu_buffer *wrap_never(struct gpu *g, const void *memory, uint64_t bytes, bool near)
@@ -143,7 +143,7 @@ TEST(mistakes_with_memory_are_named)
     wrong.wrap = wrap_never;
     expect_bad("host: memory of the host");
     wrong.address = address_wrong;
-    expect_bad("host: memory seen by both");
+    expect_bad("host: addresses");
 }
 
 /* Offsets of 32 bits. */
@@ -240,9 +240,9 @@ static const char *error_of_nothing(const struct gpu *g)
     return "";
 }
 
-static struct gpu_buffer *alloc_anything(struct gpu *g, uint64_t bytes, bool seen)
+static struct gpu_buffer *alloc_anything(struct gpu *g, uint64_t bytes)
 {
-    return tested_host.alloc(g, bytes >> 40 ? 4096 : bytes, seen);
+    return tested_host.alloc(g, bytes >> 40 ? 4096 : bytes);
 }
 
 TEST(a_device_that_gives_more_than_it_has_or_no_reason_is_named)

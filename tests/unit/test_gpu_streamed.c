@@ -217,8 +217,8 @@ static struct adding begin_adding(void)
 {
     char why[64];
     struct adding t = {.g = gpu_host_emu.open(why, sizeof why)};
-    t.a = (struct gpu_ref){gpu_host_emu.alloc(t.g, 256, false), 0, 256};
-    t.b = (struct gpu_ref){gpu_host_emu.alloc(t.g, 256, false), 0, 256};
+    t.a = (struct gpu_ref){gpu_host_emu.alloc(t.g, 256), 0, 256};
+    t.b = (struct gpu_ref){gpu_host_emu.alloc(t.g, 256), 0, 256};
     assert_true(gpu_host_emu.prepare_sends(t.g, 4096));
     return t;
 }

@@ -378,7 +378,8 @@ static void move_session(const char *from_name, const char *to_name)
     eval_all(from, s, sizes, 1, logits);
     size_t cap = ds4_state_layout(from)->tip_bytes_max, len;
     uint8_t *tip = calloc(cap, 1);
-    const uint8_t *spans[1] = {ds4_session_span(s, 0)};
+    uint8_t *span = model_span(from, s, 0);
+    const uint8_t *spans[1] = {span};
     assert_int_equal(ds4_session_spans(s), 1);
     assert_ok(ds4_session_tip_save(s, tip, cap, &len, &error), error);
     assert_ok(ds4_session_restore(t, tokens, N_TOKENS, spans, 1, tip, len, &error), error);
@@ -393,6 +394,7 @@ static void move_session(const char *from_name, const char *to_name)
     ds4_engine_close(from);
     ds4_engine_close(to);
     free(tip);
+    free(span);
     free(logits);
 }
 

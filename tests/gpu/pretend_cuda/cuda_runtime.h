@@ -5,8 +5,6 @@
 
 #include <stddef.h>
 
-#define CUDART_VERSION 13000
-
 typedef enum cudaError {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
@@ -39,14 +37,8 @@ struct cudaDeviceProp {
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 enum {
-    cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaMemAttachGlobal = 1,
+    cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2,
     cudaHostAllocDefault = 0, cudaHostAllocMapped = 2, cudaHostRegisterMapped = 2, cudaHostRegisterReadOnly = 8
-};
-enum cudaMemoryAdvise { cudaMemAdviseSetPreferredLocation = 3 };
-enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
-struct cudaMemLocation {
-    enum cudaMemLocationType type;
-    int id;
 };
 
 cudaError_t cudaGetDeviceCount(int *n);
@@ -58,8 +50,6 @@ const char *cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError(void);
 
 cudaError_t cudaMalloc(void **ptr, size_t bytes);
-cudaError_t cudaMallocManaged(void **ptr, size_t bytes, unsigned flags);
-cudaError_t cudaMemAdvise(const void *ptr, size_t bytes, enum cudaMemoryAdvise advice, struct cudaMemLocation where);
 cudaError_t cudaFree(void *ptr);
 cudaError_t cudaHostAlloc(void **ptr, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void *ptr);

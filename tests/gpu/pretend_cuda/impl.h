@@ -11,7 +11,7 @@
 #define PARAMS_MAX 31
 #define RECORD_MAX 256
 
-enum memory_kind { MEMORY_DEVICE, MEMORY_MANAGED, MEMORY_PINNED, MEMORY_REGISTERED };
+enum memory_kind { MEMORY_DEVICE, MEMORY_PINNED, MEMORY_REGISTERED };
 struct block {
     uint8_t *first;
     uint64_t bytes;

@@ -48,8 +48,9 @@ const char *pretend_cuda_report(void);
 struct pretend_counts {
     uint64_t n_calls;  /* that may fail */
     uint64_t n_opened; /* times that devices were counted */
-    uint64_t n_rests;  /* waits for a stream, and copies to the host of more than 16 bytes */
-    uint64_t sent_bytes, n_sent; /* on streams other than the first */
+    uint64_t n_rests;  /* waits for a stream, and n_fetched */
+    uint64_t n_sent;             /* copies on streams other than the first */
+    uint64_t n_fetched, fetched_bytes; /* copies to the host, of more than is posted */
     uint64_t n_lists, n_replayed; /* launches in a row, or graphs; graphs */
     uint64_t n_launches, digest;  /* kernels, and what they were given */
 };

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/hash.h"
+#include "gpu/gpu.h"
 #include "impl.h"
 
 struct CUgraph_st {
@@ -191,22 +192,10 @@ static cudaError_t take(void **ptr, size_t bytes, enum memory_kind kind)
 }
 
 cudaError_t cudaMalloc(void **ptr, size_t bytes) { return take(ptr, bytes, MEMORY_DEVICE); }
-cudaError_t cudaMallocManaged(void **ptr, size_t bytes, unsigned flags)
-{
-    (void)flags;
-    return take(ptr, bytes, MEMORY_MANAGED);
-}
 cudaError_t cudaHostAlloc(void **ptr, size_t bytes, unsigned flags)
 {
     (void)flags;
     return take(ptr, bytes, MEMORY_PINNED);
-}
-
-cudaError_t cudaMemAdvise(const void *ptr, size_t bytes, enum cudaMemoryAdvise advice, struct cudaMemLocation where)
-{
-    const struct block *b = memory_at(ptr);
-    (void)bytes, (void)advice, (void)where;
-    return b && b->kind == MEMORY_MANAGED ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 static cudaError_t give(void *ptr, bool of_host, bool registered)
@@ -360,8 +349,12 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcp
     REFUSE_IF(what, "a copy of %zu bytes writes to %s", n, what);
     what = memory_complaint(from, n, false);
     REFUSE_IF(what, "a copy of %zu bytes reads %s", n, what);
-    if (is_device(from) && !is_device(to) && n > 16) pretend_sums.n_rests++;
-    if (s != queue_first()) pretend_sums.n_sent++, pretend_sums.sent_bytes += n;
+    if (is_device(from) && !is_device(to) && n > GPU_POST_BYTES) {
+        pretend_sums.n_rests++;
+        pretend_sums.n_fetched++;
+        pretend_sums.fetched_bytes += n;
+    }
+    if (s != queue_first()) pretend_sums.n_sent++;
     s->in_list = false;
     queue_add(s, &op);
     return end();
