@@ -44,13 +44,13 @@ static const struct option rows[] = {
 static const struct options table = {
     .command = "selftest", .summary = "check the GPUs and the CPU of this machine and print a report",
     OPTIONS_ROWS(rows),
-    .notes = "Without --backend every GPU that this build can use is checked, and the CPU: that its kernels build, a\n"
-             "model end to end, on a GPU what the host does for it (host: memory, order, copies, lists), every\n"
-             "operation of the forward pass, and the parts: experts that come from disk (streamed, shared), the\n"
-             "choice of tokens (candidates, choice), made-up weights, matrices laid out anew (repack, places).\n"
-             "What is wrong is named with the shape, the element, what it is and what was wanted. The last\n"
-             "paragraph sums up, to be pasted into a report of a fault. Status 1 when a check failed, or when there\n"
-             "was nothing to check.\n"
+    .notes = "Without --backend every GPU that this build can use is checked, and the CPU: that its kernels\n"
+             "build, a model end to end, on a GPU what the host does for it (host: memory, order, copies,\n"
+             "lists), every operation of the forward pass, and the parts: experts that come from disk\n"
+             "(streamed, shared), the choice of tokens (candidates, choice), made-up weights, matrices laid out\n"
+             "anew (repack, places). What is wrong is named with the shape, the element, what it is and what\n"
+             "was wanted. The last paragraph sums up, to be pasted into a report of a fault. Status 1 when a\n"
+             "check failed, or when there was nothing to check.\n"
              "of tolerance: how much of the allowed error was used. Times are the device's own; of streamed\n"
              "experts they are the host's, copies and all.",
 };

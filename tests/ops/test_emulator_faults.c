@@ -32,6 +32,8 @@ static const struct {
     {"misaligned", "misaligned", 1, 32},
     {"writes_through_cast", "writes read-only parameter 1", 1, 32},
     {"shuffles_too_far", "shuffles from lane 32", 1, 32},
+    {"copies_structs", NULL, 1, 32},
+    {"copies_struct_from_past_end", "outside of everything bound", 1, 32},
     {"tile_product", NULL, 1, 32},
     {"tile_product", "threadgroups of 48 threads", 1, 48},
 };

@@ -254,6 +254,7 @@ HOOKS(16)
 void __tsan_read_range(void *p, unsigned long n);
 void __tsan_write_range(void *p, unsigned long n);
 void *__tsan_memcpy(void *to, const void *from, unsigned long n);
+void *__tsan_memmove(void *to, const void *from, unsigned long n);
 void *__tsan_memset(void *to, int c, unsigned long n);
 void __tsan_func_entry(void *pc);
 void __tsan_func_exit(void);
@@ -265,6 +266,12 @@ void *__tsan_memcpy(void *to, const void *from, unsigned long n)
     access_memory((uintptr_t)from, (unsigned)n, false);
     access_memory((uintptr_t)to, (unsigned)n, true);
     return memcpy(to, from, n);
+}
+void *__tsan_memmove(void *to, const void *from, unsigned long n)
+{
+    access_memory((uintptr_t)from, (unsigned)n, false);
+    access_memory((uintptr_t)to, (unsigned)n, true);
+    return memmove(to, from, n);
 }
 void *__tsan_memset(void *to, int c, unsigned long n)
 {
