@@ -18,7 +18,7 @@ KERNEL_OBJCOPY := $(if $(EMU_CXX),$(shell $(EMU_CXX) -print-prog-name=objcopy))
 KERNEL_CALLS := $(foreach f,memcpy memmove memset,--redefine-sym $f=__tsan_$f)
 KERNEL_CXXFLAGS := -std=c++17 -O1 -g -Wall -Wextra -Werror -fno-exceptions -fno-rtti -fPIE -ffp-contract=off \
 	-fno-builtin-memcpy -fno-builtin-memmove -fno-builtin-memset -fsanitize=thread
-$(BUILD)/%.o: %.cpp $(BUILD)/flags
+$(BUILD)/%.o: %.cpp $(BUILD)/flags mk/gpu.mk
 	@mkdir -p $(@D)
 	@echo '$(notdir $(EMU_CXX)) $<'
 	$(Q)$(EMU_CXX) -Isrc -MMD -MP $(KERNEL_CXXFLAGS) -c -o $@ $<
