@@ -236,7 +236,8 @@ static void encoding_survives_each_failing_allocation(void **state)
     (void)state;
     struct ds4_span text = SPAN("word \xFF aaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
                                 "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbcccccc <think>");
-    (void)full_vocab();
+    /* The first encoding also tries which pieces are tokens: after it, every run allocates the same. */
+    assert_int_equal(encode(&text, NULL), DS4_OK);
     assert_true(alloc_fail_loop("encode", encode, &text, 1) > 2);
 }
 
