@@ -46,7 +46,7 @@ CPPFLAGS += -D_FORTIFY_SOURCE=3
 endif
 ifneq ($(FUZZ),)
 # Loops with checks in them are not always unrolled, of which clang warns.
-CFLAGS += -Wno-error=pass-failed -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+CFLAGS += -Wno-pass-failed -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 LDFLAGS += -fsanitize=address,undefined
 endif
 ifneq ($(COV),)
