@@ -244,6 +244,7 @@ static void gpu_write(struct backend *backend, void *to, const void *from, size_
     if (!bytes || b->failed) return;
     gpu_flush(b);
     gpu_stage_forget(b);
+    b->ready.x = NULL;
     struct gpu_ref target = ref_of(b, to, bytes);
     const struct region *source = gpu_region(b, from, bytes);
     bool good = source && !source->mapped ? b->host->copy(b->gpu, target, ref_of(b, from, bytes))
@@ -335,7 +336,7 @@ static uint64_t hc_bytes(const struct backend_limits *limits) { return hc_rows(l
 /* Bytes of scratch for any one operation. */
 static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu *b)
 {
-    uint64_t key = (uint64_t)limits->n_index_rows * 4, n_embd = limits->n_embd ? limits->n_embd : limits->n_in;
+    uint64_t key = (uint64_t)limits->n_index_rows * 4, n_embd = gpu_ready_width(limits);
     uint32_t n_chunks = gpu_groups(limits->n_attn_rows, ATTENTION_CHUNK_ROWS);
     uint64_t part = (uint64_t)limits->n_heads * n_chunks * (limits->dim + 2ull) * 4;
     uint32_t split = limits->n_rows < SPLIT_ROWS_MAX ? limits->n_rows : SPLIT_ROWS_MAX;
@@ -360,10 +361,16 @@ static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu 
     return (most + 63) / 64 * 64 + 8 * 256 + 64; /* each of up to 8 parts is rounded up; the last bytes are nobody's */
 }
 
+/* Room for what is made ready for experts; each of its parts is rounded up. */
+static uint64_t ready_bytes(const struct backend_limits *limits)
+{
+    return limits->n_experts ? (TILES_FROM - 1) * input_bytes(gpu_ready_width(limits)) + 256 : 1;
+}
+
 static size_t gpu_scratch_bytes(const struct backend_limits *limits, uint32_t n_threads)
 {
     (void)n_threads;
-    return (size_t)(lay_out(limits, NULL) + hc_bytes(limits));
+    return (size_t)(lay_out(limits, NULL) + hc_bytes(limits) + ready_bytes(limits));
 }
 
 #define X(name) #name,
@@ -464,8 +471,9 @@ enum ds4_status backend_gpu_create_on(const struct gpu_host *host, struct gpu *d
     b->scratch_bytes = lay_out(limits, b);
     b->scratch = gpu_take(b, b->scratch_bytes);
     b->hc_parts = gpu_take(b, hc_bytes(limits));
-    if (!b->scratch || !b->hc_parts || !build_pipes(b)) {
-        bool has_memory = b->scratch && b->hc_parts;
+    b->ready_room = gpu_take(b, ready_bytes(limits));
+    bool has_memory = b->scratch && b->hc_parts && b->ready_room;
+    if (!has_memory || !build_pipes(b)) {
         enum ds4_status status = err_set(error, has_memory ? DS4_ERR_DEVICE : DS4_ERR_NOMEM, "%s: %s", b->info.name,
                                          host->error(b->gpu));
         gpu_destroy(&b->base);

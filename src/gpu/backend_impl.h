@@ -49,15 +49,32 @@ struct region {
 
 /* An operation that waits for the next one (ops_fused.c). */
 struct gpu_waiting {
-    enum { WAITING_NONE, WAITING_MIX, WAITING_REDUCE, WAITING_NORM, WAITING_SWIGLU, WAITING_ADD } kind;
-    bool mixes;             /* the reduction waits with the coefficients before it */
-    struct hc_mix_args mix; /* whose products are in hc_parts */
+    enum { WAITING_NONE, WAITING_MIX, WAITING_REDUCE, WAITING_NORM, WAITING_ROUTER, WAITING_SWIGLU, WAITING_ADD } kind;
+    bool mixes;               /* the reduction waits with the coefficients before it */
+    bool routes;              /* the activation waits with the router before it */
+    struct hc_mix_args mix;   /* whose products are in hc_parts */
+    struct router_args route;
     union {
         struct hc_reduce_args reduce;
         struct rms_norm_args norm;
         struct swiglu_args swiglu;
         struct add_args add;
     };
+};
+
+/* Rows of n values rounded to integers (products.k). */
+struct gpu_input {
+    uint32_t n_rows, n;
+    bool in_bytes;
+    void *q;
+    float *scales, *sums;
+};
+
+/* The rows that experts get next, rounded already. */
+struct gpu_ready {
+    const float *x; /* NULL: none are */
+    struct gpu_input input;
+    float most;
 };
 
 struct backend_gpu {
@@ -76,6 +93,8 @@ struct backend_gpu {
     uint32_t hc_rows;
     uint32_t key_rows, split_rows, n_chunks, input_rows, expert_rows; /* rows of a slice of each user of scratch */
     struct gpu_waiting waiting;
+    struct gpu_ready ready;
+    uint8_t *ready_room; /* of its input: TILES_FROM - 1 rows of limits.n_embd or n_in values */
     struct gpu_stage *stage;                          /* NULL: no experts are streamed */
     struct gpu_times *times;                          /* NULL: kernels are not timed */
     bool pending;                                     /* dispatches since the last wait */
@@ -115,14 +134,7 @@ bool gpu_note_time(struct backend_gpu *b, const struct gpu_pipe *pipe);
 /* Memory until the operation ends; every operation begins with gpu_scratch_begin. */
 static inline void gpu_scratch_begin(struct backend *b) { gpu_of(b)->scratch_used = 0; }
 void *gpu_scratch(struct backend *b, uint64_t bytes);
-/* Rows of n values rounded to integers (products.k), in scratch. */
-struct gpu_input {
-    uint32_t n_rows, n;
-    bool in_bytes;
-    void *q;
-    float *scales, *sums;
-};
-/* in_bytes: as the kernels of digits.k take them. */
+/* In scratch. in_bytes: as the kernels of digits.k take them. */
 struct gpu_input gpu_quantise(struct backend *b, const float *x, uint32_t n_rows, uint32_t n, float most,
                               bool in_bytes);
 void gpu_bind_input(struct gpu_call *c, const struct gpu_input *input);
@@ -132,6 +144,13 @@ void gpu_run_hc_mix(struct backend *b, const struct hc_mix_args *args);
 /* Makes the integers of x together with x, when x is what an operation that waits will make. */
 bool gpu_quantise_waiting(struct backend *b, const float *x, const struct gpu_input *input, float most);
 void gpu_flush(struct backend_gpu *b);
+/* Whether the router made the integers of x, where they stay until the next operation with experts. */
+bool gpu_take_ready(struct backend *b, const float *x, uint32_t n_rows, uint32_t n, float most, bool in_bytes,
+                    struct gpu_input *input);
+static inline uint32_t gpu_ready_width(const struct backend_limits *limits)
+{
+    return limits->n_embd ? limits->n_embd : limits->n_in;
+}
 /* Memory of the device, in a region of its own; NULL when there is none. */
 void *gpu_take(struct backend_gpu *b, uint64_t bytes);
 /* mark, send and arrive of gpu.h; where a host has none, send writes. */

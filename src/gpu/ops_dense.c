@@ -177,21 +177,6 @@ void gpu_matmul(struct backend *b, const struct matmul_args *args)
     }
 }
 
-void gpu_router(struct backend *b, const struct router_args *args)
-{
-    struct gpu_call c = gpu_call_begin(b);
-    struct router_record record = {args->n_experts, args->n_used, args->bias != NULL, args->hash != NULL, args->scale};
-    ensure(args->n_experts <= 1024 && args->n_used <= 32);
-    gpu_stage_forget(c.b);
-    gpu_bind_floats(&c, args->logits, (uint64_t)args->n_rows * args->n_experts);
-    gpu_bind_floats(&c, args->bias, args->n_experts);
-    gpu_bind_rest(&c, args->hash);
-    gpu_bind(&c, args->hash ? args->tokens : NULL, args->n_rows * sizeof *args->tokens);
-    gpu_bind(&c, args->ids, (uint64_t)args->n_rows * args->n_used * sizeof *args->ids);
-    gpu_bind_floats(&c, args->weights, (uint64_t)args->n_rows * args->n_used);
-    gpu_run(&c, c.b->plain[PIPE_router], &record, sizeof record, args->n_rows, 1, 1, 32);
-}
-
 void gpu_add_streams(struct backend *b, const struct add_streams_args *args)
 {
     struct gpu_call c = gpu_call_begin(b);

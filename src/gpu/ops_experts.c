@@ -176,7 +176,8 @@ static void gate_up(struct backend *b, const struct moe_gate_up_args *args)
         gpu_scratch_begin(b);
         bool tiles = gate->stacks || s.n_rows >= TILES_FROM, gate_bytes = !tiles && gpu_takes_bytes(gate->type);
         bool up_bytes = !tiles && gpu_takes_bytes(up->type);
-        if (blocks) s.inputs[gate_bytes] = gpu_quantise(b, s.x, s.n_rows, gate->n_in, most, gate_bytes);
+        if (blocks && !gpu_take_ready(b, s.x, s.n_rows, gate->n_in, most, gate_bytes, &s.inputs[gate_bytes]))
+            s.inputs[gate_bytes] = gpu_quantise(b, s.x, s.n_rows, gate->n_in, most, gate_bytes);
         if (blocks && up_bytes != gate_bytes)
             s.inputs[up_bytes] = gpu_quantise(b, s.x, s.n_rows, gate->n_in, most, up_bytes);
         if (gate->stacks) {

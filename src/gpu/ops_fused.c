@@ -1,8 +1,11 @@
 /* ops_fused.c - operations whose kernel waits for the next one, with which it may become one: the coefficients of a
  * hyper-connection before the reduction that they are for, a norm, reduction or activation whose result is rounded to
- * integers next, and the sum that goes into the streams next. One dispatch instead of two
- * and a row that is not read again; the results are the same bits, also those in between. Whatever else comes next, the
- * kernel that waits is dispatched before it (gpu_flush). */
+ * integers next, the choice of experts with the shared expert's activation and the rounding of what they get, and
+ * the sum that goes into the streams next. One dispatch instead of two and a row that is not read again; the results
+ * are the same bits, also those in between. Whatever else comes next, the kernel that waits is dispatched before it
+ * (gpu_flush). */
+#include <math.h>
+
 #include "gpu/backend_impl.h"
 
 static struct hc_sum_record reduce_record(const struct hc_reduce_args *args, const struct gpu_input *input, float most)
@@ -12,12 +15,17 @@ static struct hc_sum_record reduce_record(const struct hc_reduce_args *args, con
                                   .quantises = input != NULL};
 }
 
+static void bind_input(struct gpu_call *c, const struct gpu_input *input)
+{
+    if (input) gpu_bind_input(c, input);
+    else for (int i = 0; i < 3; i++) gpu_bind(c, NULL, 0);
+}
+
 static void bind_reduced(struct gpu_call *c, const struct hc_reduce_args *args, const struct gpu_input *input)
 {
     gpu_bind_floats(c, args->norm, args->n_embd);
     gpu_bind_floats(c, args->u, (uint64_t)args->n_rows * args->n_embd);
-    if (input) gpu_bind_input(c, input);
-    else for (int i = 0; i < 3; i++) gpu_bind(c, NULL, 0);
+    bind_input(c, input);
 }
 
 static void run_reduce(struct backend *b, const struct hc_reduce_args *args, const struct gpu_input *input, float most)
@@ -61,17 +69,80 @@ static void run_norm(struct backend *b, const struct rms_norm_args *args, const 
             256);
 }
 
+static struct elements_record swiglu_record(const struct swiglu_args *args, const struct gpu_input *input, float most)
+{
+    return (struct elements_record){.n = (uint32_t)args->n, .limit = args->limit, .most = most,
+                                    .in_bytes = input && input->in_bytes};
+}
+
 static void run_swiglu(struct backend *b, const struct swiglu_args *args, const struct gpu_input *input, float most)
 {
     struct gpu_call c = gpu_call_begin(b);
-    struct elements_record record = {.n = (uint32_t)args->n, .limit = args->limit, .most = most,
-                                     .in_bytes = input && input->in_bytes};
+    struct elements_record record = swiglu_record(args, input, most);
     gpu_bind_floats(&c, args->a, args->n);
     gpu_bind_floats(&c, args->b, args->n);
     gpu_bind_floats(&c, args->m, args->n);
     if (input) gpu_bind_input(&c, input);
     gpu_run(&c, c.b->plain[input ? PIPE_swiglu_quantise : PIPE_swiglu], &record, sizeof record,
             gpu_groups(args->n, 256), 1, 1, 256);
+}
+
+static struct quantise_record round_record(const struct gpu_ready *ready)
+{
+    const struct gpu_input *input = &ready->input;
+    return (struct quantise_record){input->n_rows * (input->n / 32), ready->most, input->in_bytes};
+}
+
+/* What the router's dispatch will make ready for the experts. */
+static void plan_ready(struct backend_gpu *b, const struct router_args *args)
+{
+    uint32_t n_rows = args->n_rows;
+    b->ready.x = NULL;
+    if (!args->x || n_rows >= TILES_FROM || args->gate->stacks) return;
+    uint32_t n = args->gate->n_in;
+    uint64_t n_values = (uint64_t)n_rows * n, room = (n_values * 2 + 255) / 256 * 256;
+    bool bytes = gpu_takes_bytes(args->gate->type);
+    if (!gpu_is_block_format(args->gate->type) || !gpu_is_block_format(args->up->type) ||
+        bytes != gpu_takes_bytes(args->up->type))
+        return;
+    ensure(n <= gpu_ready_width(&b->limits));
+    float *scales = (float *)(void *)(b->ready_room + room);
+    b->ready = (struct gpu_ready){args->x, {n_rows, n, bytes, b->ready_room, scales, scales + n_values / 32},
+                                  fminf(gpu_input_most(args->gate->type), gpu_input_most(args->up->type))};
+}
+
+/* The router, with what is made ready for the experts; with the activation after it when there is one, and the integers
+ * of its result when there is an input. */
+static void run_router(struct backend *b, const struct router_args *args, const struct swiglu_args *swiglu,
+                       const struct gpu_input *input, float most)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    const struct gpu_ready *ready = c.b->ready.x ? &c.b->ready : NULL;
+    struct route_record record = {
+        .route = {args->n_experts, args->n_used, args->bias != NULL, args->hash != NULL, args->scale},
+        .n_rows = args->n_rows, .quantises = input != NULL};
+    uint32_t n_groups = args->n_rows;
+    gpu_bind_floats(&c, args->logits, (uint64_t)args->n_rows * args->n_experts);
+    gpu_bind_floats(&c, args->bias, args->n_experts);
+    gpu_bind_rest(&c, args->hash);
+    gpu_bind(&c, args->hash ? args->tokens : NULL, args->n_rows * sizeof *args->tokens);
+    gpu_bind(&c, args->ids, (uint64_t)args->n_rows * args->n_used * sizeof *args->ids);
+    gpu_bind_floats(&c, args->weights, (uint64_t)args->n_rows * args->n_used);
+    gpu_bind_floats(&c, ready ? ready->x : NULL, ready ? (uint64_t)ready->input.n_rows * ready->input.n : 0);
+    bind_input(&c, ready ? &ready->input : NULL);
+    if (ready) {
+        record.round = round_record(ready);
+        n_groups += record.n_rounding = gpu_groups(record.round.n_blocks, 8);
+    }
+    gpu_bind_floats(&c, swiglu ? swiglu->a : NULL, swiglu ? swiglu->n : 0);
+    gpu_bind_floats(&c, swiglu ? swiglu->b : NULL, swiglu ? swiglu->n : 0);
+    gpu_bind_floats(&c, swiglu ? swiglu->m : NULL, swiglu ? swiglu->n : 0);
+    bind_input(&c, input);
+    if (swiglu) {
+        record.swiglu = swiglu_record(swiglu, input, most);
+        n_groups += gpu_groups(swiglu->n, 256);
+    }
+    gpu_run(&c, c.b->plain[PIPE_router], &record, sizeof record, n_groups, 1, 1, 256);
 }
 
 static void run_add(struct backend *b, const struct add_args *args)
@@ -96,7 +167,11 @@ static void run_waiting(struct backend *b, const struct gpu_input *input, float 
         else run_reduce(b, &w.reduce, input, most);
         break;
     case WAITING_NORM: run_norm(b, &w.norm, input, most); break;
-    case WAITING_SWIGLU: run_swiglu(b, &w.swiglu, input, most); break;
+    case WAITING_ROUTER: run_router(b, &w.route, NULL, NULL, 0); break;
+    case WAITING_SWIGLU:
+        if (w.routes) run_router(b, &w.route, &w.swiglu, input, most);
+        else run_swiglu(b, &w.swiglu, input, most);
+        break;
     case WAITING_ADD: run_add(b, &w.add); break;
     }
 }
@@ -162,11 +237,38 @@ void gpu_rms_norm(struct backend *b, const struct rms_norm_args *args)
     if (args->n % 32) gpu_flush(gpu_of(b));
 }
 
+void gpu_router(struct backend *b, const struct router_args *args)
+{
+    ensure(args->n_experts <= 1024 && args->n_used <= 32 && args->n_used <= args->n_experts);
+    gpu_flush(gpu_of(b));
+    gpu_stage_forget(gpu_of(b));
+    plan_ready(gpu_of(b), args);
+    gpu_of(b)->waiting = (struct gpu_waiting){.kind = WAITING_ROUTER, .route = *args};
+    if (args->n_rows >= TILES_FROM) gpu_flush(gpu_of(b));
+}
+
+bool gpu_take_ready(struct backend *b, const float *x, uint32_t n_rows, uint32_t n, float most, bool in_bytes,
+                    struct gpu_input *input)
+{
+    struct gpu_ready *ready = &gpu_of(b)->ready;
+    gpu_flush(gpu_of(b)); /* that may make it */
+    bool same = ready->x == x && ready->input.n_rows == n_rows && ready->input.n == n && ready->most == most &&
+                ready->input.in_bytes == in_bytes;
+    ready->x = NULL;
+    if (same) *input = ready->input;
+    return same;
+}
+
+/* The router's dispatch has room for the activation beside it, whatever that is of. */
 void gpu_swiglu(struct backend *b, const struct swiglu_args *args)
 {
+    struct gpu_waiting *w = &gpu_of(b)->waiting;
+    bool routes = w->kind == WAITING_ROUTER;
     ensure(args->n <= INT32_MAX);
-    gpu_flush(gpu_of(b));
-    gpu_of(b)->waiting = (struct gpu_waiting){.kind = WAITING_SWIGLU, .swiglu = *args};
+    if (!routes) gpu_flush(gpu_of(b));
+    w->kind = WAITING_SWIGLU;
+    w->routes = routes;
+    w->swiglu = *args;
     if (args->n % 32) gpu_flush(gpu_of(b));
 }
 

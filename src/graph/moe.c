@@ -1,6 +1,6 @@
 /* moe.c - the feed-forward sub-layer: router, routed experts, shared expert. Source: model spec 4.7. The router comes
  * first and the routed experts last, so that experts that are not in memory are read while the shared one is
- * computed. */
+ * computed; when all are, what takes the same input goes together. */
 #include "graph/internal.h"
 
 /* Asks the next layer's router about the streams as they are now, between this layer's attention and its experts: most
@@ -59,15 +59,20 @@ void graph_ffn(struct graph *g, const struct layer_weights *w, uint32_t layer_i,
 {
     const struct hparams *h = g->c.h;
     uint32_t n_rows = g->batch.n_rows, limit_i = layer_i < h->n_layers ? layer_i : 0; /* draft block: as layer 0 */
-    RUN(g, matmul, .n_rows = n_rows, .n_outputs = 1, .n_groups = 1, .x = g->buf.u,
-        .out = {{.w = w->router, .y = g->buf.route}});
+    bool streamed = w->gate_exps.stacks != NULL;
+    struct matmul_args first = {.n_rows = n_rows, .n_outputs = streamed ? 1 : 3, .n_groups = 1, .x = g->buf.u,
+                                .out = {{.w = w->router, .y = g->buf.route},
+                                        {.w = w->gate_shared, .y = g->buf.shared_a},
+                                        {.w = w->up_shared, .y = g->buf.shared_b}}};
+    g->c.backend->ops->matmul(g->c.backend, &first);
     RUN(g, router, .n_rows = n_rows, .n_experts = h->n_experts, .n_used = h->n_used, .scale = h->expert_scale,
         .logits = g->buf.route, .bias = w->router_bias, .hash = w->hash, .tokens = g->buf.tokens,
-        .ids = g->buf.expert_ids, .weights = g->buf.expert_w);
+        .ids = g->buf.expert_ids, .weights = g->buf.expert_w, .x = g->buf.u, .gate = &w->gate_exps, .up = &w->up_exps);
     want_experts(g, w, layer_i);
     graph_probe_at(g, DS4_PROBE_FFN_IN, layer_i, g->buf.u, h->n_embd, true);
-    RUN(g, matmul, .n_rows = n_rows, .n_outputs = 2, .n_groups = 1, .x = g->buf.u,
-        .out = {{.w = w->gate_shared, .y = g->buf.shared_a}, {.w = w->up_shared, .y = g->buf.shared_b}});
+    if (streamed)
+        RUN(g, matmul, .n_rows = n_rows, .n_outputs = 2, .n_groups = 1, .x = g->buf.u,
+            .out = {first.out[1], first.out[2]});
     RUN(g, swiglu, .n = (size_t)n_rows * h->n_ff, .limit = h->limit_shared[limit_i], .a = g->buf.shared_a,
         .b = g->buf.shared_b, .m = g->buf.shared_a);
     RUN(g, matmul, .n_rows = n_rows, .n_outputs = 1, .n_groups = 1, .x = g->buf.shared_a,

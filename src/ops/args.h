@@ -235,6 +235,9 @@ struct router_args {
     const int32_t *tokens; /* [n_rows], used with hash */
     int32_t *ids;          /* [n_rows][n_used] */
     float *weights;        /* [n_rows][n_used] */
+    /* What moe_gate_up gets next, unchanged until then, which a backend may round ahead; NULL: that is not said. */
+    const float *x;
+    const struct op_weight *gate, *up;
 };
 /* m[r][i] = weights[r][i] * silu(min(g, limit)) * clamp(u, -limit, limit), g = x W_gate^T, u = x W_up^T of expert
  * ids[r][i]. */

@@ -249,71 +249,6 @@ void op_case_index_query(struct op_run *run, const struct op_shape *s)
     op_output_floats(run, "q", q, (size_t)s->n_rows * s->n_heads, s->dim, 0); /* the definition names every bit */
 }
 
-/* sqrt(softplus) as the specification writes it, for the check of the choice. */
-static double score(double z) { return sqrt(z > 20 ? z : log1p(exp(z))); }
-
-/* Scores with bias that the choice is checked by; hash: the order of the table is the order of the choice. */
-static double *router_scores(struct op_run *run, const struct op_shape *s, const float *logits, const float *bias)
-{
-    double *scores = op_host(run, (size_t)s->n_rows * s->n_stack, sizeof *scores);
-    for (size_t i = 0; i < (size_t)s->n_rows * s->n_stack; i++)
-        scores[i] = score((double)logits[i]) + (double)bias[i % s->n_stack];
-    return scores;
-}
-
-/* n_stack n_used; plain: hash-routed (n_out = vocabulary); inverse: no bias */
-void op_case_router(struct op_run *run, const struct op_shape *s)
-{
-    size_t n_chosen = (size_t)s->n_rows * s->n_used;
-    const float *logits_here;
-    float *logits = op_input(run, (size_t)s->n_rows * s->n_stack, &logits_here);
-    float *bias_here = op_host(run, s->n_stack, sizeof *bias_here);
-    int32_t *tokens = op_host(run, s->n_rows, sizeof *tokens), *hash = NULL, *hash_there = NULL;
-    if (!s->inverse) op_fill(run, bias_here, s->n_stack, s->fill == FILL_INTEGERS ? FILL_ZERO : FILL_NORMAL);
-    if (s->plain) {
-        hash = op_host(run, (size_t)s->n_out * s->n_used, sizeof *hash);
-        for (uint32_t i = 0; i < s->n_out * s->n_used; i++) hash[i] = (int32_t)((i * 7 + i / 5) % s->n_stack);
-        hash_there = op_put(run->dev, hash, (size_t)s->n_out * s->n_used * sizeof *hash);
-    }
-    for (uint32_t r = 0; r < s->n_rows; r++) tokens[r] = (int32_t)rng_below(&run->rng, s->n_out ? s->n_out : 1);
-    float *bias = op_put(run->dev, bias_here, s->n_stack * sizeof *bias), *weights = op_result(run, n_chosen);
-    int32_t *tokens_there = op_put(run->dev, tokens, s->n_rows * sizeof *tokens);
-    int32_t *ids = op_put(run->dev, NULL, n_chosen * sizeof *ids), *ids_here = op_host(run, n_chosen, sizeof *ids);
-    while (op_next(run)) {
-        struct router_args args = {.n_rows = run->n, .n_experts = s->n_stack, .n_used = s->n_used, .scale = 1.5f,
-                                   .logits = logits + (size_t)run->first * s->n_stack,
-                                   .bias = s->inverse || s->plain ? NULL : bias, .hash = hash_there,
-                                   .tokens = tokens_there + run->first, .ids = ids + (size_t)run->first * s->n_used,
-                                   .weights = weights + (size_t)run->first * s->n_used};
-        run->dev->b->ops->router(run->dev->b, &args);
-    }
-    op_get(run->dev, ids_here, ids, n_chosen * sizeof *ids);
-    if (s->plain) {
-        op_output_add(run, "ids", OUTPUT_BYTES, ids_here, 1, n_chosen * sizeof *ids);
-    } else {
-        struct op_output *output = op_output_add(run, "ids", OUTPUT_TOP, ids_here, s->n_rows, s->n_used);
-        int32_t *counts = op_host(run, s->n_rows, sizeof *counts);
-        uint32_t *n_items = op_host(run, s->n_rows, sizeof *n_items);
-        for (uint32_t r = 0; r < s->n_rows; r++) {
-            counts[r] = (int32_t)s->n_used;
-            n_items[r] = s->n_stack;
-        }
-        output->scores = router_scores(run, s, logits_here, bias_here);
-        output->n_scores = s->n_stack;
-        output->counts = counts;
-        output->n_items = n_items;
-        output->tolerance = 1e-6;
-    }
-    /* By expert, so that two choices in another order within the slack still compare. */
-    float *dense = op_host(run, (size_t)s->n_rows * s->n_stack, sizeof *dense);
-    float *weights_here = op_host(run, n_chosen, sizeof *weights_here);
-    op_get(run->dev, weights_here, weights, n_chosen * sizeof *weights_here);
-    for (size_t i = 0; i < n_chosen; i++)
-        if (ids_here[i] >= 0 && (uint32_t)ids_here[i] < s->n_stack)
-            dense[i / s->n_used * s->n_stack + (size_t)ids_here[i]] = weights_here[i];
-    op_output_add(run, "weights", OUTPUT_FLOAT, dense, s->n_rows, s->n_stack)->tolerance = 1e-5;
-}
-
 /* Distinct experts for each row; *n_chosen: how many there are in all. */
 static int32_t *choose_experts(struct op_run *run, const struct op_shape *s, uint32_t *n_chosen)
 {
@@ -354,11 +289,151 @@ static double gate_up_floor(double gate, double up, double n, double e)
     return turns ? fmax(floor, whole / (sqrt(2) * e)) : floor;
 }
 
+/* The output of moe_gate_up for a row of x for each n_used results of width n. */
+static void output_activations(struct op_run *run, const char *name, const float *x_here, const float *m, uint32_t n,
+                               double rms_gate, double rms_up)
+{
+    const struct op_shape *s = run->shape;
+    size_t n_pairs = (size_t)s->n_rows * s->n_used;
+    double tolerance = fmax(op_format_tolerance(s->type), op_format_tolerance(s->type2));
+    struct op_output *output = op_output_floats(run, name, m, n_pairs, n, sqrt(2) * tolerance);
+    double *floors = op_host(run, n_pairs, sizeof *floors);
+    for (size_t i = 0; i < n_pairs; i++) {
+        const float *row = x_here + i / s->n_used * s->n_in;
+        double square = 0;
+        for (uint32_t d = 0; d < s->n_in; d++) square += (double)row[d] * (double)row[d];
+        floors[i] = gate_up_floor(sqrt(square) * rms_gate, sqrt(square) * rms_up, n, tolerance);
+    }
+    output->floors = floors;
+}
+
+/* sqrt(softplus) as the specification writes it, for the check of the choice. */
+static double score(double z) { return sqrt(z > 20 ? z : log1p(exp(z))); }
+
+/* Scores with bias that the choice is checked by; hash: the order of the table is the order of the choice. */
+static double *router_scores(struct op_run *run, const struct op_shape *s, const float *logits, const float *bias)
+{
+    double *scores = op_host(run, (size_t)s->n_rows * s->n_stack, sizeof *scores);
+    for (size_t i = 0; i < (size_t)s->n_rows * s->n_stack; i++)
+        scores[i] = score((double)logits[i]) + (double)bias[i % s->n_stack];
+    return scores;
+}
+
+/* What a layer computes beside the choice and after it. */
+struct beside {
+    const float *x_here;
+    float *x, *a, *b; /* x NULL: nothing */
+    float *m;         /* [n_rows][n_used][n_embd] of the experts */
+    double rms_gate, rms_up;
+    struct op_weight gate, up;
+    struct after after;
+};
+
+static struct beside beside_make(struct op_run *run, const struct op_shape *s)
+{
+    struct beside beside = {0};
+    size_t n = (size_t)s->n_rows * s->n_in;
+    if (!s->fused) return beside;
+    beside.x = op_input(run, n, &beside.x_here);
+    beside.a = op_input(run, n, NULL);
+    beside.b = op_input(run, n, NULL);
+    beside.gate = op_product_matrix(run, s->type, s->n_in, s->n_embd, s->n_stack, &beside.rms_gate);
+    beside.up = op_product_matrix(run, s->type2, s->n_in, s->n_embd, s->n_stack, &beside.rms_up);
+    beside.m = op_result(run, (size_t)s->n_rows * s->n_used * s->n_embd);
+    beside.after = after_make(run, s->n_in);
+    return beside;
+}
+
+/* The activation and its product, then the experts, for the rows at hand. */
+static void beside_run(struct op_run *run, const struct beside *beside, const struct router_args *route)
+{
+    const struct op_shape *s = run->shape;
+    if (!beside->x) return;
+    float *a = beside->a + (size_t)run->first * s->n_in;
+    struct swiglu_args swiglu = {(size_t)run->n * s->n_in, (float)GATE_LIMIT, a,
+                                 beside->b + (size_t)run->first * s->n_in, a};
+    struct moe_gate_up_args args = {.n_rows = run->n, .n_used = s->n_used, .limit = (float)GATE_LIMIT, .x = route->x,
+                                    .ids = route->ids, .weights = route->weights, .gate = beside->gate,
+                                    .up = beside->up,
+                                    .m = beside->m + (size_t)run->first * s->n_used * s->n_embd};
+    run->dev->b->ops->swiglu(run->dev->b, &swiglu);
+    after_run(run, &beside->after, a);
+    run->dev->b->ops->moe_gate_up(run->dev->b, &args);
+}
+
+static void beside_output(struct op_run *run, const struct beside *beside)
+{
+    const struct op_shape *s = run->shape;
+    if (!beside->x) return;
+    op_output_floats(run, "activation", beside->a, s->n_rows, s->n_in, TOLERANCE_FLOAT);
+    after_output(run, &beside->after);
+    output_activations(run, "m", beside->x_here, beside->m, s->n_embd, beside->rms_gate, beside->rms_up);
+}
+
+/* n_stack n_used; plain: hash-routed (n_out = vocabulary); inverse: no bias; fused: n_in n_embd type type2, an
+ * activation beside it and experts n_in to n_embd after it */
+void op_case_router(struct op_run *run, const struct op_shape *s)
+{
+    size_t n_chosen = (size_t)s->n_rows * s->n_used;
+    const float *logits_here;
+    float *logits = op_input(run, (size_t)s->n_rows * s->n_stack, &logits_here);
+    float *bias_here = op_host(run, s->n_stack, sizeof *bias_here);
+    int32_t *tokens = op_host(run, s->n_rows, sizeof *tokens), *hash = NULL, *hash_there = NULL;
+    if (!s->inverse) op_fill(run, bias_here, s->n_stack, s->fill == FILL_INTEGERS ? FILL_ZERO : FILL_NORMAL);
+    if (s->plain) {
+        hash = op_host(run, (size_t)s->n_out * s->n_used, sizeof *hash);
+        for (uint32_t i = 0; i < s->n_out * s->n_used; i++) hash[i] = (int32_t)((i * 7 + i / 5) % s->n_stack);
+        hash_there = op_put(run->dev, hash, (size_t)s->n_out * s->n_used * sizeof *hash);
+    }
+    for (uint32_t r = 0; r < s->n_rows; r++) tokens[r] = (int32_t)rng_below(&run->rng, s->n_out ? s->n_out : 1);
+    float *bias = op_put(run->dev, bias_here, s->n_stack * sizeof *bias), *weights = op_result(run, n_chosen);
+    int32_t *tokens_there = op_put(run->dev, tokens, s->n_rows * sizeof *tokens);
+    int32_t *ids = op_put(run->dev, NULL, n_chosen * sizeof *ids), *ids_here = op_host(run, n_chosen, sizeof *ids);
+    struct beside beside = beside_make(run, s);
+    while (op_next(run)) {
+        struct router_args args = {.n_rows = run->n, .n_experts = s->n_stack, .n_used = s->n_used, .scale = 1.5f,
+                                   .logits = logits + (size_t)run->first * s->n_stack,
+                                   .bias = s->inverse || s->plain ? NULL : bias, .hash = hash_there,
+                                   .tokens = tokens_there + run->first, .ids = ids + (size_t)run->first * s->n_used,
+                                   .weights = weights + (size_t)run->first * s->n_used,
+                                   .x = beside.x ? beside.x + (size_t)run->first * s->n_in : NULL,
+                                   .gate = &beside.gate, .up = &beside.up};
+        run->dev->b->ops->router(run->dev->b, &args);
+        beside_run(run, &beside, &args);
+    }
+    op_get(run->dev, ids_here, ids, n_chosen * sizeof *ids);
+    if (s->plain) {
+        op_output_add(run, "ids", OUTPUT_BYTES, ids_here, 1, n_chosen * sizeof *ids);
+    } else {
+        struct op_output *output = op_output_add(run, "ids", OUTPUT_TOP, ids_here, s->n_rows, s->n_used);
+        int32_t *counts = op_host(run, s->n_rows, sizeof *counts);
+        uint32_t *n_items = op_host(run, s->n_rows, sizeof *n_items);
+        for (uint32_t r = 0; r < s->n_rows; r++) {
+            counts[r] = (int32_t)s->n_used;
+            n_items[r] = s->n_stack;
+        }
+        output->scores = router_scores(run, s, logits_here, bias_here);
+        output->n_scores = s->n_stack;
+        output->counts = counts;
+        output->n_items = n_items;
+        output->tolerance = 1e-6;
+    }
+    /* By expert, so that two choices in another order within the slack still compare. */
+    float *dense = op_host(run, (size_t)s->n_rows * s->n_stack, sizeof *dense);
+    float *weights_here = op_host(run, n_chosen, sizeof *weights_here);
+    op_get(run->dev, weights_here, weights, n_chosen * sizeof *weights_here);
+    for (size_t i = 0; i < n_chosen; i++)
+        if (ids_here[i] >= 0 && (uint32_t)ids_here[i] < s->n_stack)
+            dense[i / s->n_used * s->n_stack + (size_t)ids_here[i]] = weights_here[i];
+    op_output_add(run, "weights", OUTPUT_FLOAT, dense, s->n_rows, s->n_stack)->tolerance = 1e-5;
+    beside_output(run, &beside);
+}
+
 /* n_in n_out n_stack n_used type type2 */
 void op_case_moe_gate_up(struct op_run *run, const struct op_shape *s)
 {
     size_t n_pairs = (size_t)s->n_rows * s->n_used;
-    double rms_gate, rms_up, tolerance = fmax(op_format_tolerance(s->type), op_format_tolerance(s->type2));
+    double rms_gate, rms_up;
     const float *x_here;
     float *x = op_input(run, (size_t)s->n_rows * s->n_in, &x_here);
     uint32_t n_chosen;
@@ -375,15 +450,7 @@ void op_case_moe_gate_up(struct op_run *run, const struct op_shape *s)
     }
     run->moved_bytes = n_chosen * (gate.stack_bytes + up.stack_bytes) +
                        (s->n_rows * (uint64_t)s->n_in + n_pairs * s->n_out) * sizeof(float);
-    struct op_output *output = op_output_floats(run, "m", m, n_pairs, s->n_out, sqrt(2) * tolerance);
-    double *floors = op_host(run, n_pairs, sizeof *floors);
-    for (size_t i = 0; i < n_pairs; i++) {
-        const float *row = x_here + i / s->n_used * s->n_in;
-        double square = 0;
-        for (uint32_t d = 0; d < s->n_in; d++) square += (double)row[d] * (double)row[d];
-        floors[i] = gate_up_floor(sqrt(square) * rms_gate, sqrt(square) * rms_up, s->n_out, tolerance);
-    }
-    output->floors = floors;
+    output_activations(run, "m", x_here, m, s->n_out, rms_gate, rms_up);
 }
 
 /* n_in n_out n_stack n_used type */

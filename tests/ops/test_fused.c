@@ -15,6 +15,8 @@
 #define N_HC 4u
 #define N_MIX (N_HC * (2 + N_HC))
 #define N_OUT 10u
+#define N_EXPERTS 5u /* of the rows of the matrix */
+#define N_USED 2u
 
 static struct backend *gpu;
 static float *x, *weight, *middle, *y, *streams;
@@ -33,7 +35,8 @@ static float *floats(struct rng *rng, size_t n)
 static int set_up(void **state)
 {
     struct ds4_error error = {0};
-    struct backend_limits limits = {.n_rows = ROWS, .n_in = N * N_HC};
+    struct backend_limits limits = {.n_rows = ROWS, .n_in = N * N_HC, .n_experts = N_EXPERTS, .n_used = N_USED,
+                                    .n_ff = N_OUT};
     struct rng rng = {5};
     const struct quant_format *format = quant_format(QUANT_Q8_0);
     static float values[N];
@@ -120,7 +123,37 @@ static void expand(void)
     gpu->ops->hc_expand(gpu, &args);
 }
 
-/* Both operations from the same memory; apart: what the first one made is looked at before the second one comes. */
+/* The experts of the rows of x; the choice lies behind the product in y. */
+static struct op_weight expert(void)
+{
+    struct op_weight w = matrix;
+    w.n_stack = N_EXPERTS;
+    w.n_out = N_OUT / N_EXPERTS;
+    w.stack_bytes = w.n_out * w.row_bytes;
+    return w;
+}
+static int32_t *expert_ids(void) { return (int32_t *)(void *)(y + ROWS * N_OUT); }
+static float *expert_weights(void) { return y + ROWS * (N_OUT + N_USED); }
+static void route(void)
+{
+    struct op_weight w = expert();
+    struct router_args args = {.n_rows = ROWS, .n_experts = N_EXPERTS, .n_used = N_USED, .scale = 1.5f,
+                               .logits = weight, .bias = weight + 100, .ids = expert_ids(),
+                               .weights = expert_weights(), .x = x, .gate = &w, .up = &w};
+    gpu->ops->router(gpu, &args);
+}
+static void activate_and_multiply(void)
+{
+    struct op_weight w = expert();
+    struct moe_gate_up_args args = {.n_rows = ROWS, .n_used = N_USED, .limit = 10, .x = x, .ids = expert_ids(),
+                                    .weights = expert_weights(), .gate = w, .up = w, .m = streams};
+    swiglu();
+    multiply();
+    gpu->ops->moe_gate_up(gpu, &args);
+}
+
+/* Both operations from the same memory; apart: what the first one made is looked at, and written again, before the
+ * second one comes. */
 static void run(void (*first)(void), void (*second)(void), bool apart, struct outcome *out)
 {
     static struct outcome before;
@@ -131,7 +164,10 @@ static void run(void (*first)(void), void (*second)(void), bool apart, struct ou
     gpu->ops->write(gpu, y, before.y, sizeof before.y);
     gpu->ops->write(gpu, streams, before.streams, sizeof before.streams);
     first();
-    if (apart) gpu->ops->read(gpu, &one, middle, sizeof one);
+    if (apart) {
+        gpu->ops->read(gpu, &one, middle, sizeof one);
+        gpu->ops->write(gpu, middle, &one, sizeof one);
+    }
     second();
     gpu->ops->read(gpu, out->middle, middle, sizeof out->middle);
     gpu->ops->read(gpu, out->y, y, sizeof out->y);
@@ -158,6 +194,7 @@ TEST(operations_in_one_kernel_give_the_bits_that_they_give_apart)
         {norm, multiply, "rms_norm_quantise", "rms_norm"},
         {swiglu, multiply, "swiglu_quantise", "swiglu"},
         {add, expand, "hc_expand", "add"},
+        {route, activate_and_multiply, "router", "swiglu_quantise"},
     };
     static struct outcome together, apart;
     struct ds4_error error = {0};

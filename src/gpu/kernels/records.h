@@ -136,5 +136,12 @@ struct router_record {
     uint32_t n_experts, n_used, has_bias, has_hash;
     float scale;
 };
+struct route_record {
+    struct router_record route;
+    uint32_t n_rows, n_rounding; /* threadgroups: of rows, of those that round the experts' input */
+    struct quantise_record round;
+    struct elements_record swiglu;
+    uint32_t quantises; /* the activation's result is rounded */
+};
 
 #endif
