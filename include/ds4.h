@@ -100,6 +100,8 @@ struct ds4_engine_options {
     bool vocab_only;              /* metadata and tokenizer, no tensors, no sessions */
     bool ideal;                   /* no FP8/FP4 rounding of state (for comparison with oracles; state kept in F32) */
     bool draft;                   /* keep the draft block's window up to date, so that ds4_session_draft works */
+    uint32_t n_drafts;            /* most tokens that a session drafts and checks with each it is given, see
+                                     ds4_session_set_drafts; up to DS4_DRAFTS_MAX; more than 0 implies draft */
     uint64_t expert_cache_bytes;  /* stream routed experts from the file through a pool of this many bytes, everything
                                      else stays in memory; 0 = map them; DS4_EXPERT_CACHE_AUTO = what the machine has
                                      room for, or map them if all fit */
@@ -116,9 +118,11 @@ struct ds4_engine_options {
 };
 
 #define DS4_EXPERT_CACHE_AUTO UINT64_MAX
+#define DS4_DRAFTS_MAX 7u
 
 /* Opens a model. On success *out owns everything; close with ds4_engine_close. Errors: IO, FORMAT (file, metadata or
- * tensors wrong: message names what), LIMIT (does not fit; message has bytes needed and there), NOMEM, UNSUPPORTED. */
+ * tensors wrong: message names what), LIMIT (does not fit; message has bytes needed and there), NOMEM, UNSUPPORTED
+ * (n_drafts without a draft block, too). */
 enum ds4_status ds4_engine_open(const struct ds4_engine_options *options, struct ds4_engine **out,
                                 struct ds4_error *error) DS4_MUST_CHECK;
 void ds4_engine_close(struct ds4_engine *engine);
@@ -356,6 +360,18 @@ const float *ds4_session_logits(const struct ds4_session *session);
  * chooses each from the one before, and the host waits for all of them together. */
 enum ds4_status ds4_session_draft(struct ds4_session *session, int32_t next, size_t max, int32_t *drafts, size_t *n,
                                   struct ds4_error *error) DS4_MUST_CHECK;
+
+/* How many tokens a session drafts when ds4_eval is given a job that is alone, of one token and without logits: the
+ * pass is over that token and the drafts. When the next tokens are those, ds4_eval of them only takes note; when not,
+ * what was computed for them is forgotten. Tokens, logits and state are the same bits as without: only the time is
+ * another. n is at most the engine's n_drafts, with which sessions begin; 0 = none. LIMIT. */
+enum ds4_status ds4_session_set_drafts(struct ds4_session *session, uint32_t n, struct ds4_error *error) DS4_MUST_CHECK;
+/* Of all sessions since the engine was opened: passes over a token with drafts, drafts in them, and those of the drafts
+ * that were the tokens that came next. */
+struct ds4_draft_figures {
+    uint64_t n_passes, n_drafted, n_kept;
+};
+void ds4_engine_draft_figures(const struct ds4_engine *engine, struct ds4_draft_figures *out);
 
 /* What passes through the model, for calibration: called during forward passes, between operations. */
 enum ds4_probe_point { DS4_PROBE_LAYER_OUT, DS4_PROBE_ATTN_IN, DS4_PROBE_FFN_IN, DS4_PROBE_EXPERT_MID };

@@ -68,6 +68,7 @@ static const struct option rows[] = {
     {.name = "no-kv", .type = OPTION_FLAG, .offset = offsetof(struct run, no_kv),
      .help = "write nothing to the disk"},
     MODEL_FLAG_ROWS(struct run, model),
+    MODEL_FLAG_ROWS_DRAFT(struct run, model),
 };
 static const struct options table = {
     .command = "run", .summary = "answer a prompt, or chat in the terminal", OPTIONS_ROWS(rows),

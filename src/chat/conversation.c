@@ -200,8 +200,10 @@ void conversation_report(const struct conversation *c)
     (void)ds4_session_tokens(c->session, &n_tokens);
     const char *dim = term_is(STDERR_FILENO) ? "\x1b[2m" : "", *plain = dim[0] ? "\x1b[0m" : "";
     struct ds4_expert_figures experts;
-    char streaming[96] = "";
+    struct ds4_draft_figures drafts;
+    char streaming[96] = "", drafting[64] = "";
     ds4_engine_expert_figures(c->engine, &experts);
+    ds4_engine_draft_figures(c->engine, &drafts);
     double asked = (double)(experts.n_hits + experts.n_ahead + experts.n_misses);
     int n = 0;
     if (experts.predicted_tps > 0)
@@ -209,8 +211,13 @@ void conversation_report(const struct conversation *c)
     if (asked > 0)
         (void)snprintf(streaming + n, sizeof streaming - (size_t)n, "; %.0f%% of experts found in memory",
                        100 * (double)(experts.n_hits + experts.n_ahead) / asked);
-    (void)fprintf(stderr, "%s[prompt %zu tokens, %zu computed at %.1f/s; answer %zu tokens at %.1f/s%s; context %zu of "
-                  "%u%s]%s\n", dim, r->n_prompt, n_computed, r->prefill_s > 0 ? (double)n_computed / r->prefill_s : 0,
-                  r->n_generated, r->decode_s > 0 ? (double)r->n_generated / r->decode_s : 0, streaming, n_tokens,
+    if (drafts.n_drafted > 0)
+        (void)snprintf(drafting, sizeof drafting, "; %.0f%% of drafts kept, %.2f tokens a pass",
+                       100 * (double)drafts.n_kept / (double)drafts.n_drafted,
+                       1 + (double)drafts.n_kept / (double)drafts.n_passes);
+    (void)fprintf(stderr, "%s[prompt %zu tokens, %zu computed at %.1f/s; answer %zu tokens at %.1f/s%s%s; "
+                  "context %zu of %u%s]%s\n", dim, r->n_prompt, n_computed,
+                  r->prefill_s > 0 ? (double)n_computed / r->prefill_s : 0, r->n_generated,
+                  r->decode_s > 0 ? (double)r->n_generated / r->decode_s : 0, streaming, drafting, n_tokens,
                   ds4_engine_info(c->engine)->ctx_tokens, reasons[r->stop], plain);
 }

@@ -83,11 +83,14 @@ enum ds4_status model_flags_options(struct model_flags *flags, struct ds4_engine
     bool is_default;
     uint64_t cache_bytes;
     TRY(cache_of(flags->expert_cache, &cache_bytes, error));
+    if (flags->mtp && !flags->n_drafts)
+        return err_set(error, DS4_ERR_FORMAT, "--mtp %s: nothing uses it without --draft", flags->mtp);
     TRY(model_flags_find(flags, &is_default, error));
     (void)fprintf(stderr, "model: %s%s\n", flags->path, is_default ? " (no -m given)" : "");
     *options = (struct ds4_engine_options){
         .model_path = flags->path, .backend = flags->backend, .ctx_tokens = flags->ctx_tokens,
         .n_threads = flags->n_threads, .expert_cache_bytes = cache_bytes, .paranoid = flags->paranoid,
+        .mtp_path = flags->mtp, .n_drafts = flags->n_drafts,
         .memory_budget_bytes = flags->memory_bytes, .device_memory_bytes = flags->device_memory_bytes,
     };
     return DS4_OK;

@@ -13,6 +13,8 @@ struct model_flags {
     uint64_t memory_bytes, device_memory_bytes;
     const char *expert_cache;
     bool paranoid;
+    const char *mtp;       /* of commands that write answers, as n_drafts */
+    uint32_t n_drafts;
     char path[MODEL_PATH_BYTES];
 };
 
@@ -39,6 +41,15 @@ struct model_flags {
      .help = "read experts from disk as needed and keep so many bytes of them (8GB); auto: what there is room for"}, \
     {.name = "paranoid", .type = OPTION_FLAG, .offset = offsetof(values, field.paranoid), \
      .help = "with --expert-cache: checksums of experts at every use"}
+
+/* And of a command that writes answers. */
+#define MODEL_FLAG_ROWS_DRAFT(values, field) \
+    {.name = "draft", .value = "N", .type = OPTION_U32, .offset = offsetof(values, field.n_drafts), \
+     .max = DS4_DRAFTS_MAX, .preset = "0", \
+     .help = "guess N tokens with the model's draft block and compute them with the one before: the same answer; a " \
+             "gain only where a few tokens cost little more than one, seldom on a CPU; 0 = none"}, \
+    {.name = "mtp", .value = "FILE", .type = OPTION_TEXT, .offset = offsetof(values, field.mtp), \
+     .help = "with --draft: GGUF file with the draft block, where the model's own has none"}
 
 /* Finds the file (given, or the default) and fills path. *is_default (optional) says that it was not given. Nothing
  * found: IO with a sentence saying how to get one. */

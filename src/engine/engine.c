@@ -135,7 +135,7 @@ static enum ds4_status start_sessions(struct ds4_engine *e, struct ds4_error *er
     *host = (struct session_host){.h = &e->h, .layout = &e->layout, .backend = e->backend,
                                   .ctx_tokens = e->settings.ctx_tokens, .chunk_tokens = e->settings.chunk_tokens,
                                   .n_sessions_max = e->settings.n_sessions, .draft = e->settings.draft,
-                                  .check_model = check_model, .check_user = e};
+                                  .n_drafts = e->settings.n_drafts, .check_model = check_model, .check_user = e};
     TRY(session_host_init(host, error));
     struct graph_config config = {
         .h = &e->h, .weights = weights_model(e->weights), .layout = &e->layout, .backend = e->backend,
@@ -285,6 +285,8 @@ void ds4_engine_set_probe(struct ds4_engine *e, ds4_probe_fn fn, void *user)
 {
     if (e->graph) graph_set_probe(e->graph, fn, user);
 }
+
+void ds4_engine_draft_figures(const struct ds4_engine *e, struct ds4_draft_figures *out) { *out = e->host.figures; }
 
 static bool is_cpu(const struct ds4_engine *e)
 {

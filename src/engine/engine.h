@@ -21,7 +21,7 @@ struct engine_settings {
     struct gpu *device;              /* open, when it had to be asked; for the backend, or engine_settings_close */
     enum op_row_format row_format;
     bool round, draft;
-    uint32_t ctx_tokens, chunk_tokens, n_sessions, n_threads;
+    uint32_t ctx_tokens, chunk_tokens, n_sessions, n_threads, n_drafts;
     uint64_t expert_cache_bytes; /* as in ds4_engine_options */
     uint64_t device_bytes;       /* of a device with memory of its own that may be used; 0: there is none */
     uint64_t shared_bytes, buffer_bytes_max; /* of the machine's that a device without may use, in all and at a time */

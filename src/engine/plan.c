@@ -350,7 +350,7 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
     if (settings->backend_ops->candidates)
         add_item(out, (n + session_ahead_max(settings->n_sessions, settings->chunk_tokens)) * h->n_vocab *
                           sizeof(float), there, "state: logits of %u session(s)", settings->n_sessions);
-    add_item(out, n * session_host_bytes(h, settings->ctx_tokens, settings->draft), RESIDENT,
+    add_item(out, n * session_host_bytes(h, settings->ctx_tokens, settings->draft, settings->n_drafts), RESIDENT,
              "state: tokens and logits");
     add_item(out, graph_scratch_bytes(h, settings->chunk_tokens, settings->draft), there, "scratch: %u rows a batch",
              settings->chunk_tokens);
@@ -430,9 +430,14 @@ static enum ds4_status settle_device(uint64_t asked_bytes, struct engine_setting
 enum ds4_status engine_settle(const struct ds4_engine_options *options, const struct hparams *h, bool has_mtp,
                               struct engine_settings *out, struct ds4_error *error)
 {
-    *out = (struct engine_settings){.round = !options->ideal, .draft = options->draft && has_mtp,
-                                    .expert_cache_bytes = options->expert_cache_bytes, .paranoid = options->paranoid,
-                                    .notes_dir = options->notes_dir};
+    *out = (struct engine_settings){.round = !options->ideal, .draft = (options->draft || options->n_drafts) && has_mtp,
+                                    .n_drafts = options->n_drafts, .paranoid = options->paranoid,
+                                    .expert_cache_bytes = options->expert_cache_bytes, .notes_dir = options->notes_dir};
+    if (options->n_drafts > DS4_DRAFTS_MAX)
+        return err_set(error, DS4_ERR_LIMIT, "%u drafts; at most %u", options->n_drafts, DS4_DRAFTS_MAX);
+    if (options->n_drafts && !has_mtp)
+        return err_set(error, DS4_ERR_UNSUPPORTED, "%s has no draft block (tensors mtp.0.*) to draft with",
+                       options->mtp_path ? options->mtp_path : options->model_path);
     TRY(choose_backend(options->backend, out, error));
     TRY(settle_device(options->device_memory_bytes, out, error));
     bool exact = options->ideal || out->backend_ops == &backend_ref_ops;

@@ -87,6 +87,7 @@ static const struct option rows[] = {
     {.name = "doctor", .type = OPTION_FLAG, .offset = offsetof(struct serve, doctor),
      .help = "print the settings of Claude Code, Codex, opencode, Pi and the SDKs, look at what runs, and end"},
     MODEL_FLAG_ROWS(struct serve, model),
+    MODEL_FLAG_ROWS_DRAFT(struct serve, model),
 };
 static const struct options table = {
     .command = "serve", .summary = "answer clients of the OpenAI and Anthropic APIs over HTTP", OPTIONS_ROWS(rows),

@@ -44,11 +44,6 @@ const float *session_logits_now(const struct ds4_session *s)
 
 /* ---- taking back ---------------------------------------------------------------------------------------------- */
 
-static void drop_spans_past(struct ds4_session *s)
-{
-    while (s->n_spans > session_spans_for(s->tokens.n)) pool_drop_span(&s->host->pool, s->spans[--s->n_spans]);
-}
-
 /* Puts back what the last pass did to a session that it is past. */
 static void put_back(struct session_host *host, struct session_ahead_row *row)
 {
@@ -57,7 +52,7 @@ static void put_back(struct session_host *host, struct session_ahead_row *row)
     host->backend->ops->write(host->backend, session_logits_there(s), session_logits_now(s),
                               host->h->n_vocab * sizeof(float));
     row->past = false;
-    drop_spans_past(s);
+    session_drop_past(s);
 }
 
 void session_take_back_but(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs)
@@ -199,7 +194,7 @@ static bool give_pass(struct session_host *host)
         uint32_t span_i = (uint32_t)(s->tokens.n / STATE_SPAN_TOKENS);
         uint32_t before = span_i < s->n_spans ? s->spans[span_i] : POOL_NONE;
         if (s->tokens.n >= host->ctx_tokens || session_own_spans(s, 1, &ignored) != DS4_OK) {
-            for (uint32_t k = 0; k < r; k++) drop_spans_past(a->rows[k].session);
+            for (uint32_t k = 0; k < r; k++) session_drop_past(a->rows[k].session);
             return false;
         }
         if (s->spans[span_i] != before)
@@ -305,12 +300,17 @@ enum ds4_status ds4_session_next(struct ds4_session *s, struct ds4_sampler *samp
 bool session_has_begun(const struct ds4_job *job)
 {
     const struct session_ahead_row *row = row_of(job->session);
+    if (session_was_drafted(job)) return true;
     return row && row->past && job->n == 1 && !job->logits && job->tokens[0] == row->id;
 }
 
 void session_note_begun(struct ds4_session *s)
 {
     struct session_ahead_row *row = row_of(s);
+    if (s->n_drafted > 0) {
+        session_keep_draft(s);
+        return;
+    }
     row->past = false;
     s->tokens.ids[s->tokens.n++] = row->id;
     if (s->tokens.n > s->n_high) s->n_high = s->tokens.n;

@@ -116,48 +116,9 @@ static enum ds4_status read_logits(struct session_host *host, const struct ds4_j
     n = choose_rows(host, jobs, n_jobs, false);
     if (n) TRY(graph_logits(host->graph, host->row_i, n, host->row_out, error));
     for (size_t i = 0; i < n_jobs; i++)
-        if (jobs[i].logits)
+        if (jobs[i].logits && !session_checks_drafts(&jobs[i]))
             memcpy(jobs[i].session->logits, jobs[i].logits + (jobs[i].n - 1) * n_vocab, n_vocab * sizeof(float));
     return DS4_OK;
-}
-
-/* Feeds the draft block of one session: pair (streams of position i, token i+1) for every position whose follower is
- * known. The pair of the last earlier token comes first, from the streams kept on the host; where they are not known
- * (after going back further than they reach) the block's row stays as it is, and drafts are worse for a window. */
-static enum ds4_status feed_draft(struct session_host *host, const struct ds4_job *job, uint32_t row_first,
-                                  struct ds4_error *error)
-{
-    struct ds4_session *s = job->session;
-    const float *last = s->tokens.n > 0 ? session_streams(s, s->tokens.n - 1) : NULL;
-    struct op_seq seq = {.tail_i = s->tail_i, .n_rows = 1};
-    struct graph_rows rows = {.tokens = job->tokens, .pos = host->pos, .seq_i = host->seq_i, .seqs = &seq,
-                              .span_ids = host->span_ids, .n_rows = 1, .n_seqs = 1};
-    for (size_t t = 0; t < job->n; t++) host->seq_i[t] = 0;
-    if (last) {
-        host->pos[0] = (int32_t)(s->tokens.n - 1);
-        TRY(graph_mtp(host->graph, &rows, last, NULL, error));
-    }
-    if (job->n > 1) {
-        rows.n_rows = seq.n_rows = (uint32_t)job->n - 1;
-        rows.tokens = job->tokens + 1;
-        for (uint32_t t = 0; t < rows.n_rows; t++) {
-            host->pos[t] = (int32_t)(s->tokens.n + t);
-            host->row_i[t] = row_first + t;
-        }
-        TRY(graph_mtp(host->graph, &rows, NULL, host->row_i, error));
-    }
-    return DS4_OK;
-}
-
-/* Keeps the streams of the job's last rows; its tokens are in the session. */
-static void keep_streams(struct session_host *host, const struct ds4_job *job, uint32_t row_first)
-{
-    struct ds4_session *s = job->session;
-    size_t end = s->tokens.n, n = job->n < SESSION_STREAMS ? job->n : SESSION_STREAMS;
-    if (!s->streams) return;
-    if (s->streams_from + SESSION_STREAMS < end) s->streams_from = end - SESSION_STREAMS;
-    for (size_t pos = end - n; pos < end; pos++)
-        graph_read_streams(host->graph, false, row_first + (uint32_t)(pos + job->n - end), session_streams(s, pos));
 }
 
 /* The jobs that were not begun ahead. */
@@ -169,6 +130,7 @@ static enum ds4_status compute_jobs(struct session_host *host, const struct ds4_
         TRY(session_own_spans(s, jobs[i].n, error));
         if (s->tokens.n + jobs[i].n > s->n_high) s->n_high = s->tokens.n + jobs[i].n;
         s->has_logits = false;
+        s->n_drafted = s->logits_i = 0;
     }
     struct graph_rows rows = gather_rows(host, jobs, n_jobs);
     TRY(graph_forward(host->graph, &rows, error));
@@ -176,7 +138,7 @@ static enum ds4_status compute_jobs(struct session_host *host, const struct ds4_
     uint32_t row_first = 0;
     for (size_t i = 0; i < n_jobs; i++) {
         struct ds4_session *s = jobs[i].session;
-        if (s->streams) TRY(feed_draft(host, &jobs[i], row_first, error));
+        if (s->streams) TRY(session_feed_draft(&jobs[i], row_first, error));
         row_first += (uint32_t)jobs[i].n;
     }
     row_first = 0;
@@ -184,12 +146,26 @@ static enum ds4_status compute_jobs(struct session_host *host, const struct ds4_
         struct ds4_session *s = jobs[i].session;
         memmove(s->tokens.ids + s->tokens.n, jobs[i].tokens, jobs[i].n * sizeof *s->tokens.ids);
         s->tokens.n += jobs[i].n;
-        keep_streams(host, &jobs[i], row_first);
+        session_keep_streams(&jobs[i], row_first);
         row_first += (uint32_t)jobs[i].n;
         if (s->rows_to) s->restored = s->tokens.n; /* no way back into what was made from an unknown tail */
         if (s->rows_to == s->tokens.n) s->rows_to = 0;
         s->has_logits = s->rows_to == 0;
     }
+    return DS4_OK;
+}
+
+/* A job that is alone: with the tokens that are guessed to follow, where the session drafts. */
+static enum ds4_status compute_job(struct session_host *host, const struct ds4_job *job, struct ds4_error *error)
+{
+    struct ds4_session *s = job->session;
+    int32_t tokens[SESSION_STREAMS] = {job->tokens[0]};
+    size_t n;
+    TRY(session_guess(s, job, tokens + 1, &n, error));
+    if (n == 0) return compute_jobs(host, job, 1, error);
+    struct ds4_job all = {.session = s, .tokens = tokens, .n = 1 + n, .logits = s->logits};
+    TRY(compute_jobs(host, &all, 1, error));
+    session_note_pass(s, n);
     return DS4_OK;
 }
 
@@ -219,72 +195,9 @@ enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jo
     for (size_t i = 0; i < n_jobs; i++) n_begun += session_has_begun(&jobs[i]);
     if (n_begun == 0 || n_jobs > BACKEND_STEPS_MAX) {
         session_take_back(host);
-        return compute_jobs(host, jobs, n_jobs, error);
+        return n_jobs == 1 ? compute_job(host, jobs, error) : compute_jobs(host, jobs, n_jobs, error);
     }
     if (n_begun < n_jobs) return eval_the_rest(host, jobs, n_jobs, error);
     for (size_t i = 0; i < n_jobs; i++) session_note_begun(jobs[i].session);
-    return DS4_OK;
-}
-
-/* Index of the largest logit, ties to the lower id. */
-static int32_t largest(const float *logits, size_t n)
-{
-    size_t best = 0;
-    for (size_t i = 1; i < n; i++)
-        if (logits[i] > logits[best]) best = i;
-    return (int32_t)best;
-}
-
-/* Drafts that the backend chooses: each goes through the block before the host has read it. */
-static enum ds4_status draft_there(struct session_host *host, const struct graph_rows *rows, size_t max,
-                                   int32_t *drafts, size_t *n, struct ds4_error *error)
-{
-    struct backend *b = host->backend;
-    const struct backend_step greedy = {.how = {.top_p = 1}};
-    bool known = true, good = true;
-    graph_begin_drafts(host->graph, rows, host->draft_streams);
-    b->ops->write(b, host->steps, &greedy, sizeof greedy);
-    for (size_t given = 0, had = 0; had < max && good;) {
-        struct backend_choice choice;
-        if (given < max && given - had < BACKEND_CHOICES) {
-            graph_draft(host->graph, host->steps, host->choices);
-            good = b->ops->post(b, &host->choices[given++ % BACKEND_CHOICES], sizeof choice);
-        } else {
-            good = b->ops->collect(b, &choice, sizeof choice);
-            had++;
-            known = known && good && choice.is_known;
-            if (known) drafts[(*n)++] = choice.id;
-        }
-    }
-    return good ? DS4_OK : b->ops->finish(b, error);
-}
-
-enum ds4_status ds4_session_draft(struct ds4_session *s, int32_t next, size_t max, int32_t *drafts, size_t *n,
-                                  struct ds4_error *error)
-{
-    struct session_host *host = s->host;
-    const float *last = s->tokens.n > 0 && !s->rows_to ? session_streams(s, s->tokens.n - 1) : NULL;
-    *n = 0;
-    if (!last || max == 0) return DS4_OK;
-    if (next < 0 || (uint32_t)next >= host->h->n_vocab)
-        return err_set(error, DS4_ERR_LIMIT, "token id %d; the vocabulary has %u", next, host->h->n_vocab);
-    uint32_t room = host->layout->rewind_max > 1 ? host->layout->rewind_max - 1 : 0;
-    if (max > room) max = room; /* draft rows must not push committed ones out of the ring */
-    if (max > SESSION_STREAMS - 1) max = SESSION_STREAMS - 1; /* so that all may be refused */
-    memcpy(host->draft_streams, last, (size_t)host->h->n_hc * host->h->n_embd * sizeof(float));
-    struct op_seq seq = {.tail_i = s->tail_i, .n_rows = 1};
-    int32_t token = next, pos = (int32_t)s->tokens.n - 1;
-    uint32_t zero = 0;
-    if (s->tokens.n + max > s->n_high) s->n_high = s->tokens.n + max; /* rows of the ring that are about to go */
-    struct graph_rows rows = {.tokens = &token, .pos = &pos, .seq_i = &zero, .seqs = &seq, .span_ids = host->span_ids,
-                              .n_rows = 1, .n_seqs = 1};
-    if (host->steps && graph_runs_ahead(host->graph)) return draft_there(host, &rows, max, drafts, n, error);
-    while (*n < max) {
-        TRY(graph_mtp(host->graph, &rows, host->draft_streams, NULL, error));
-        TRY(graph_mtp_logits(host->graph, &zero, 1, &host->draft_logits, error));
-        graph_read_streams(host->graph, true, 0, host->draft_streams);
-        token = drafts[(*n)++] = largest(host->draft_logits, host->h->n_vocab);
-        pos++;
-    }
     return DS4_OK;
 }

@@ -20,10 +20,10 @@ float *session_streams(const struct ds4_session *s, size_t pos)
     return s->streams + pos % SESSION_STREAMS * s->host->h->n_hc * s->host->h->n_embd;
 }
 
-uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool draft)
+uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool draft, uint32_t n_drafts)
 {
     return (uint64_t)ctx_tokens * sizeof(int32_t) + session_spans_for(ctx_tokens) * sizeof(uint32_t) +
-           (n_streams(h, draft) + (uint64_t)h->n_vocab) * sizeof(float) + sizeof(struct ds4_session);
+           (n_streams(h, draft) + (1 + (uint64_t)n_drafts) * h->n_vocab) * sizeof(float) + sizeof(struct ds4_session);
 }
 
 uint32_t session_ahead_max(uint32_t n_sessions_max, uint32_t chunk_tokens)
@@ -117,7 +117,8 @@ enum ds4_status session_create(struct session_host *host, struct ds4_session **o
     s->tokens.ids = mem_alloc(host->ctx_tokens, sizeof *s->tokens.ids);
     s->tokens.cap = host->ctx_tokens;
     s->spans = mem_alloc(session_spans_for(host->ctx_tokens), sizeof *s->spans);
-    s->logits = mem_alloc(host->h->n_vocab, sizeof *s->logits);
+    s->n_drafts = host->n_drafts;
+    s->logits = mem_alloc((1 + (size_t)host->n_drafts) * host->h->n_vocab, sizeof *s->logits);
     s->streams = host->draft ? mem_alloc(n_streams(host->h, true), sizeof *s->streams) : NULL;
     if (!s->tokens.ids || !s->spans || !s->logits || (host->draft && !s->streams)) {
         ds4_session_destroy(s);
@@ -150,10 +151,12 @@ enum ds4_status ds4_session_fork(struct ds4_session *from, struct ds4_session **
     struct session_host *host = from->host;
     struct ds4_session *s;
     session_take_out(from);
+    session_drop_past(from); /* nobody may write into a span that is shared */
     TRY(session_create(host, &s, error));
     memcpy(s->tokens.ids, from->tokens.ids, ds4_session_rows(from) * sizeof *s->tokens.ids);
     s->tokens.n = from->tokens.n;
     s->rows_to = from->rows_to;
+    s->n_drafts = from->n_drafts;
     for (uint32_t i = 0; i < from->n_spans; i++) {
         s->spans[i] = from->spans[i];
         pool_share_span(&host->pool, s->spans[i]);
@@ -189,10 +192,10 @@ const float *ds4_session_logits(const struct ds4_session *s)
 {
     struct backend *b = s->host->backend;
     if (s->has_logits && s->logits_there) { /* what is known stays the same: it is only here as well */
-        b->ops->read(b, s->logits, session_logits_now(s), s->host->h->n_vocab * sizeof *s->logits);
+        b->ops->read(b, s->logits, session_logits_now(s), s->host->h->n_vocab * sizeof *s->logits); /* logits_i: 0 */
         ((struct ds4_session *)(uintptr_t)s)->logits_there = false;
     }
-    return s->has_logits ? s->logits : NULL;
+    return s->has_logits ? s->logits + (size_t)s->logits_i * s->host->h->n_vocab : NULL;
 }
 
 enum ds4_status ds4_session_pick(struct ds4_session *s, struct ds4_sampler *sampler, const uint32_t *mask,
@@ -234,11 +237,18 @@ void session_remake_tail(struct ds4_session *s, size_t n)
     s->has_logits = false;
 }
 
+void session_drop_past(struct ds4_session *s)
+{
+    while (s->n_spans > session_spans_for(ds4_session_rows(s))) pool_drop_span(&s->host->pool, s->spans[--s->n_spans]);
+    s->n_drafted = 0;
+}
+
 void session_truncate(struct ds4_session *s, size_t n)
 {
     uint32_t keep = session_spans_for(n);
     session_take_out(s);
     s->rows_to = 0;
+    s->n_drafted = 0;
     while (s->n_spans > keep) pool_drop_span(&s->host->pool, s->spans[--s->n_spans]);
     if (n < s->tokens.n) s->has_logits = false;
     s->tokens.n = n;

@@ -15,7 +15,8 @@
 #include "graph/graph.h"
 #include "session/pool.h"
 
-#define SESSION_STREAMS 8u /* last tokens whose streams are kept: a pass may check one token and seven drafts */
+/* Last tokens whose streams are kept: those of a pass that checks a token and its drafts. */
+#define SESSION_STREAMS (1u + DS4_DRAFTS_MAX)
 
 /* One session of the steps that the backend has been given. */
 struct session_ahead_row {
@@ -59,6 +60,8 @@ struct session_host {
     struct backend_choice *choices; /* [BACKEND_CHOICES][n_ahead_max] of the backend */
     struct session_ahead ahead;
     float *draft_streams, *draft_logits; /* [n_hc][n_embd] and [n_vocab]; NULL without drafting */
+    uint32_t n_drafts;           /* most that a session may check with a token */
+    struct ds4_draft_figures figures;
 };
 
 struct ds4_session {
@@ -70,7 +73,10 @@ struct ds4_session {
     size_t n_high;               /* most tokens ever held since the tail was filled */
     size_t restored;             /* tokens at the last restore: the tail holds nothing older than it needs */
     size_t rows_to;              /* 0; or, while the tail is being made again: tokens whose compressed rows are there */
-    float *logits;               /* [n_vocab] */
+    float *logits;               /* [1 + n_drafts of the host][n_vocab] */
+    uint32_t logits_i;           /* the row of the last token */
+    uint32_t n_drafts;           /* most that are checked with a token */
+    uint32_t n_drafted;          /* tokens computed past the end: ids and logits follow the session's own */
     bool has_logits;
     bool logits_there;           /* they are in the backend's memory only; read when they are asked for */
     float *streams;              /* [SESSION_STREAMS][n_hc][n_embd], of position p in p % SESSION_STREAMS, for
@@ -84,7 +90,7 @@ void session_host_deinit(struct session_host *host);
 /* Sessions that may run ahead together. */
 uint32_t session_ahead_max(uint32_t n_sessions_max, uint32_t chunk_tokens);
 /* Bytes on the host side of one session (token list, logits, tables), for the plan. */
-uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool draft);
+uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool draft, uint32_t n_drafts);
 /* Place of the streams of a position; NULL when they are not known. */
 float *session_streams(const struct ds4_session *s, size_t pos);
 uint32_t session_spans_for(size_t n_tokens);
@@ -97,6 +103,8 @@ enum ds4_status session_create(struct session_host *host, struct ds4_session **o
                                struct ds4_error *error) DS4_MUST_CHECK;
 /* Makes the spans that the next `add` tokens write into present and private. */
 enum ds4_status session_own_spans(struct ds4_session *s, size_t add, struct ds4_error *error) DS4_MUST_CHECK;
+/* Forgets what was computed past the session's end, and gives its spans back. */
+void session_drop_past(struct ds4_session *s);
 /* Undoes what was given ahead: every session is as if nothing had been. Before anything but ds4_sessions_next and the
  * evaluation of its tokens uses the graph. */
 void session_take_back(struct session_host *host);
@@ -106,10 +114,27 @@ void session_take_back_but(struct session_host *host, const struct ds4_job *jobs
 void session_take_out(struct ds4_session *s);
 /* Waits for what was given ahead: before the host touches state where it lies. */
 void session_rest(struct session_host *host);
-/* True when the pass that the job asks for was given ahead. */
+/* True when the pass that the job asks for was given ahead, or is one over drafts. */
 bool session_has_begun(const struct ds4_job *job);
 /* The session has the token of the pass that was given ahead of it. */
 void session_note_begun(struct ds4_session *s);
+
+/* Drafts (draft.c). A pass over a token and its drafts is a job whose logits are the session's own rows of them. */
+static inline bool session_checks_drafts(const struct ds4_job *job) { return job->logits == job->session->logits; }
+/* What is to be checked with the job's token: into drafts [SESSION_STREAMS - 1]. *n = 0: nothing. */
+enum ds4_status session_guess(struct ds4_session *s, const struct ds4_job *job, int32_t *drafts, size_t *n,
+                              struct ds4_error *error) DS4_MUST_CHECK;
+/* The pass is done, and the session has its n drafts as tokens: now it has them past its end. */
+void session_note_pass(struct ds4_session *s, size_t n);
+/* True when the job's token is the first draft past the session's end; session_keep_draft makes it one of its own. */
+bool session_was_drafted(const struct ds4_job *job);
+void session_keep_draft(struct ds4_session *s);
+/* After a forward pass in which the job's rows begin at row_first, before its tokens are in the session: the draft
+ * block over them. And after: the streams of its last rows. */
+enum ds4_status session_feed_draft(const struct ds4_job *job, uint32_t row_first,
+                                   struct ds4_error *error) DS4_MUST_CHECK;
+void session_keep_streams(const struct ds4_job *job, uint32_t row_first);
+
 enum ds4_status session_eval(struct session_host *host, const struct ds4_job *jobs, size_t n_jobs,
                              struct ds4_error *error) DS4_MUST_CHECK;
 /* Most bytes that a tip takes. */

@@ -221,6 +221,7 @@ static void take_tip(struct ds4_session *s, const int32_t *tokens, size_t n_toke
     if (flags & TIP_LOGITS) memcpy(s->logits, tip + t.at, logits_bytes(host)), t.at += logits_bytes(host);
     s->has_logits = flags & TIP_LOGITS;
     s->logits_there = false;
+    s->logits_i = 0;
     memmove(s->tokens.ids, tokens, n_tokens * sizeof *tokens);
     s->tokens.n = s->n_high = s->restored = s->streams_from = n_tokens;
     if (!(flags & TIP_STREAMS) || !s->streams || n_tokens == 0) return;

@@ -4,7 +4,8 @@
  * (prefill), the last ones before each frontier one by one (decode). Tokens are pseudo-random text tokens: the time of
  * a forward pass depends on which experts they wake, but not on what they say. With --greedy the decoded ones are the
  * likeliest instead, as in an answer: then a GPU chooses them and does not wait for the host. With --together, copies
- * of the session go on beside it, each from a token of its own.
+ * of the session go on beside it, each from a token of its own. With --draft, the likeliest are decoded twice: plainly,
+ * and by a copy of the session that drafts.
  *
  * With --repeat, only the first tokens are computed. Copies of their rows (bytes of their own, so that caches hold no
  * more than in truth) stand for all that follow; decoding begins at the last multiple of 256 before each frontier. */
@@ -31,6 +32,7 @@ struct bench_flags {
 
 static const struct option rows[] = {
     MODEL_FLAG_ROWS(struct bench_flags, model),
+    MODEL_FLAG_ROWS_DRAFT(struct bench_flags, model),
     {.name = "first", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, first), .min = 1,
      .max = 4194304, .preset = "512", .help = "first frontier"},
     {.name = "growth", .value = "N", .type = OPTION_U32, .offset = offsetof(struct bench_flags, growth), .min = 2,
@@ -61,7 +63,9 @@ static const struct option rows[] = {
 static const struct options table = {
     .command = "bench", .summary = "speed at growing context", OPTIONS_ROWS(rows),
     .notes = "Frontiers go up to --ctx (default 4096). Columns: ctx in tokens, prefill and decode in tokens a\n"
-             "second (0: not measured, with --repeat), kv_bytes the state of the session.",
+             "second (0: not measured, with --repeat), kv_bytes the state of the session; with --draft, which\n"
+             "implies --greedy, the same answer once more with drafts: tokens a second, and tokens a pass of\n"
+             "N + 1 at most. After pseudo-random tokens guesses are right less often than in real text.",
 };
 
 /* What stands for the state of later tokens. */
@@ -81,8 +85,13 @@ struct bench {
     size_t n_tokens; /* in the session */
     struct ds4_next nexts[TOGETHER_MAX]; /* of decoding: session, then its copies, while there are any; a sampler of
                                             each, NULL where tokens are pseudo-random */
-    uint32_t n_together;
+    uint32_t n_together, n_drafts;
+    struct ds4_session *drafting; /* a copy of session that drafts, while it is wanted */
     struct stand_in stand_in;
+};
+
+struct speeds {
+    double prefill_tps, decode_tps, draft_tps, tokens_per_pass;
 };
 
 static int32_t next_token(struct bench *b)
@@ -108,13 +117,17 @@ static void end_copies(struct bench *b)
         ds4_session_destroy(b->nexts[i].session);
         b->nexts[i].session = NULL;
     }
+    ds4_session_destroy(b->drafting);
+    b->drafting = NULL;
 }
 
 static enum ds4_status make_copies(struct bench *b, struct ds4_error *error)
 {
     b->nexts[0].session = b->session;
     for (uint32_t i = 1; i < b->n_together; i++) TRY(ds4_session_fork(b->session, &b->nexts[i].session, error));
-    return DS4_OK;
+    if (!b->n_drafts) return DS4_OK;
+    TRY(ds4_session_fork(b->session, &b->drafting, error));
+    return ds4_session_set_drafts(b->drafting, b->n_drafts, error);
 }
 
 /* A token at a time, of all of them; all is computed when it returns. */
@@ -131,7 +144,7 @@ static enum ds4_status decode(struct bench *b, size_t n, struct ds4_error *error
         TRY(ds4_eval(b->engine, jobs, b->n_together, error));
         b->n_tokens++;
     }
-    if (greedy && n > 0) (void)ds4_session_logits(b->session); /* of a pass that may be under way */
+    if (greedy && n > 0) (void)ds4_session_logits(b->nexts[0].session); /* of a pass that may be under way */
     return DS4_OK;
 }
 
@@ -205,28 +218,44 @@ static enum ds4_status stand_in_use(struct bench *b, size_t n, struct ds4_error 
     return status;
 }
 
-static enum ds4_status measure(struct bench *b, size_t frontier, size_t n_decode, double *prefill_tps,
-                               double *decode_tps, struct ds4_error *error)
+/* The tokens that the session decoded, once more with drafts. */
+static enum ds4_status measure_drafts(struct bench *b, size_t n, struct speeds *out, struct ds4_error *error)
+{
+    struct ds4_draft_figures before, figures;
+    ds4_engine_draft_figures(b->engine, &before);
+    b->nexts[0].session = b->drafting;
+    uint64_t start_ns = clock_ns();
+    TRY(decode(b, n, error));
+    out->draft_tps = (double)n / (clock_seconds_since(start_ns) + 1e-9);
+    b->n_tokens -= n;
+    ds4_engine_draft_figures(b->engine, &figures);
+    uint64_t n_kept = figures.n_kept - before.n_kept;
+    out->tokens_per_pass = (double)n / (double)(n - n_kept);
+    return DS4_OK;
+}
+
+static enum ds4_status measure(struct bench *b, size_t frontier, size_t n_decode, struct speeds *out,
+                               struct ds4_error *error)
 {
     size_t before = b->n_tokens, span_tokens = ds4_state_layout(b->engine)->span_tokens;
     uint64_t start_ns = clock_ns();
     if (b->stand_in.n_spans) {
         TRY(stand_in_use(b, (frontier - n_decode) / span_tokens * span_tokens, error));
-        *prefill_tps = 0;
+        out->prefill_tps = 0;
     } else {
         TRY(prefill(b, frontier - n_decode, error));
-        *prefill_tps = (double)(b->n_tokens - before) / (clock_seconds_since(start_ns) + 1e-9);
+        out->prefill_tps = (double)(b->n_tokens - before) / (clock_seconds_since(start_ns) + 1e-9);
     }
     struct ds4_expert_figures figures_before, figures;
     TRY(make_copies(b, error));
     ds4_engine_expert_figures(b->engine, &figures_before);
     start_ns = clock_ns();
     TRY(decode(b, n_decode, error));
-    n_decode *= b->n_together;
-    *decode_tps = (double)n_decode / (clock_seconds_since(start_ns) + 1e-9);
-    end_copies(b);
+    out->decode_tps = (double)n_decode * b->n_together / (clock_seconds_since(start_ns) + 1e-9);
     ds4_engine_expert_figures(b->engine, &figures);
-    report_experts(&figures_before, &figures, n_decode, *decode_tps);
+    report_experts(&figures_before, &figures, n_decode * b->n_together, out->decode_tps);
+    if (b->drafting) TRY(measure_drafts(b, n_decode, out, error));
+    end_copies(b);
     return DS4_OK;
 }
 
@@ -269,17 +298,21 @@ static enum ds4_status report_kernels(struct bench *b, struct ds4_error *error)
 static enum ds4_status run_frontier(struct bench *b, const struct bench_flags *flags, size_t frontier, bool is_first,
                                     struct sink *out, struct ds4_error *error)
 {
-    double prefill_tps, decode_tps;
+    struct speeds s = {0};
     if (flags->kernels) TRY(ds4_engine_time_kernels(b->engine, true, error));
-    TRY(measure(b, frontier, flags->n_decode, &prefill_tps, &decode_tps, error));
+    TRY(measure(b, frontier, flags->n_decode, &s, error));
     if (flags->kernels) TRY(report_kernels(b, error));
     unsigned long long kv_bytes =
         b->info->state_bytes_fixed + b->info->state_bytes_per_token * (unsigned long long)b->n_tokens;
     if (flags->json)
-        sink_printf(out, "%s\n{\"ctx\":%zu,\"prefill_tps\":%.4g,\"decode_tps\":%.4g,\"kv_bytes\":%llu}",
-                    is_first ? "" : ",", b->n_tokens, prefill_tps, decode_tps, kv_bytes);
+        sink_printf(out, "%s\n{\"ctx\":%zu,\"prefill_tps\":%.4g,\"decode_tps\":%.4g,\"kv_bytes\":%llu",
+                    is_first ? "" : ",", b->n_tokens, s.prefill_tps, s.decode_tps, kv_bytes);
     else
-        sink_printf(out, "%zu,%.4g,%.4g,%llu\n", b->n_tokens, prefill_tps, decode_tps, kv_bytes);
+        sink_printf(out, "%zu,%.4g,%.4g,%llu", b->n_tokens, s.prefill_tps, s.decode_tps, kv_bytes);
+    if (b->n_drafts)
+        sink_printf(out, flags->json ? ",\"draft_tps\":%.4g,\"tokens_per_pass\":%.4g" : ",%.4g,%.4g", s.draft_tps,
+                    s.tokens_per_pass);
+    sink_put_text(out, flags->json ? "}" : "\n");
     return DS4_OK;
 }
 
@@ -302,7 +335,7 @@ static enum ds4_status run_frontiers(struct bench *b, const struct bench_flags *
         sink_printf(out, ",\"n_threads\":%u,\"chunk_tokens\":%u,\"rows\":[", b->info->n_threads,
                     b->info->chunk_tokens);
     } else {
-        sink_put_text(out, "ctx,prefill_tps,decode_tps,kv_bytes\n");
+        sink_printf(out, "ctx,prefill_tps,decode_tps,kv_bytes%s\n", b->n_drafts ? ",draft_tps,tokens_per_pass" : "");
     }
     if (flags->n_repeat) TRY(stand_in_make(b, flags->n_repeat, error));
     bool is_first = true;
@@ -317,7 +350,8 @@ static enum ds4_status run_frontiers(struct bench *b, const struct bench_flags *
 
 static enum ds4_status run_bench(struct ds4_engine *engine, const struct bench_flags *flags, struct ds4_error *error)
 {
-    struct bench b = {.engine = engine, .info = ds4_engine_info(engine), .rng = {1}, .n_together = flags->n_together};
+    struct bench b = {.engine = engine, .info = ds4_engine_info(engine), .rng = {1}, .n_together = flags->n_together,
+                      .n_drafts = flags->model.n_drafts};
     struct sink out;
     enum ds4_status status, close_status = DS4_OK;
     bool is_open = false;
@@ -326,7 +360,8 @@ static enum ds4_status run_bench(struct ds4_engine *engine, const struct bench_f
     struct ds4_sampling greedy = ds4_sampling_default();
     greedy.temperature = 0;
     TRY_GOTO(ds4_session_create(engine, &b.session, error), out);
-    for (uint32_t i = 0; i < b.n_together && flags->greedy; i++)
+    TRY_GOTO(ds4_session_set_drafts(b.session, 0, error), out);
+    for (uint32_t i = 0; i < b.n_together && (flags->greedy || b.n_drafts); i++)
         TRY_GOTO(ds4_sampler_create(engine, &greedy, &b.nexts[i].sampler, error), out);
     TRY_GOTO(sink_open(&out, "-", error), out);
     is_open = true;
@@ -356,6 +391,12 @@ int cmd_bench(int argc, char **argv)
     options.chunk_tokens = flags.chunk_tokens;
     options.made_up_seed = flags.made_up_seed;
     options.n_sessions_max = flags.n_together;
+    if (options.n_drafts && flags.n_together > 1) {
+        status = err_set(&error, DS4_ERR_FORMAT, "--draft and --together exclude each other: who decodes with others "
+                         "does not draft");
+        goto out;
+    }
+    if (options.n_drafts) options.n_sessions_max = 2;
     TRY_GOTO(model_flags_open(&options, &engine, &error), out);
     status = run_bench(engine, &flags, &error);
 out:

@@ -28,6 +28,7 @@ struct plan_flags {
 
 static const struct option rows[] = {
     MODEL_FLAG_ROWS(struct plan_flags, model),
+    MODEL_FLAG_ROWS_DRAFT(struct plan_flags, model),
     {.name = "sessions", .value = "N", .type = OPTION_U32, .offset = offsetof(struct plan_flags, n_sessions),
      .min = 1, .max = 256, .preset = "1", .help = "conversations held at the same time"},
     {.name = "no-probe", .type = OPTION_FLAG, .offset = offsetof(struct plan_flags, no_probe),

@@ -327,6 +327,14 @@ def test_bench_measures_each_frontier(model):
     greedy = ["bench", "-m", model, "--first", "64", "--ctx", "64", "-n", "8", "--greedy"]
     for together in [[], ["--together", "3"]]:
         assert re.fullmatch(r"ctx,.*\n64,[\d.e+]+,[\d.e+]+,\d+\n", ds4(*greedy, *together).stdout.decode())
+    for json_too in [], ["--json"]:
+        got = ds4("bench", "-m", TRAINED, "--first", "64", "--ctx", "128", "--draft", "2", *json_too).stdout.decode()
+        rows = json.loads(got)["rows"] if json_too else list(csv.DictReader(io.StringIO(got)))
+        assert [int(r["ctx"]) for r in rows] == [64, 128]
+        assert all(float(r["draft_tps"]) > 0 and 1 <= float(r["tokens_per_pass"]) <= 3 for r in rows)
+        assert max(float(r["tokens_per_pass"]) for r in rows) > 1
+    result = ds4("bench", "-m", TRAINED, "--draft", "1", "--together", "2")
+    assert result.returncode == 1 and b"exclude each other" in result.stderr
     result = ds4("bench", "-m", model, "--first", "512", "--ctx", "256")
     assert result.returncode == 1 and b"512" in result.stderr and b"256" in result.stderr
 
@@ -368,6 +376,33 @@ def test_greedy_and_seeded_answers_repeat(model):
     assert seeds[0] == seeds[1] != seeds[2]
     assert len({answer(model, "-p", "Tell me", "--no-think") for _ in range(4)}) > 1
     assert answer(model, "-p", "Tell me", "--no-think", "--top-k", "1", "--seed", "9") == answer(model, *greedy)
+
+
+def test_drafts_change_no_answer_and_need_a_draft_block(tmp_path):
+    for how in (["--temp", "0"], ["--seed", "7"]):
+        told = ["-p", "Tell me a story.", "--no-think", "-n", "100", *how]
+        plain = ds4("run", "-m", TRAINED, *told)
+        assert plain.returncode == 0 and b"drafts" not in plain.stderr
+        for n in ("1", "3"):
+            result = ds4("run", "-m", TRAINED, *told, "--draft", n)
+            assert result.stdout == plain.stdout != b""
+            kept, per_pass = re.search(rb"; (\d+)% of drafts kept, ([\d.]+) tokens a pass;", result.stderr).groups()
+            assert 0 < int(kept) < 100 and 1 < float(per_pass) < 1 + int(n)
+    files = {}
+    for part in ("trunk", "mtp"):
+        files[part] = str(tmp_path / part)
+        ds4("fixture", "random", "--part", part, "-o", files[part])
+    for command in (["run", "-p", "x"], ["bench"], ["serve", "--port", "0"], ["plan", "--no-probe"]):
+        result = ds4(*command, "-m", files["trunk"], "--draft", "1")
+        assert result.returncode == 1 and result.stdout == b""
+        last = result.stderr.splitlines()[-1]
+        assert f"{files['trunk']} has no draft block (tensors mtp.0.*)".encode() in last
+        result = ds4(*command, "-m", files["trunk"], "--mtp", files["mtp"])
+        assert result.returncode == 1 and b"--draft" in result.stderr.splitlines()[-1]
+    both = ["-m", files["trunk"], "--mtp", files["mtp"], "--draft", "2"]
+    plain = ["-p", "x", "--temp", "0", "-n", "20"]
+    assert answer(files["trunk"], *plain) == ds4("run", *both, *plain).stdout
+    assert ds4("plan", "--no-probe", *both).returncode == 0
 
 
 def test_the_prompt_may_come_from_a_file_or_a_pipe(model, tmp_path):

@@ -1,6 +1,7 @@
 """Answers of `ds4 serve` that have a form: response_format on the scripted engine, which knows nothing of it and says
 something else, so that what conforms is the grammar's work."""
 
+import concurrent.futures
 import json
 
 from test_serve import TOOLS, TrainedServer, start, user  # noqa: F401
@@ -129,3 +130,23 @@ def test_a_forced_call_of_the_trained_model_names_the_tool_and_satisfies_its_sch
     for name, arguments in calls:
         assert name in ("forecast", "other") and isinstance(arguments["city"], str)
         assert set(arguments) <= {"city", "days"} and isinstance(arguments.get("days", 1), int)
+
+
+def test_a_server_that_drafts_answers_as_one_that_does_not():
+    asked = [dict(messages=user("Tell me a story."), temperature=0), dict(messages=user("Tell me a story."), seed=7),
+             dict(messages=user("What is 3 + 4?"), seed=8, response_format=FORMAT)]
+    answers = []
+    for options in ((), ("--draft", "2")):
+        server = TrainedServer("--ctx", "4096", *options)
+        said = []
+        for body in asked + asked[:1]:
+            status, reply = server.post("/v1/chat/completions", max_tokens=100, thinking={"type": "disabled"}, **body)
+            assert status == 200, reply
+            said.append(reply["choices"][0]["message"]["content"])
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:  # decoded together
+            ask = [pool.submit(server.post, "/v1/chat/completions", max_tokens=100, thinking={"type": "disabled"},
+                               **body) for body in asked]
+            said += [a.result()[1]["choices"][0]["message"]["content"] for a in ask]
+        assert server.stop()[0] == 0
+        answers.append(said)
+    assert answers[0] == answers[1] and answers[0][:3] == answers[0][4:]

@@ -21,12 +21,18 @@ static void prompt(int32_t ids[N_PROMPT])
     for (int32_t i = 0; i < N_PROMPT; i++) ids[i] = 3 + i * 7 % 400;
 }
 
-static struct ds4_engine *open_engine(void) { return model_open(model_small(), options_for(NULL)); }
+static struct ds4_engine *open_engine(uint32_t n_drafts)
+{
+    struct ds4_engine_options options = options_for(NULL);
+    options.n_drafts = n_drafts;
+    return model_open(model_small(), options);
+}
 
 static enum ds4_status open_and_close(void *path, struct ds4_error *error)
 {
     struct ds4_engine_options options = options_for(path);
     struct ds4_engine *engine;
+    options.n_drafts = 2;
     TRY(ds4_engine_open(&options, &engine, error));
     ds4_engine_close(engine);
     return DS4_OK;
@@ -92,9 +98,11 @@ static enum ds4_status live_once(void *engine, struct ds4_error *error)
 
 TEST(a_session_survives_every_failed_allocation)
 {
-    struct ds4_engine *engine = open_engine();
-    assert_in_range(alloc_fail_loop("session", live_once, engine, 1), 5, 100000);
-    ds4_engine_close(engine);
+    for (uint32_t n_drafts = 0; n_drafts <= 2; n_drafts += 2) {
+        struct ds4_engine *engine = open_engine(n_drafts);
+        assert_in_range(alloc_fail_loop("session", live_once, engine, 1), 5, 100000);
+        ds4_engine_close(engine);
+    }
 }
 
 /* Logits after the prompt, in a new session. */
@@ -118,7 +126,7 @@ static bool deny(void *user, uint64_t number)
 
 TEST(a_failed_step_never_changes_a_later_answer)
 {
-    struct ds4_engine *engine = open_engine();
+    struct ds4_engine *engine = open_engine(0);
     size_t bytes = ds4_engine_info(engine)->n_vocab * sizeof(float);
     float *wanted = mem_alloc(bytes, 1), *got = mem_alloc(bytes, 1);
     logits_of_prompt(engine, wanted);
@@ -137,9 +145,9 @@ TEST(a_failed_step_never_changes_a_later_answer)
     ds4_engine_close(engine);
 }
 
-TEST(a_token_allocates_nothing_after_warm_up)
+static void count_allocations(uint32_t n_drafts)
 {
-    struct ds4_engine *engine = open_engine();
+    struct ds4_engine *engine = open_engine(n_drafts);
     struct ds4_session *session;
     struct ds4_sampler *sampler;
     struct ds4_error error = {0};
@@ -161,6 +169,12 @@ TEST(a_token_allocates_nothing_after_warm_up)
     ds4_sampler_destroy(sampler);
     ds4_session_destroy(session);
     ds4_engine_close(engine);
+}
+
+TEST(a_token_allocates_nothing_after_warm_up)
+{
+    count_allocations(0);
+    count_allocations(2);
 }
 
 int main(void)

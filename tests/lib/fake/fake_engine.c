@@ -408,6 +408,18 @@ enum ds4_status ds4_session_draft(struct ds4_session *session, int32_t next, siz
     return DS4_OK;
 }
 
+enum ds4_status ds4_session_set_drafts(struct ds4_session *session, uint32_t n, struct ds4_error *error)
+{
+    (void)session;
+    return n ? err_set(error, DS4_ERR_LIMIT, "%u drafts", n) : DS4_OK;
+}
+
+void ds4_engine_draft_figures(const struct ds4_engine *engine, struct ds4_draft_figures *out)
+{
+    (void)engine;
+    *out = (struct ds4_draft_figures){0};
+}
+
 /* ---- state: a tip is the number of tokens (u64), their hash (u32), whether there are logits (u32), XXH3-64 ---- */
 
 size_t ds4_session_spans(const struct ds4_session *s)
