@@ -96,6 +96,8 @@ struct ds4_engine_options {
     uint32_t n_threads;           /* 0 = one a core */
     uint32_t chunk_tokens;        /* most rows in one forward pass; 0 = 512 */
     uint64_t device_memory_bytes; /* most to use of the memory of a GPU; 0 = what is free there, if it has its own */
+    const char *launch;           /* how kernels follow each other on a GPU: "plain", or "early": each is launched while
+                                     the one before runs (CUDA, compute capability 9.0 and newer); NULL = plain */
     uint64_t memory_budget_bytes; /* refuse to plan above this; 0 = memory of the machine (or of its cgroup) */
     bool vocab_only;              /* metadata and tokenizer, no tensors, no sessions */
     bool ideal;                   /* no FP8/FP4 rounding of state (for comparison with oracles; state kept in F32) */

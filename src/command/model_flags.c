@@ -92,6 +92,7 @@ enum ds4_status model_flags_options(struct model_flags *flags, struct ds4_engine
         .n_threads = flags->n_threads, .expert_cache_bytes = cache_bytes, .paranoid = flags->paranoid,
         .mtp_path = flags->mtp, .n_drafts = flags->n_drafts,
         .memory_budget_bytes = flags->memory_bytes, .device_memory_bytes = flags->device_memory_bytes,
+        .launch = flags->launch,
     };
     return DS4_OK;
 }

@@ -11,7 +11,7 @@ struct model_flags {
     const char *model, *backend;
     uint32_t ctx_tokens, n_threads;
     uint64_t memory_bytes, device_memory_bytes;
-    const char *expert_cache;
+    const char *expert_cache, *launch;
     bool paranoid;
     const char *mtp;       /* of commands that write answers, as n_drafts */
     uint32_t n_drafts;
@@ -22,6 +22,10 @@ struct model_flags {
 #define MODEL_FLAG_ROW_FILE(values, field) \
     {.letter = 'm', .name = "model", .value = "FILE", .type = OPTION_TEXT, .offset = offsetof(values, field.model), \
      .help = "GGUF file of the model; without it the one that comes with the program"}
+#define MODEL_FLAG_ROW_LAUNCH(values, field) \
+    {.name = "launch", .value = "plain|early", .type = OPTION_TEXT, .offset = offsetof(values, field.launch), \
+     .help = "early: kernels of a CUDA device (9.0 and newer) are launched while the one before runs; " \
+             "tried on no GPU yet"}
 #define MODEL_FLAG_ROWS(values, field) \
     MODEL_FLAG_ROW_FILE(values, field), \
     {.name = "ctx", .value = "N", .type = OPTION_U32, .offset = offsetof(values, field.ctx_tokens), \
@@ -36,6 +40,7 @@ struct model_flags {
     {.name = "device-memory", .value = "BYTES", .type = OPTION_BYTES, \
      .offset = offsetof(values, field.device_memory_bytes), \
      .help = "most to use of a GPU's memory; weights that do not fit are read from the machine's; 0 = what is free"}, \
+    MODEL_FLAG_ROW_LAUNCH(values, field), \
     {.name = "expert-cache", .value = "BYTES|auto|off", .type = OPTION_TEXT, \
      .offset = offsetof(values, field.expert_cache), \
      .help = "read experts from disk as needed and keep so many bytes of them (8GB); auto: what there is room for"}, \

@@ -427,6 +427,17 @@ static enum ds4_status settle_device(uint64_t asked_bytes, struct engine_setting
     return DS4_OK;
 }
 
+static enum ds4_status settle_launch(const char *name, struct engine_settings *out, struct ds4_error *error)
+{
+    if (!name || strcmp(name, "plain") == 0) return DS4_OK;
+    if (strcmp(name, "early") != 0)
+        return err_set(error, DS4_ERR_FORMAT, "--launch %.32s: plain or early", name);
+    if (out->gpu_host && !open_device(out->gpu_host, out)) return DS4_OK; /* creating the backend says so */
+    if (out->gpu_host && out->gpu_host->launch && out->gpu_host->launch(out->device, GPU_LAUNCH_EARLY)) return DS4_OK;
+    return err_set(error, DS4_ERR_UNSUPPORTED, "--launch %s is for CUDA devices of compute capability 9.0 and newer",
+                   name);
+}
+
 enum ds4_status engine_settle(const struct ds4_engine_options *options, const struct hparams *h, bool has_mtp,
                               struct engine_settings *out, struct ds4_error *error)
 {
@@ -440,6 +451,7 @@ enum ds4_status engine_settle(const struct ds4_engine_options *options, const st
                        options->mtp_path ? options->mtp_path : options->model_path);
     TRY(choose_backend(options->backend, out, error));
     TRY(settle_device(options->device_memory_bytes, out, error));
+    TRY(settle_launch(options->launch, out, error));
     bool exact = options->ideal || out->backend_ops == &backend_ref_ops;
     out->row_format = exact ? OP_ROW_F32 : OP_ROW_PACKED;
     uint32_t fallback = h->ctx_train < ENGINE_CTX_DEFAULT ? h->ctx_train : ENGINE_CTX_DEFAULT;

@@ -2,6 +2,8 @@
 #include <string.h>
 
 #include "gpu/cuda_kernels.h"
+
+#define K_EXPORTED(name) static ::registration name##_registration(#name, name, name##_max_threads);
 #include "gpu/prelude/cuda.h"
 
 namespace {
@@ -21,7 +23,6 @@ struct registration {
 };
 }
 
-#define EXPORT(name) static ::registration name##_registration(#name, name, name##_max_threads);
 namespace k {
 #include "gpu/kernels/all.k"
 }
@@ -36,3 +37,6 @@ extern "C" const struct cuda_kernel *cuda_kernel_find(const char *name)
 #define TEXT_OF(n) #n
 #define TEXT(n) TEXT_OF(n)
 extern "C" const char cuda_kernels_compiler[] = "nvcc " TEXT(__CUDACC_VER_MAJOR__) "." TEXT(__CUDACC_VER_MINOR__);
+
+static const int archs[] = {__CUDA_ARCH_LIST__}; /* ascending */
+extern "C" const int cuda_kernels_arch = archs[0];

@@ -18,6 +18,7 @@ struct cuda_kernel {
 };
 const struct cuda_kernel *cuda_kernel_find(const char *name); /* NULL: there is none */
 extern const char cuda_kernels_compiler[];                    /* for a report: its name and version */
+extern const int cuda_kernels_arch; /* the oldest architecture that they were compiled for, as __CUDA_ARCH__ has it */
 
 #ifdef __cplusplus
 }

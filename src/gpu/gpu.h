@@ -17,6 +17,10 @@ extern "C" {
 
 #define GPU_REFS_MAX 30 /* buffers of a dispatch; the record is one more */
 
+/* How a kernel follows the one before it in a list: it begins when that one has ended, or with GPU_LAUNCH_EARLY is on
+ * the device by then and waits there. */
+enum { GPU_LAUNCH_PLAIN = 0, GPU_LAUNCH_EARLY = 1 };
+
 #define GPU_POSTS_MAX 4
 #define GPU_POST_BYTES 512
 
@@ -44,6 +48,9 @@ struct gpu_host {
     void (*close)(struct gpu *g);
     const char *(*error)(const struct gpu *g); /* of the first failure */
     void (*info)(const struct gpu *g, struct gpu_info *out);
+
+    /* GPU_LAUNCH_PLAIN to begin with. False: the device cannot. NULL: there is no other. */
+    bool (*launch)(struct gpu *g, unsigned how);
 
     /* Zero-filled memory of the device; the host has its bytes by read and write. */
     struct gpu_buffer *(*alloc)(struct gpu *g, uint64_t bytes);

@@ -5,6 +5,10 @@
  * behind a list's back and the driver refuses what does not fit. Weights are copied to the device once; where they do
  * not fit, or the device reads pageable memory as fast, they stay where they are.
  *
+ * Launched early (`--launch early`), a kernel is on the device while the one before runs, and waits there for its end
+ * (k_begin of prelude/cuda.h), so that its launch costs no time of its own. The first of a list never is: what came
+ * before may be a copy or an event.
+ *
  * What crosses the bus goes through pinned memory, in order with the dispatches of a stream: copies of other memory
  * may return before its bytes have arrived, and a stream of ours does not wait for those. */
 #ifdef DS4_GPU_CUDA
@@ -66,6 +70,7 @@ struct gpu {
     struct replay replays[REPLAYS_MAX];
     uint64_t clock;
     double seconds;
+    bool early;
     cudaStream_t copies;
     struct ring moves, sends; /* on stream and on copies */
     cudaEvent_t marks[MARKS_MAX], arrived;
@@ -194,6 +199,14 @@ static void cuda_info(const struct gpu *g, struct gpu_info *out)
     out->buffer_bytes_max = UINT64_MAX;
 }
 
+/* Kernels of older architectures do not wait. */
+static bool cuda_launch(struct gpu *g, unsigned how)
+{
+    if (how == GPU_LAUNCH_EARLY && (g->device_properties.major < 9 || cuda_kernels_arch < 900)) return false;
+    g->early = how == GPU_LAUNCH_EARLY;
+    return true;
+}
+
 static struct gpu_buffer *make_buffer(struct gpu *g, void *ptr, uint64_t bytes, bool owned, bool registered)
 {
     struct gpu_buffer *buffer = mem_zalloc(1, sizeof *buffer);
@@ -318,13 +331,16 @@ static void *cuda_address(const struct gpu_buffer *buffer) { return buffer->ptr;
 
 static bool launch_all(struct gpu *g)
 {
+    cudaLaunchAttribute early = {.id = cudaLaunchAttributeProgrammaticStreamSerialization};
+    early.val.programmaticStreamSerializationAllowed = 1;
     for (int i = 0; i < g->n; i++) {
         struct launch *l = &g->launches[i];
         void *args[GPU_REFS_MAX + 1] = {l->record};
         for (int k = 0; k < l->n_refs; k++) args[k + 1] = &l->refs[k];
-        const dim3 grid = {l->grid[0], l->grid[1], l->grid[2]}, threads = {l->n_threads, 1, 1};
-        if (!cuda_ok(g, cudaLaunchKernel(l->kernel->fn, grid, threads, args, 0, g->stream), l->kernel->name))
-            return false;
+        const cudaLaunchConfig_t config = {.gridDim = {l->grid[0], l->grid[1], l->grid[2]},
+                                           .blockDim = {l->n_threads, 1, 1}, .stream = g->stream, .attrs = &early,
+                                           .numAttrs = g->early && i > 0};
+        if (!cuda_ok(g, cudaLaunchKernelExC(&config, l->kernel->fn, args), l->kernel->name)) return false;
     }
     return true;
 }
@@ -508,6 +524,7 @@ static double cuda_seconds(const struct gpu *g) { return g->seconds; }
 
 const struct gpu_host gpu_host_cuda = {
     .name = "cuda", .open = cuda_open, .close = cuda_close, .error = cuda_error_text, .info = cuda_info,
+    .launch = cuda_launch,
     .alloc = cuda_alloc, .wrap = cuda_wrap, .is_copy = cuda_is_copy, .free = cuda_free, .address = cuda_address,
     .write = cuda_write, .read = cuda_read, .copy = cuda_copy, .prepare_sends = cuda_prepare_sends, .mark = cuda_mark,
     .send = cuda_send, .arrive = cuda_arrive, .post = cuda_post, .collect = cuda_collect, .pipe = cuda_pipe,

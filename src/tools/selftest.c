@@ -31,6 +31,7 @@ static const struct option rows[] = {
     MODEL_FLAG_ROW_FILE(struct selftest_flags, model),
     {.name = "backend", .value = "NAME", .type = OPTION_TEXT, .offset = offsetof(struct selftest_flags, model.backend),
      .help = "only this one: cpu, cuda, metal, emu (an emulated GPU: no times, and small shapes only)"},
+    MODEL_FLAG_ROW_LAUNCH(struct selftest_flags, model),
     {.letter = 't', .name = "threads", .value = "N", .type = OPTION_U32,
      .offset = offsetof(struct selftest_flags, model.n_threads), .max = 1024,
      .help = "threads for the reference, and the CPU; 0 = one a core"},
@@ -60,10 +61,12 @@ static bool model_logits(const struct selftest_flags *flags, const char *backend
                          struct ds4_error *error)
 {
     struct ds4_engine_options options = {.model_path = flags->model.path, .backend = backend, .ctx_tokens = 256,
-                                         .chunk_tokens = TOKENS, .n_threads = flags->model.n_threads};
+                                         .chunk_tokens = TOKENS, .n_threads = flags->model.n_threads,
+                                         .launch = flags->model.launch};
     struct ds4_engine *e = NULL;
     struct ds4_session *s = NULL;
     int32_t tokens[TOKENS];
+    if (strcmp(backend, "cpu") == 0 || strcmp(backend, "ref") == 0) options.launch = NULL;
     bool good = ds4_engine_open(&options, &e, error) == DS4_OK && ds4_session_create(e, &s, error) == DS4_OK;
     *n_vocab = good ? ds4_engine_info(e)->n_vocab : 1;
     *logits = mem_alloc((size_t)TOKENS * *n_vocab, sizeof **logits);

@@ -7,9 +7,10 @@ import pytest
 
 STAND_INS = ("bin/nvcc", "bin/cuobjdump", "bin/make", "bin/nvidia-smi", "bin/compute-sanitizer", "bin/ncu", "ds4",
              "scripts/setup", "scripts/gpu-static", "other/ds4-bench")
-STEPS = ["device", "compiler", "packages", "build", "selftest", "text as on the CPU", "sanitizer memcheck",
-         "sanitizer racecheck", "sanitizer synccheck", "fixture flash-shape.gguf", "plan", "plan, as JSON",
-         "decode and prefill", "decode, chosen ahead", "eight together, ahead", "long context", "prefill, large chunks",
+STEPS = ["device", "compiler", "packages", "build", "selftest", "text as on the CPU", "early launch, the same",
+         "selftest, early launch", "sanitizer memcheck", "sanitizer racecheck", "sanitizer synccheck",
+         "fixture flash-shape.gguf", "plan", "plan, as JSON", "decode and prefill", "decode, chosen ahead",
+         "eight together, ahead", "early launch, ahead", "long context", "early launch, long", "prefill, large chunks",
          "time of kernels", "static floor", "kernels, long context", "hardware counters"]
 
 
@@ -123,9 +124,13 @@ case "$1 ${*: -1}" in
     "plan --json") echo '{"x":1,"weight_bytes_per_token":8000000000,"fits":true}' ;;
     "bench 32") echo ctx,prefill_tps,decode_tps,kv_bytes; printf '%s\\n' 64,1000,250,1 2048,3,200,1 ;;
     "bench 2048") echo ctx,prefill_tps,decode_tps,kv_bytes; printf '%s\\n' 1824,0,190,1 65312,0,171,1 ;;
+    "bench --greedy") echo ctx,prefill_tps,decode_tps,kv_bytes; echo 2048,1000,200,1 ;;
+    "bench early") echo ctx,prefill_tps,decode_tps,kv_bytes; printf '%s\\n' 2048,1000,250,1 65312,0,180,1 ;;
 esac
 """)
     done, _ = bench(place)
+    assert "early launch, chosen ahead, at 2048: 250.0 tokens/s, 1.250 times plain" in done.stdout
+    assert "early launch at 65312: 180.0 tokens/s, 1.053 times plain" in done.stdout
     assert "decode at 64: 250.0 tokens/s, 50% of the streaming rate" in done.stdout
     assert "decode at 64k: 90% of that at 2k" in done.stdout
 

@@ -21,6 +21,10 @@ static bool execute(const struct pretend_launch *launch, char *error, size_t err
         (void)snprintf(error, error_size, "%s: no such kernel, or of other parameters", launch->name);
         return false;
     }
+    if (launch->early && !ptx_waits(kernel)) {
+        (void)snprintf(error, error_size, "%s: launched early, and does not wait for the kernel before", launch->name);
+        return false;
+    }
     for (int i = 1; i < launch->n_params; i++) {
         struct pretend_span span;
         uint8_t *at;

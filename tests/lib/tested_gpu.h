@@ -11,6 +11,7 @@
 #include "pretend_cuda.h"
 
 #define TESTED_GPU "cuda"
+#define TESTED_LAUNCH "early"
 #define tested_host gpu_host_cuda
 
 static struct pretend_counts tested_sums_;
@@ -51,6 +52,7 @@ static inline void tested_own_memory(bool on)
 static inline void tested_as_ever(void) { tested_own_memory(true); }
 #else
 #define TESTED_GPU "emu"
+#define TESTED_LAUNCH "plain"
 #define tested_host gpu_host_emu
 #define tested_digest emu_dispatch_digest
 #define tested_n_rests emu_n_rests

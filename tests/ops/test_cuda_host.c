@@ -143,7 +143,7 @@ static bool make_buffers(struct adding *t, const float *weights)
 }
 
 /* False: a call failed, and the host said so. */
-static bool do_all(const float *weights)
+static bool do_all_as(const float *weights, unsigned how)
 {
     const struct gpu_host *h = &gpu_host_cuda;
     struct adding t = {0};
@@ -154,6 +154,7 @@ static bool do_all(const float *weights)
         assert_true(strlen(why) > 8);
         return false;
     }
+    assert_true(h->launch(t.g, how));
     bool good = make_buffers(&t, weights) && move_long(&t) && add_in_turn(&t, weights, &last);
     if (good) assert_true(last >= 2 * (8 + 20 + weights[0]) && last <= 2 * (8 + 20 + weights[0]));
     else assert_true(strlen(h->error(t.g)) > 8);
@@ -161,6 +162,8 @@ static bool do_all(const float *weights)
     h->close(t.g);
     return good;
 }
+
+static bool do_all(const float *weights) { return do_all_as(weights, GPU_LAUNCH_PLAIN); }
 
 static float *make_weights(void)
 {
@@ -183,6 +186,27 @@ TEST(lists_copies_sends_and_posts_are_in_order_on_every_device_in_every_order)
     }
     be(PRETEND_NONE, PRETEND_EARLY, 0);
     assert_false(do_all(weights));
+    mem_unmap(weights, FAR);
+}
+
+/* In a list all but the first, whatever came before it, and whether the list is replayed. */
+TEST(kernels_are_launched_early_where_they_follow_a_kernel_and_where_that_was_asked_for)
+{
+    float *weights = make_weights();
+    for (enum pretend_order order = 0; order < PRETEND_ORDERS; order++) {
+        be(PRETEND_DISCRETE, order, 0);
+        if (!do_all_as(weights, GPU_LAUNCH_EARLY)) fail_msg("%s", pretend_cuda_report());
+        struct pretend_counts counts = pretend_cuda_counts();
+        assert_true(counts.n_replayed > 0);
+        assert_int_equal(counts.n_early, counts.n_launches - counts.n_lists);
+        assert_true(counts.n_early > 4);
+        assert_clean();
+        be(PRETEND_DISCRETE, order, 0);
+        assert_true(do_all(weights));
+        counts = pretend_cuda_counts();
+        assert_true(counts.n_early == 0 && counts.n_launches > 8);
+        assert_clean();
+    }
     mem_unmap(weights, FAR);
 }
 
@@ -212,9 +236,10 @@ static struct ds4_engine_options options_for_cuda(void)
 }
 
 /* An engine from opening to two tokens, and its logits after them. */
-static bool run_engine(float *logits, struct ds4_error *error)
+static bool run_engine_as(const char *launch, float *logits, struct ds4_error *error)
 {
     struct ds4_engine_options options = options_for_cuda();
+    options.launch = launch;
     struct ds4_engine *e = NULL;
     struct ds4_session *s = NULL;
     int32_t tokens[2] = {3, 4};
@@ -228,6 +253,8 @@ static bool run_engine(float *logits, struct ds4_error *error)
     if (e) ds4_engine_close(e);
     return good;
 }
+
+static bool run_engine(float *logits, struct ds4_error *error) { return run_engine_as(NULL, logits, error); }
 
 TEST(an_engine_whose_device_fails_says_so_and_leaves_nothing)
 {
@@ -297,6 +324,38 @@ TEST(a_span_and_a_tail_are_fetched_in_one_copy_each_and_nothing_for_a_token)
     assert_clean();
 }
 
+TEST(an_engine_launches_early_when_it_is_told_to_and_the_device_can)
+{
+    struct ds4_error error = {0};
+    float got[N_VOCAB], want[N_VOCAB];
+    be(PRETEND_DISCRETE, PRETEND_RANDOM, 0);
+    if (!run_engine_as("plain", want, &error)) fail_msg("%s", error.message);
+    assert_true(pretend_cuda_counts().n_early == 0);
+    assert_clean();
+    be(PRETEND_DISCRETE, PRETEND_RANDOM, 0);
+    if (!run_engine_as("early", got, &error)) fail_msg("%s", error.message);
+    struct pretend_counts counts = pretend_cuda_counts();
+    assert_true(counts.n_early > counts.n_launches / 2);
+    assert_memory_equal(got, want, sizeof want);
+    assert_clean();
+    pretend_cuda(&(struct pretend_options){.kind = PRETEND_DISCRETE, .major = 8});
+    assert_false(run_engine_as("early", got, &error));
+    assert_non_null(strstr(error.message, "compute capability 9.0"));
+    assert_clean();
+    be(PRETEND_NONE, PRETEND_EARLY, 0);
+    error = (struct ds4_error){0};
+    assert_false(run_engine_as("early", got, &error));
+    if (!strstr(error.message, "no CUDA-capable device")) fail_msg("%s", error.message);
+    error = (struct ds4_error){0};
+    assert_false(run_engine_as("late", got, &error));
+    assert_non_null(strstr(error.message, "--launch late: plain or early"));
+    struct ds4_engine_options options = options_for_cuda();
+    struct ds4_engine *e = NULL;
+    options.launch = "early";
+    options.backend = "cpu";
+    assert_int_equal(ds4_engine_open(&options, &e, &error), DS4_ERR_UNSUPPORTED);
+}
+
 /* The pretend runtime by itself. */
 struct bare {
     cudaStream_t s, other;
@@ -327,15 +386,47 @@ static void end_bare(struct bare *t)
     assert_clean();
 }
 
-static cudaError_t launch_add(cudaStream_t s, void *a, void *b)
+static cudaError_t launch_add_as(cudaStream_t s, void *a, void *b, cudaLaunchAttributeID id, bool early)
 {
     struct elements_record record = {.n = N};
     void *args[3] = {&record, &a, &b};
-    cudaError_t status = cudaLaunchKernel(cuda_kernel_find("add"), (dim3){1, 1, 1}, (dim3){256, 1, 1}, args, 0, s);
+    cudaLaunchAttribute attribute = {.id = id, .val.programmaticStreamSerializationAllowed = 1};
+    const cudaLaunchConfig_t config = {.gridDim = {1, 1, 1}, .blockDim = {256, 1, 1}, .stream = s,
+                                       .attrs = &attribute, .numAttrs = early};
+    cudaError_t status = cudaLaunchKernelExC(&config, cuda_kernel_find("add"), args);
     memset(&record, 0xFF, sizeof record); /* what was given is the launch's own */
     return status;
 }
 
+static cudaError_t launch_add(cudaStream_t s, void *a, void *b)
+{
+    return launch_add_as(s, a, b, cudaLaunchAttributeProgrammaticStreamSerialization, false);
+}
+
+static void early_after_a_copy(struct bare *t)
+{
+    (void)launch_add(t->s, t->there, t->pinned);
+    (void)cudaMemcpyAsync(t->there, t->pinned, 16, cudaMemcpyDefault, t->s);
+    (void)launch_add_as(t->s, t->there, t->pinned, cudaLaunchAttributeProgrammaticStreamSerialization, true);
+}
+static void early_first_of_a_graph(struct bare *t)
+{
+    cudaGraph_t graph = NULL;
+    (void)launch_add(t->s, t->there, t->pinned);
+    (void)cudaStreamBeginCapture(t->s, cudaStreamCaptureModeThreadLocal);
+    (void)launch_add_as(t->s, t->there, t->pinned, cudaLaunchAttributeProgrammaticStreamSerialization, true);
+    (void)cudaStreamEndCapture(t->s, &graph);
+}
+static void early_on_an_old_device(struct bare *t)
+{
+    pretend_cuda(&(struct pretend_options){.kind = PRETEND_DISCRETE, .order = PRETEND_LATE, .major = 8});
+    (void)launch_add(t->s, t->there, t->pinned);
+    (void)launch_add_as(t->s, t->there, t->pinned, cudaLaunchAttributeProgrammaticStreamSerialization, true);
+}
+static void another_attribute(struct bare *t)
+{
+    (void)launch_add_as(t->s, t->there, t->pinned, (cudaLaunchAttributeID)1, true);
+}
 static void copy_too_much(struct bare *t) { (void)cudaMemcpyAsync(t->there, t->pinned, 4097, cudaMemcpyDefault, t->s); }
 static void copy_past_the_end(struct bare *t)
 {
@@ -447,7 +538,11 @@ TEST(what_is_wrong_is_reported_and_loses_the_device)
                  {destroy_event, "an event is destroyed before it is reached"},
                  {destroy_stream, "a stream is destroyed while it has work"},
                  {wait_in_capture, "a stream is waited for while one is captured"},
-                 {destroy_graph, "a graph is destroyed while it runs"}};
+                 {destroy_graph, "a graph is destroyed while it runs"},
+                 {early_after_a_copy, "launched early, and does not follow a kernel"},
+                 {early_first_of_a_graph, "launched early, and does not follow a kernel"},
+                 {early_on_an_old_device, "launched early on a device that cannot"},
+                 {another_attribute, "an attribute that is not known here"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct bare t = begin_bare(PRETEND_LATE);
         cases[i].wrong(&t);
@@ -560,6 +655,8 @@ int main(void)
     return RUN_TESTS(T(what_is_wrong_is_reported_and_loses_the_device),
                      T(a_host_that_touches_the_device_or_leaves_something_ends_with_a_failure),
                      T(streams_run_in_any_order_that_events_allow), T(a_graph_replays_what_was_captured),
+                     T(kernels_are_launched_early_where_they_follow_a_kernel_and_where_that_was_asked_for),
+                     T(an_engine_launches_early_when_it_is_told_to_and_the_device_can),
                      T(lists_copies_sends_and_posts_are_in_order_on_every_device_in_every_order),
                      T(every_call_of_the_runtime_may_fail_and_the_host_says_so_and_leaves_nothing),
                      T(an_engine_whose_device_fails_says_so_and_leaves_nothing),

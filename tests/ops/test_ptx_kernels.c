@@ -284,6 +284,18 @@ TEST(every_kernel_of_the_text_is_run_by_these_tests)
     assert_int_equal(n_missing, 0);
 }
 
+/* What the others run stops where a kernel touches memory ahead of its wait. */
+TEST(every_kernel_waits_for_the_one_before_it)
+{
+    char why[256];
+    NEED_KERNELS();
+    const struct ptx_module *module = ptx_kernels(why, sizeof why);
+    assert_non_null(module);
+    for (size_t i = 0; ptx_kernel_at(module, i); i++)
+        if (!ptx_waits(ptx_kernel_at(module, i))) fail_msg("%s does not", ptx_kernel_name(ptx_kernel_at(module, i)));
+    assert_non_null(ptx_kernel_at(module, 100));
+}
+
 int main(void)
 {
     return RUN_TESTS(T(every_operation_as_compiled_for_cuda_agrees_with_the_reference_alone_and_among_many),
@@ -293,5 +305,6 @@ int main(void)
 #endif
                      T(packed_weights_give_the_bits_of_the_files_layout_as_compiled_for_cuda),
                      T(gate_and_up_in_two_formats_agree_with_the_reference_in_both_layouts),
+                     T(every_kernel_waits_for_the_one_before_it),
                      T(every_kernel_of_the_text_is_run_by_these_tests));
 }

@@ -373,6 +373,60 @@ static const struct {
     {"{", ""},
 };
 
+/* A kernel that may begin while the one before it runs: each lane of 32 reads its word of `p`, and writes it there. */
+static const struct {
+    const char *lines, *report, *who;
+} early[] = {
+    {"griddepcontrol.launch_dependents;\nst.shared.u32 [all], %r0;\nmov.u64 %rd3, table;\n"
+     "ld.global.nc.u32 %r3, [%rd3];\ngriddepcontrol.wait;\nld.global.u32 %r1, [%rd2];\n"
+     "add.u32 %r1, %r1, %r3;\nst.global.u32 [%rd2], %r1;", NULL, NULL},
+    {"ld.global.u32 %r1, [%rd2];\ngriddepcontrol.wait;\nst.global.u32 [%rd2], %r1;", "ahead of the wait", "thread 0"},
+    {"st.global.u32 [%rd2], %r0;\ngriddepcontrol.wait;", "ahead of the wait", "thread 0"},
+    {"setp.eq.u32 %p1, %r0, 9;\n@%p1 bra over;\ngriddepcontrol.wait;\nover:\nld.global.u32 %r1, [%rd2];",
+     "ahead of the wait", "thread 9"},
+    {"setp.eq.u32 %p1, %r0, 3;\n@%p1 ret;\ngriddepcontrol.wait;\nld.global.u32 %r1, [%rd2];", "has not waited",
+     "thread 3"},
+    {"setp.ne.u32 %p1, %r0, 4;\n@%p1 griddepcontrol.wait;", "has not waited", "thread 4"},
+    {"griddepcontrol.wait;\nld.global.nc.u32 %r1, [%rd2];", "may still write", "thread 0"},
+};
+
+static bool run_early(const char *lines, uint32_t words[32], char *error, size_t error_size)
+{
+    static char text[4096];
+    int n = snprintf(text, sizeof text, ".version 8.0\n.target sm_90\n.address_size 64\n"
+                     ".global .align 4 .b8 table[4] = {5, 0, 0, 0};\n.visible .entry k(.param .u64 k_p)\n"
+                     ".maxntid 32, 1, 1\n{\n.reg .pred %%p<4>;\n.reg .b32 %%r<8>;\n.reg .b64 %%rd<8>;\n"
+                     ".shared .align 4 .b8 all[4];\nld.param.u64 %%rd1, [k_p];\nmov.u32 %%r0, %%tid.x;\n"
+                     "mul.wide.u32 %%rd2, %%r0, 4;\nadd.s64 %%rd2, %%rd2, %%rd1;\n%s\nret;\n}\n", lines);
+    struct ptx_module *module = ptx_load(text, (size_t)n, error, error_size);
+    if (!module) fail_msg("%s", error);
+    assert_true(ptx_waits(ptx_kernel(module, "k")));
+    uint64_t address = (uint64_t)(uintptr_t)words;
+    void *params[1] = {&address};
+    const struct ptx_region region = {words, 128, true};
+    const struct ptx_memory memory = {&region, 1};
+    bool good = ptx_launch(ptx_kernel(module, "k"), (const unsigned[3]){2, 1, 1}, 32, params, &memory, error,
+                           error_size);
+    ptx_free(module);
+    return good;
+}
+
+TEST(a_kernel_that_may_begin_early_touches_no_memory_ahead_of_its_wait_and_each_thread_waits)
+{
+    for (size_t i = 0; i < sizeof early / sizeof *early; i++) {
+        uint32_t words[32];
+        char error[512] = "";
+        for (uint32_t k = 0; k < 32; k++) words[k] = k;
+        bool good = run_early(early[i].lines, words, error, sizeof error);
+        if (good != !early[i].report) fail_msg("case %zu: %s", i, error);
+        if (good) assert_int_equal(words[31], 31 + 2 * 5);
+        else if (!strstr(error, early[i].report) || !strstr(error, early[i].who)) fail_msg("case %zu: %s", i, error);
+    }
+    struct ptx_module *plain = snippet_module("", "", (char[512]){0}, 512);
+    assert_false(ptx_waits(ptx_kernel(plain, "k")));
+    ptx_free(plain);
+}
+
 TEST(text_that_is_no_module_or_unknown_is_refused_with_its_line)
 {
     char error[512];
@@ -428,6 +482,7 @@ int main(void)
                      T(matrices_come_from_shared_memory_as_they_lie_or_on_their_side),
                      T(shared_memory_that_nobody_wrote_is_not_a_number),
                      T(what_breaks_a_rule_stops_with_the_kernel_the_instruction_and_the_thread),
+                     T(a_kernel_that_may_begin_early_touches_no_memory_ahead_of_its_wait_and_each_thread_waits),
                      T(text_that_is_no_module_or_unknown_is_refused_with_its_line),
                      T(text_that_was_cut_or_changed_is_taken_or_refused_and_nothing_else));
 }

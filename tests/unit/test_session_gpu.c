@@ -41,7 +41,7 @@ static struct ds4_engine *open_on(const char *backend, bool draft)
 {
     struct ds4_engine_options options = {.ctx_tokens = 256, .chunk_tokens = 32, .n_threads = 1, .n_sessions_max = 2,
                                          .backend = backend, .draft = draft, .device_memory_bytes = device_bytes,
-                                         .ideal = ideal};
+                                         .ideal = ideal, .launch = strcmp(backend, "cpu") ? TESTED_LAUNCH : NULL};
     const char *path = in_blocks ? model_file("gpu_blocks", MODEL BLOCK_FORMATS) : model_file("gpu", MODEL);
     return model_open(path, options);
 }

@@ -27,7 +27,7 @@ static bool shipped; /* the model that ships, in place of one of random weights 
 static struct ds4_engine *open_on(const char *backend)
 {
     struct ds4_engine_options options = {.ctx_tokens = 320, .chunk_tokens = 16, .n_threads = 1, .n_sessions_max = 2,
-                                         .backend = backend};
+                                         .backend = backend, .launch = strcmp(backend, "cpu") ? TESTED_LAUNCH : NULL};
     return model_open(shipped ? "models/ds4-tiny.gguf" : model_file("gpu_blocks", MODEL_EMULATED), options);
 }
 

@@ -129,6 +129,19 @@ K_DEVFN uint tile_row(uint lane, uint i) { return (lane >> 2) + ((i >> 1) & 1) *
 K_DEVFN uint tile_col(uint lane, uint i) { return (i >> 2) * 8 + (lane & 3) * 2 + (i & 1); }
 K_DEVFN float tile_get(const tile_acc &c, uint i) { return c.e[i]; }
 K_DEVFN void tile_set(tile_acc &c, uint i, float v) { c.e[i] = v; }
+
+/* A kernel that is launched early (host_cuda.c) begins while the one before it runs, and waits here until that one has
+ * ended and its memory can be seen. What comes after it may be launched as soon as all its groups have begun, which
+ * takes nothing from them. Every thread waits before it ends, because whoever waits for this kernel takes those before
+ * it for done, too. No memory may be touched ahead of the wait, nor read as memory that nobody writes while the kernel
+ * is there: buffers are not __restrict__, of which compilers make ld.global.nc. Launched plainly, both do nothing. */
+K_DEVFN void k_begin()
+{
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 }
 
 #define K_CUDA 1
@@ -141,12 +154,19 @@ K_DEVFN void tile_set(tile_acc &c, uint i, float v) { c.e[i] = v; }
 #define thread
 #define constant const
 #define FN static K_DEVICE __forceinline__
+/* The word after KERNEL(...) is its parameter list, with which it becomes a function that begins with k_begin and holds
+ * the kernel's own block; EXPORT ends it. */
 #define KERNEL(name, max_threads) \
     enum { name##_max_threads = max_threads }; \
-    extern "C" __global__ void __launch_bounds__(max_threads) name
+    extern "C" __global__ void __launch_bounds__(max_threads) name K_PARAMETERS
+#define K_PARAMETERS(...) (__VA_ARGS__) { k_begin();
+#ifndef K_EXPORTED
+#define K_EXPORTED(name)
+#endif
+#define EXPORT(name) } K_EXPORTED(name)
 #define ARGS(T, a) const __grid_constant__ T a
-#define IN(T, p) const T *__restrict__ p
-#define OUT(T, p) T *__restrict__ p
+#define IN(T, p) const T *p
+#define OUT(T, p) T *p
 #define INOUT(T, p) T *p
 #define BUILTINS
 #define k_group blockIdx

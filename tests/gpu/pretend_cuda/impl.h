@@ -24,6 +24,7 @@ struct launch {
     unsigned grid[3], n_threads;
     uint64_t record[RECORD_MAX / 8];
     uint8_t *refs[PARAMS_MAX];
+    bool early;
 };
 
 enum op_kind { OP_COPY, OP_FILL, OP_LAUNCH, OP_MARK, OP_WAIT };

@@ -9,6 +9,7 @@
 #define KERNELS_MAX 512u
 
 const char cuda_kernels_compiler[] = "no compiler";
+const int cuda_kernels_arch = 900;
 
 /* fn of a kernel is its place in this table. */
 static struct cuda_kernel table[KERNELS_MAX];
@@ -73,6 +74,7 @@ bool kernel_run(struct launch *l, char *error, size_t error_size)
     void *params[PARAMS_MAX] = {l->record};
     for (int i = 1; i < l->kernel->n_params; i++) params[i] = &l->refs[i - 1];
     struct pretend_launch launch = {.name = l->kernel->name, .grid = {l->grid[0], l->grid[1], l->grid[2]},
-                                    .n_threads = l->n_threads, .params = params, .n_params = l->kernel->n_params};
+                                    .n_threads = l->n_threads, .params = params, .n_params = l->kernel->n_params,
+                                    .early = l->early};
     return (executor ? executor : emulate)(&launch, error, error_size);
 }

@@ -4,14 +4,17 @@
  * waiting allow: a wait that is missing gives other bytes under one order or another. Memory of the device cannot be
  * touched while the host runs (the program ends with a sentence), is filled with a pattern when it is taken, and its
  * addresses are not used again. Kernels run in the emulator, bound to what is left of the memory that a parameter
- * points into.
+ * points into. One that is launched early may begin while the kernel before it runs, as far as its wait, ahead of which
+ * it touches no memory; so that when it begins cannot be told, and that it waits is what is checked, by the executor
+ * that has its instructions (tests/gpu/ptx).
  *
  * Reported, by a sentence: a copy beyond its memory, an asynchronous one of memory that is not pinned, or over what the
  * device may only read; a kernel that is given freed memory, or memory of the host that the device does not see, or
- * breaks a rule of the emulator; what is freed, destroyed or unregistered while work uses it (stricter than CUDA, which
- * waits for some of it or puts it off); what is not a call of the API in its place, as waiting in a capture. From then
- * on the device is lost: each call fails, and the text of the error is the sentence. What is left when the program ends
- * is reported, and ends it with a failure. */
+ * breaks a rule of the emulator; one that is launched early and does not follow a kernel in its stream (CUDA would take
+ * it for a plain one), or on a device that cannot; what is freed, destroyed or unregistered while work uses it
+ * (stricter than CUDA, which waits for some of it or puts it off); what is not a call of the API in its place, as
+ * waiting in a capture. From then on the device is lost: each call fails, and the text of the error is the sentence.
+ * What is left when the program ends is reported, and ends it with a failure. */
 #ifndef PRETEND_CUDA_H
 #define PRETEND_CUDA_H
 
@@ -40,6 +43,7 @@ struct pretend_options {
     bool refuses_pages;    /* cudaHostRegister fails */
     uint64_t fail_at;      /* this call from now on fails, of those that may, counted from 1; 0: none */
     uint64_t memory_bytes; /* of the device; 0: 4 GiB */
+    int major;             /* of its compute capability; 0: 9 */
 };
 void pretend_cuda(const struct pretend_options *options);
 /* The first sentence, after which the device is as new; NULL: nothing was reported. */
@@ -53,6 +57,7 @@ struct pretend_counts {
     uint64_t n_fetched, fetched_bytes; /* copies to the host, of more than is posted */
     uint64_t n_lists, n_replayed; /* launches in a row, or graphs; graphs */
     uint64_t n_launches, digest;  /* kernels, and what they were given */
+    uint64_t n_early;             /* of the kernels, launched early */
 };
 struct pretend_counts pretend_cuda_counts(void); /* since the last call */
 unsigned pretend_cuda_n_alive(void);             /* streams, events, graphs and memory */
@@ -64,6 +69,7 @@ struct pretend_launch {
     unsigned grid[3], n_threads;
     void *const *params;
     int n_params;
+    bool early;
 };
 typedef bool pretend_executor(const struct pretend_launch *launch, char *error, size_t error_size);
 /* In place of the emulator; NULL: the emulator. */

@@ -144,7 +144,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
     memset(out, 0, sizeof *out);
     (void)snprintf(out->name, sizeof out->name, "pretended GPU");
     out->totalGlobalMem = device_bytes();
-    out->major = 9;
+    out->major = pretend_now.major ? pretend_now.major : 9;
     out->integrated = pretend_now.kind == PRETEND_INTEGRATED;
     out->pageableMemoryAccess = pretend_now.kind == PRETEND_INTEGRATED || pretend_now.kind == PRETEND_COHERENT;
     out->pageableMemoryAccessUsesHostPageTables = out->pageableMemoryAccess;
@@ -379,6 +379,7 @@ static void note_launch(struct CUstream_st *s, const struct launch *l, bool repl
     digest = digest * 31 + hash_u64(l->refs, (size_t)(l->kernel->n_params - 1) * sizeof *l->refs);
     pretend_sums.digest = digest * 31 + hash_u64(l->grid, sizeof l->grid);
     pretend_sums.n_launches++;
+    pretend_sums.n_early += l->early;
     if (!replayed && !s->in_list) pretend_sums.n_lists++;
     if (!replayed) s->in_list = true;
 }
@@ -393,14 +394,31 @@ static void add_to(struct CUgraph_st *graph, const struct launch *l)
     graph->launches[graph->n++] = *l;
 }
 
-cudaError_t cudaLaunchKernel(const void *fn, dim3 grid, dim3 threads, void **args, size_t shared_bytes, cudaStream_t s)
+/* NULL: the attributes of a launch are as they may be. */
+static const char *read_attributes(const cudaLaunchConfig_t *config, bool follows_kernel, bool *early)
+{
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        if (config->attrs[i].id != cudaLaunchAttributeProgrammaticStreamSerialization)
+            return "an attribute that is not known here";
+        *early = config->attrs[i].val.programmaticStreamSerializationAllowed != 0;
+    }
+    if (*early && pretend_now.major && pretend_now.major < 9) return "launched early on a device that cannot";
+    return *early && !follows_kernel ? "launched early, and does not follow a kernel" : NULL;
+}
+
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *fn, void **args)
 {
     struct op op = {.kind = OP_LAUNCH};
     struct launch *l = &op.launch;
+    const dim3 grid = config->gridDim, threads = config->blockDim;
+    cudaStream_t s = config->stream;
     BEGIN(cudaErrorLaunchFailure, true);
     REFUSE_IF(!queue_has(s), "a kernel in a stream that is not there");
     l->kernel = fn;
-    REFUSE_IF(threads.y != 1 || threads.z != 1 || shared_bytes, "kernel %s: a shape that none has", l->kernel->name);
+    REFUSE_IF(threads.y != 1 || threads.z != 1 || config->dynamicSmemBytes, "kernel %s: a shape that none has",
+              l->kernel->name);
+    const char *what = read_attributes(config, s->capturing ? s->capturing->n > 0 : s->in_list, &l->early);
+    REFUSE_IF(what, "kernel %s: %s", l->kernel->name, what);
     if (threads.x == 0 || threads.x > (unsigned)l->kernel->max_threads || !grid.x || !grid.y || !grid.z ||
         grid.y > 65535 || grid.z > 65535 || grid.x > 0x7FFFFFFF)
         return cudaErrorInvalidValue;
@@ -413,7 +431,7 @@ cudaError_t cudaLaunchKernel(const void *fn, dim3 grid, dim3 threads, void **arg
         add_to(s->capturing, l);
         return end();
     }
-    const char *what = kernel_complaint(l);
+    what = kernel_complaint(l);
     REFUSE_IF(what, "%s", what);
     note_launch(s, l, false);
     queue_add(s, &op);

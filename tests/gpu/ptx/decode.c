@@ -185,6 +185,7 @@ static bool memory_part(struct ptx_op *out, const char *word, bool *spaced)
             *spaced = true;
             return true;
         }
+    out->unwritten = out->unwritten || is(word, "nc");
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
         if (is(word, hints[i])) return true;
     if (strncmp(word, "L1::", 4) == 0 || strncmp(word, "L2::", 4) == 0) return true;
@@ -347,6 +348,11 @@ static bool decode_any(struct decoder *d)
     if (is(name, "bar.warp.sync")) {
         out->kind = KIND_WARP_BARRIER;
         return operands(d, 1) && source(d, 0, 32, &out->e);
+    }
+    if (is(name, "griddepcontrol.wait") || is(name, "griddepcontrol.launch_dependents")) {
+        out->kind = is(name, "griddepcontrol.wait") ? KIND_GRID_WAIT : KIND_GRID_LAUNCH;
+        d->kernel->waits = d->kernel->waits || out->kind == KIND_GRID_WAIT;
+        return operands(d, 0);
     }
     if (starts(name, "ld.")) return decode_memory(d, true);
     if (starts(name, "st.")) return decode_memory(d, false);

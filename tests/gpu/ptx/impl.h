@@ -28,7 +28,7 @@ enum ptx_space { SPACE_GLOBAL, SPACE_SHARED, SPACE_LOCAL, SPACE_PARAM };
 /* After these, the numbers of lanes.def. */
 enum ptx_kind {
     KIND_BRANCH, KIND_RETURN, KIND_BARRIER, KIND_WARP_BARRIER, KIND_SHUFFLE, KIND_VOTE, KIND_LDMATRIX, KIND_MMA,
-    KIND_LOAD, KIND_STORE,
+    KIND_LOAD, KIND_STORE, KIND_GRID_WAIT, KIND_GRID_LAUNCH,
     KIND_LANES, /* first of those that ptx_lanes has a function for */
     KIND_SELECT_32 = KIND_LANES, KIND_SELECT_64, KIND_PACK, KIND_UNPACK, KIND_FIELD_32, KIND_FIELD_64,
     KIND_PRED_MOV, KIND_PRED_NOT, KIND_PRED_AND, KIND_PRED_OR, KIND_PRED_XOR,
@@ -61,6 +61,7 @@ struct ptx_op {
     uint8_t n;           /* elements of a load, a store, a pack, ldmatrix */
     uint8_t bytes;       /* of an element in memory */
     uint8_t is_signed;   /* loads extend the sign */
+    uint8_t unwritten;   /* ld.global.nc: nobody writes there while the kernel is on the device */
     uint8_t space;
     uint8_t wide[4];     /* element of a load or store lies in a register of 64 bits */
     ptx_ref guard;       /* predicate or PTX_NONE */
@@ -80,6 +81,7 @@ struct ptx_kernel {
     const struct ptx_module *module;
     char name[96];
     uint32_t threads_max;
+    bool waits; /* for the kernel before it */
     size_t n_params;
     uint32_t param_first[PTX_PARAMS_MAX], param_bytes[PTX_PARAMS_MAX], params_end;
     struct ptx_op *ops;
@@ -162,6 +164,7 @@ struct ptx_room { /* where a warp finds its memory */
     const struct ptx_memory *memory;
     uint8_t *shared, *params, *local; /* local [32 lanes][local_bytes] */
     uint8_t *owner;                    /* of each byte of shared memory: 1 + array, or 0 */
+    uint32_t early;                    /* lanes that have yet to wait for the kernel before */
 };
 bool ptx_load_lanes(const struct ptx_room *room, const struct ptx_op *op, uint8_t *regs, uint32_t lanes,
                     struct ptx_fault *fault);

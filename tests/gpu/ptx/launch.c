@@ -18,6 +18,7 @@ struct warp {
     uint32_t n_parties, all; /* all: the lanes that the group has */
     struct party parties[PTX_LANES];
     uint32_t barrier;        /* 1 + the instruction at which all lanes stand; 0: none */
+    uint32_t early;          /* lanes that have yet to wait for the kernel before */
     bool ended;
 };
 
@@ -179,7 +180,8 @@ static bool together(struct group *g, uint32_t warp_i, const struct ptx_op *op, 
     case KIND_STORE:
         if (ptx_store_lanes(&g->room, op, w->regs, lanes, &g->fault)) return true;
         break;
-    default: return true; /* a barrier of the warp */
+    case KIND_GRID_WAIT: g->room.early = w->early &= ~lanes; return true;
+    default: return true; /* a barrier of the warp, or leave to launch the next kernel */
     }
     g->fault_op = op;
     g->fault_warp = warp_i;
@@ -268,6 +270,11 @@ static enum outcome run_party(struct group *g, uint32_t warp_i, uint32_t party_i
             p->at++;
             continue;
         }
+        if (op->kind == KIND_RETURN && (lanes & w->early)) {
+            (void)stop(g, warp_i, op, (uint32_t)__builtin_ctz(lanes & w->early),
+                       "the end of a thread that has not waited for the kernel before");
+            return STOPPED;
+        }
         if (op->kind == KIND_BRANCH || op->kind == KIND_RETURN) {
             if (part_ways(w, party_i, op, lanes) == GOES_ON) continue;
             return CHOOSE_AGAIN;
@@ -319,6 +326,7 @@ static void begin_group(struct group *g, const unsigned grid[3], const unsigned 
         struct warp *w = &g->warps[i];
         uint32_t first = i * PTX_LANES, n = g->n_threads - first;
         w->all = n >= PTX_LANES ? PTX_ALL : (1u << n) - 1;
+        w->early = kernel->waits ? w->all : 0;
         w->n_parties = 1;
         w->parties[0] = (struct party){0, w->all, false};
         w->barrier = 0;
@@ -362,6 +370,7 @@ static bool run_group(struct group *g, const unsigned grid[3], const unsigned at
         for (uint32_t k = 0; k < g->n_warps; k++) {
             uint32_t i = options.order == PTX_REVERSE ? g->n_warps - 1 - k : (k + turn) % g->n_warps;
             g->room.local = g->local + (size_t)i * PTX_LANES * g->kernel->local_bytes;
+            g->room.early = g->warps[i].early;
             if (!run_warp(g, i)) return false;
         }
         if (g->warps[0].ended) {

@@ -44,10 +44,18 @@ static bool may_write(const struct ptx_memory *memory, uint64_t address, uint64_
 }
 
 /* The bytes at an address of global memory; NULL: a fault. */
-static uint8_t *global_at(const struct ptx_room *room, uint64_t address, uint32_t bytes, bool write, uint32_t lane,
-                          struct ptx_fault *fault)
+static uint8_t *global_at(const struct ptx_room *room, const struct ptx_op *op, uint64_t address, uint32_t bytes,
+                          bool write, uint32_t lane, struct ptx_fault *fault)
 {
     if (region_of(room->memory, address, bytes)) {
+        if (room->early >> lane & 1) {
+            (void)fail(fault, lane, address, "an access of memory ahead of the wait for the kernel before");
+            return NULL;
+        }
+        if (op->unwritten && room->kernel->waits) {
+            (void)fail(fault, lane, address, "ld.global.nc of memory that the kernel before may still write");
+            return NULL;
+        }
         if (write && !may_write(room->memory, address, bytes)) {
             (void)fail(fault, lane, address, "a store to memory that is read-only");
             return NULL;
@@ -76,7 +84,7 @@ static uint8_t *at(const struct ptx_room *room, const struct ptx_op *op, uint64_
         return NULL;
     }
     switch (op->space) {
-    case SPACE_GLOBAL: return global_at(room, address, bytes, write, lane, fault);
+    case SPACE_GLOBAL: return global_at(room, op, address, bytes, write, lane, fault);
     case SPACE_SHARED:
         if (address < kernel->shared_bytes && address + bytes <= kernel->shared_bytes && room->owner[address] &&
             room->owner[address] == room->owner[address + bytes - 1])

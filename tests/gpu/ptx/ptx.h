@@ -8,6 +8,10 @@
  * given, outside of a declared array, or misaligned; a store to a region that is read-only; an instruction for which
  * lanes are missing (shuffle, vote, ldmatrix, mma, barrier). Shared memory that was not written is full of NaN.
  *
+ * A kernel with griddepcontrol.wait may be launched while the one before it runs, so its launches also stop where a
+ * thread touches the regions ahead of its wait, reads them with ld.global.nc (for memory that nobody writes while the
+ * kernel is on the device), or ends without a wait: who waits for a kernel counts on all before it.
+ *
  * What it is not: ptxas, which compiles PTX to the machine's own instructions, the machine's timing and its memory
  * model. ex2.approx, lg2.approx, rcp.approx, rsqrt.approx, sqrt.approx, sin.approx and cos.approx are the C library's
  * functions in float; a GPU's may differ in the last bits. All else is exact. One thread at a time may launch. */
@@ -46,6 +50,7 @@ const struct ptx_kernel *ptx_kernel_at(const struct ptx_module *module, size_t i
 const char *ptx_kernel_name(const struct ptx_kernel *kernel);
 size_t ptx_n_params(const struct ptx_kernel *kernel);
 size_t ptx_param_bytes(const struct ptx_kernel *kernel, size_t i);
+bool ptx_waits(const struct ptx_kernel *kernel);           /* it has griddepcontrol.wait */
 unsigned ptx_threads_max(const struct ptx_kernel *kernel); /* of a group, as the kernel says; 1024 if it does not */
 
 /* Runs all groups of the grid. params[i] -> the bytes of parameter i, as for cudaLaunchKernel. False: stopped. */

@@ -737,4 +737,5 @@ const struct ptx_kernel *ptx_kernel_at(const struct ptx_module *module, size_t i
 const char *ptx_kernel_name(const struct ptx_kernel *kernel) { return kernel->name; }
 size_t ptx_n_params(const struct ptx_kernel *kernel) { return kernel->n_params; }
 size_t ptx_param_bytes(const struct ptx_kernel *kernel, size_t i) { return kernel->param_bytes[i]; }
+bool ptx_waits(const struct ptx_kernel *kernel) { return kernel->waits; }
 unsigned ptx_threads_max(const struct ptx_kernel *kernel) { return kernel->threads_max; }
