@@ -221,7 +221,8 @@ INLINE void gemm_kind(enum kind kind, const struct tile *tile, const struct gemm
     { \
         gemm_kind(kind, tile, cols, n_cols, last); \
     } \
-    static const struct lanes_kernels lanes_##name = {unpack_##name, gemm_##name}; \
+    static const struct lanes_kernels lanes_##name = {TILE_ROWS, LANES_PIECE, unpack_##name, \
+                                                      gemm_##name}; \
     static const struct format_kernels name = {form, group, min_group, dot_cols, dot_##name, dots_##name, NULL, \
                                                &lanes_##name};
 
