@@ -344,7 +344,7 @@ static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu 
     uint64_t expert = 2 * input_bytes(n_embd) + limits->n_used * (input_bytes(limits->n_ff) + limits->n_ff * 4ull +
                                                               n_embd * 4 + 4 + 12);
     uint64_t sizes[5] = {slice(key, limits->n_rows) * key,
-                         slice(part, split) * part, slice(input, limits->n_rows) * input,
+                         slice(part, split) * (part + input), slice(input, limits->n_rows) * input,
                          slice(expert, limits->n_rows) * expert + limits->n_experts * 12ull,
                          gpu_sample_scratch(limits->n_vocab, limits->n_rows)};
     uint64_t most = 0;

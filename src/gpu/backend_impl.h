@@ -26,9 +26,10 @@
 #define FORMAT_KERNELS(X) ROW_KERNELS(X) FLOAT_KERNELS(X) BLOCK_KERNELS(X)
 #define PLAIN_KERNELS(X) \
     X(hc_mix) X(hc_head) X(hc_reduce) X(hc_enter) X(hc_expand) X(rms_norm_quantise) X(swiglu_quantise) \
-    X(rms_norm) X(rope) X(swiglu) X(add) X(add_streams) X(gather) \
-    X(router) X(moe_activate) X(kv_store) X(index_query) X(compress_pool) X(compress_slots) X(index_score) \
-    X(index_top) X(attention) X(attention_part) X(attention_merge) X(attend_tiles) X(attend_tiles_part) \
+    X(rope_quantise) X(rms_norm) X(rope) X(swiglu) X(add) X(add_streams) X(gather) \
+    X(router) X(moe_activate) X(kv_store) X(index_query) X(compress_pool) X(compress_slots) X(norm_rope) X(prepare) \
+    X(index_score) X(index_top) X(attention) X(attention_part) X(attention_merge) X(attend_tiles) \
+    X(attend_tiles_part) \
     X(repack) X(generate) X(logits_most) X(logits_near) X(logits_join) X(logits_choose) \
     X(quantise) X(moe_sort) X(moe_places) X(moe_sum)
 enum { N_WEIGHT_FORMATS = 14 }; /* the last 5: as packed.k lays them out */
@@ -47,9 +48,24 @@ struct region {
     bool mapped; /* memory of the host, wrapped */
 };
 
+/* What goes before attention, in the order in which it comes (ops_prepare.c): the norm and the rotation of q, those of
+ * kv, its way into the ring; compressors, also without the others. */
+#define COMPRESSORS_MAX 2u
+struct gpu_prepare {
+    enum { PREPARE_NOTHING, PREPARE_Q, PREPARE_KV_NORMED, PREPARE_KV_ROTATED, PREPARE_KV_STORED } step;
+    struct rms_norm_args norm, kv_norm;
+    struct rope_args rope, kv_rope;
+    struct kv_store_args store;
+    uint32_t n_compressors;
+    struct compress_args compressors[COMPRESSORS_MAX];
+};
+
 /* An operation that waits for the next one (ops_fused.c). */
 struct gpu_waiting {
-    enum { WAITING_NONE, WAITING_MIX, WAITING_REDUCE, WAITING_NORM, WAITING_ROUTER, WAITING_SWIGLU, WAITING_ADD } kind;
+    enum {
+        WAITING_NONE, WAITING_MIX, WAITING_REDUCE, WAITING_NORM, WAITING_ROUTER, WAITING_SWIGLU, WAITING_ADD,
+        WAITING_EXPAND, WAITING_ROPE, WAITING_MERGE, WAITING_PREPARE
+    } kind;
     bool mixes;               /* the reduction waits with the coefficients before it */
     bool routes;              /* the activation waits with the router before it */
     struct hc_mix_args mix;   /* whose products are in hc_parts */
@@ -59,6 +75,16 @@ struct gpu_waiting {
         struct rms_norm_args norm;
         struct swiglu_args swiglu;
         struct add_args add;
+        struct {
+            struct hc_expand_args expand;
+            const float *more; /* that its y grows by before; NULL: nothing */
+        };
+        struct {
+            struct rope_args rope;
+            bool merges; /* the rotation waits with the attention before it, whose parts are there */
+            struct attention_args attention;
+        };
+        struct gpu_prepare prepare;
     };
 };
 
@@ -138,8 +164,17 @@ void *gpu_scratch(struct backend *b, uint64_t bytes);
 struct gpu_input gpu_quantise(struct backend *b, const float *x, uint32_t n_rows, uint32_t n, float most,
                               bool in_bytes);
 void gpu_bind_input(struct gpu_call *c, const struct gpu_input *input);
-/* Products of fn with rows and their sums of squares, into hc_parts; and the coefficients from them. */
-void gpu_hc_products(struct backend *b, uint32_t n_rows, const float *x, const struct op_weight *fn);
+/* How the values of a row of streams are cut into parts: `each` chunks of 8 of every stream. */
+struct gpu_hc_cut {
+    uint32_t n_streams, each, n_parts;
+};
+struct gpu_hc_cut gpu_hc_cut(uint32_t n_hc, uint32_t n_in);
+/* Products of fn with rows and their sums of squares, into hc_parts; and the coefficients from them. expand: done
+ * before, with `more` added to its y, when these are not NULL; not every shape can. */
+bool gpu_hc_can_expand(uint32_t n_hc, const struct op_weight *fn);
+void gpu_hc_products(struct backend *b, uint32_t n_rows, uint32_t n_hc, const float *x, const struct op_weight *fn,
+                     const struct hc_expand_args *expand, const float *more);
+struct hc_mix_record gpu_hc_mix_record(const struct hc_mix_args *args);
 void gpu_run_hc_mix(struct backend *b, const struct hc_mix_args *args);
 /* Makes the integers of x together with x, when x is what an operation that waits will make. */
 bool gpu_quantise_waiting(struct backend *b, const float *x, const struct gpu_input *input, float most);
@@ -151,6 +186,19 @@ static inline uint32_t gpu_ready_width(const struct backend_limits *limits)
 {
     return limits->n_embd ? limits->n_embd : limits->n_in;
 }
+void gpu_run_norm(struct backend *b, const struct rms_norm_args *args, const struct gpu_input *input, float most);
+/* True when what waits before attention goes on with the operation, which then waits with it. */
+bool gpu_prepare_norm(struct gpu_waiting *w, const struct rms_norm_args *args);
+bool gpu_prepare_rope(struct gpu_waiting *w, const struct rope_args *args);
+void gpu_run_prepare(struct backend *b, const struct gpu_prepare *p);
+/* The parts of attention become its result; rotated by rope and with its integers when these are not NULL. */
+void gpu_run_merge(struct backend *b, const struct attention_args *args, const struct rope_args *rope,
+                   const struct gpu_input *input, float most);
+/* Where state lies, and pos, seq_i, seqs: the parameters that most kernels of state have in common. */
+struct ring_place gpu_ring_place(const struct op_batch *batch, const struct op_ring *ring);
+struct rows_place gpu_rows_place(const struct op_batch *batch, const struct op_span_rows *rows);
+uint32_t gpu_narrow(uint64_t n);
+void gpu_bind_batch(struct gpu_call *c, const struct op_batch *batch);
 /* Memory of the device, in a region of its own; NULL when there is none. */
 void *gpu_take(struct backend_gpu *b, uint64_t bytes);
 /* mark, send and arrive of gpu.h; where a host has none, send writes. */

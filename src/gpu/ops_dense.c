@@ -22,26 +22,51 @@ void gpu_embed(struct backend *b, const struct embed_args *args)
     gpu_run(&c, gpu_format_pipe(c.b, FAMILY_embed, args->table.type), &record, sizeof record, args->n_rows, 1, 1, 128);
 }
 
-void gpu_hc_products(struct backend *b, uint32_t n_rows, const float *x, const struct op_weight *fn)
+struct gpu_hc_cut gpu_hc_cut(uint32_t n_hc, uint32_t n_in)
+{
+    uint32_t n_streams = n_in / n_hc % 8 == 0 ? n_hc : 1, n_chunks = gpu_groups(n_in / n_streams, 8);
+    uint32_t least = gpu_groups(32, n_streams), each = gpu_groups(n_chunks, HC_PARTS);
+    if (each < least) each = least;
+    return (struct gpu_hc_cut){n_streams, each, gpu_groups(n_chunks, each)};
+}
+
+bool gpu_hc_can_expand(uint32_t n_hc, const struct op_weight *fn)
+{
+    struct gpu_hc_cut cut = gpu_hc_cut(n_hc, fn->n_in);
+    return cut.n_streams == 4 && cut.n_streams * cut.each <= HC_STAGE && fn->n_out < 32;
+}
+
+void gpu_hc_products(struct backend *b, uint32_t n_rows, uint32_t n_hc, const float *x, const struct op_weight *fn,
+                     const struct hc_expand_args *expand, const float *more)
 {
     struct gpu_call c = gpu_call_begin(b);
-    struct hc_dot_record record = {fn->n_in, fn->n_out, (uint32_t)fn->row_bytes, n_rows,
-                                   is_aligned(fn, x)};
-    uint32_t n_chunks = gpu_groups(fn->n_in, 8), each = gpu_groups(n_chunks, HC_PARTS);
-    uint32_t n_parts = gpu_groups(n_chunks, each > 32 ? each : 32);
+    struct gpu_hc_cut cut = gpu_hc_cut(n_hc, fn->n_in);
+    struct hc_dot_record record = {fn->n_in, fn->n_out, (uint32_t)fn->row_bytes, n_rows, is_aligned(fn, x),
+                                   cut.n_streams, cut.each, expand != NULL, more != NULL};
+    uint64_t n_y = expand ? (uint64_t)n_rows * expand->n_embd : 0;
     ensure(fn->n_out < HC_PRODUCTS_MAX && n_rows <= c.b->hc_rows);
     gpu_bind_floats(&c, x, (uint64_t)n_rows * fn->n_in);
     gpu_bind_weight(&c, fn);
     gpu_bind_floats(&c, c.b->hc_parts, (uint64_t)n_rows * HC_PARTS * (fn->n_out + 1));
-    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_hc_dot, fn->type), &record, sizeof record, n_parts,
+    gpu_bind_floats(&c, expand ? expand->y : NULL, n_y);
+    gpu_bind_floats(&c, more, n_y);
+    gpu_bind_floats(&c, expand ? expand->post : NULL, (uint64_t)n_rows * n_hc);
+    gpu_bind_floats(&c, expand ? expand->comb : NULL, (uint64_t)n_rows * n_hc * n_hc);
+    gpu_run(&c, gpu_format_pipe(c.b, FAMILY_hc_dot, fn->type), &record, sizeof record, cut.n_parts,
             gpu_groups(n_rows, HC_ROWS), 1, 256);
+}
+
+struct hc_mix_record gpu_hc_mix_record(const struct hc_mix_args *args)
+{
+    return (struct hc_mix_record){args->n_hc, args->fn.n_in, gpu_hc_cut(args->n_hc, args->fn.n_in).n_parts,
+                                  args->n_iters, args->hc_eps, args->rms_eps};
 }
 
 void gpu_run_hc_mix(struct backend *b, const struct hc_mix_args *args)
 {
     uint32_t n = args->n_hc, n_mix = n * (2 + n);
     struct gpu_call c = gpu_call_begin(b);
-    struct hc_mix_record record = {n, args->fn.n_in, args->n_iters, args->hc_eps, args->rms_eps};
+    struct hc_mix_record record = gpu_hc_mix_record(args);
     gpu_bind_floats(&c, c.b->hc_parts, (uint64_t)args->n_rows * HC_PARTS * (n_mix + 1));
     gpu_bind_floats(&c, args->scale, 3);
     gpu_bind_floats(&c, args->base, n_mix);
@@ -55,25 +80,15 @@ void gpu_hc_head(struct backend *b, const struct hc_head_args *args)
 {
     uint32_t n = args->n_hc;
     ensure(args->n_rows <= gpu_of(b)->hc_rows); /* rows with logits */
-    gpu_hc_products(b, args->n_rows, args->x, &args->fn);
+    gpu_hc_products(b, args->n_rows, n, args->x, &args->fn, NULL, NULL);
     struct gpu_call c = gpu_call_begin(b);
-    struct hc_mix_record record = {n, args->fn.n_in, 0, args->hc_eps, args->rms_eps};
+    struct hc_mix_record record = {n, args->fn.n_in, gpu_hc_cut(n, args->fn.n_in).n_parts, 0, args->hc_eps,
+                                   args->rms_eps};
     gpu_bind_floats(&c, c.b->hc_parts, (uint64_t)args->n_rows * HC_PARTS * (n + 1));
     gpu_bind_floats(&c, args->scale, 1);
     gpu_bind_floats(&c, args->base, n);
     gpu_bind_floats(&c, args->w, (uint64_t)args->n_rows * n);
     gpu_run(&c, c.b->plain[PIPE_hc_head], &record, sizeof record, args->n_rows, 1, 1, 32);
-}
-
-void gpu_rope(struct backend *b, const struct rope_args *args)
-{
-    struct gpu_call c = gpu_call_begin(b);
-    struct rope_record record = {args->n_heads, args->dim, args->n_rope, args->inverse};
-    gpu_bind(&c, args->pos, args->n_rows * sizeof *args->pos);
-    gpu_bind_floats(&c, args->freq, args->n_rope / 2);
-    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_heads * args->dim);
-    if (args->n_rope)
-        gpu_run(&c, c.b->plain[PIPE_rope], &record, sizeof record, args->n_heads, args->n_rows, 1, 32);
 }
 
 /* One row goes in bytes to the kernels that take it so. */

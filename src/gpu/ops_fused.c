@@ -1,9 +1,10 @@
 /* ops_fused.c - operations whose kernel waits for the next one, with which it may become one: the coefficients of a
  * hyper-connection before the reduction that they are for, a norm, reduction or activation whose result is rounded to
- * integers next, the choice of experts with the shared expert's activation and the rounding of what they get, and
- * the sum that goes into the streams next. One dispatch instead of two and a row that is not read again; the results
- * are the same bits, also those in between. Whatever else comes next, the kernel that waits is dispatched before it
- * (gpu_flush). */
+ * integers next, the choice of experts with the shared expert's activation and the rounding of what they get, attention
+ * that is merged from parts before it is rotated and rounded, the rotation of index queries, the sum that goes into the
+ * streams next, and the expansion before the products that the next coefficients are from; what goes before attention
+ * is in ops_prepare.c. One dispatch instead of two and a row that is not read again; the results are the same bits,
+ * also those in between. Whatever else comes next, the kernel that waits is dispatched before it (gpu_flush). */
 #include <math.h>
 
 #include "gpu/backend_impl.h"
@@ -43,8 +44,7 @@ static void run_enter(struct backend *b, const struct hc_mix_args *mix, const st
                       const struct gpu_input *input, float most)
 {
     struct gpu_call c = gpu_call_begin(b);
-    struct hc_enter_record record = {{mix->n_hc, mix->fn.n_in, mix->n_iters, mix->hc_eps, mix->rms_eps},
-                                     reduce_record(args, input, most)};
+    struct hc_enter_record record = {gpu_hc_mix_record(mix), reduce_record(args, input, most)};
     uint32_t n = mix->n_hc, n_mix = n * (2 + n), n_rows = mix->n_rows;
     gpu_bind_floats(&c, c.b->hc_parts, (uint64_t)n_rows * HC_PARTS * (n_mix + 1));
     gpu_bind_floats(&c, mix->scale, 3);
@@ -57,7 +57,7 @@ static void run_enter(struct backend *b, const struct hc_mix_args *mix, const st
     gpu_run(&c, c.b->plain[PIPE_hc_enter], &record, sizeof record, 2, n_rows, 1, 256);
 }
 
-static void run_norm(struct backend *b, const struct rms_norm_args *args, const struct gpu_input *input, float most)
+void gpu_run_norm(struct backend *b, const struct rms_norm_args *args, const struct gpu_input *input, float most)
 {
     struct gpu_call c = gpu_call_begin(b);
     struct rms_norm_record record = {args->n, args->weight != NULL, args->eps, most, input && input->in_bytes};
@@ -154,6 +154,38 @@ static void run_add(struct backend *b, const struct add_args *args)
     gpu_run(&c, c.b->plain[PIPE_add], &record, sizeof record, gpu_groups(args->n, 256), 1, 1, 256);
 }
 
+static void run_rope(struct backend *b, const struct rope_args *args, const struct gpu_input *input, float most)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    uint32_t n = args->n_heads * args->dim;
+    struct rope_quantise_record record = {{args->n_heads, args->dim, args->n_rope, args->inverse}, n / 32, most,
+                                          input && input->in_bytes};
+    gpu_bind(&c, args->pos, args->n_rows * sizeof *args->pos);
+    gpu_bind_floats(&c, args->freq, args->n_rope / 2);
+    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * n);
+    if (input) {
+        gpu_bind_input(&c, input);
+        gpu_run(&c, c.b->plain[PIPE_rope_quantise], &record, sizeof record, gpu_groups(n / 32, 8), args->n_rows, 1,
+                256);
+    } else {
+        gpu_run(&c, c.b->plain[PIPE_rope], &record.rope, sizeof record.rope, args->n_heads, args->n_rows, 1, 32);
+    }
+}
+
+static void run_expand(struct backend *b, const struct hc_expand_args *args, const float *more)
+{
+    struct gpu_call c = gpu_call_begin(b);
+    struct hc_sum_record record = {.n_hc = args->n_hc, .n_embd = args->n_embd, .has_more = more != NULL};
+    uint64_t n = (uint64_t)args->n_rows * args->n_embd;
+    gpu_bind_floats(&c, args->y, n);
+    gpu_bind_floats(&c, more, n);
+    gpu_bind_floats(&c, args->post, (uint64_t)args->n_rows * args->n_hc);
+    gpu_bind_floats(&c, args->comb, (uint64_t)args->n_rows * args->n_hc * args->n_hc);
+    gpu_bind_floats(&c, args->x, n * args->n_hc);
+    gpu_run(&c, c.b->plain[PIPE_hc_expand], &record, sizeof record, gpu_groups(args->n_embd, 256), args->n_rows, 1,
+            256);
+}
+
 /* Dispatches what waits; with the integers of its result when there is an input. */
 static void run_waiting(struct backend *b, const struct gpu_input *input, float most)
 {
@@ -166,13 +198,20 @@ static void run_waiting(struct backend *b, const struct gpu_input *input, float 
         if (w.mixes) run_enter(b, &w.mix, &w.reduce, input, most);
         else run_reduce(b, &w.reduce, input, most);
         break;
-    case WAITING_NORM: run_norm(b, &w.norm, input, most); break;
+    case WAITING_NORM: gpu_run_norm(b, &w.norm, input, most); break;
     case WAITING_ROUTER: run_router(b, &w.route, NULL, NULL, 0); break;
     case WAITING_SWIGLU:
         if (w.routes) run_router(b, &w.route, &w.swiglu, input, most);
         else run_swiglu(b, &w.swiglu, input, most);
         break;
     case WAITING_ADD: run_add(b, &w.add); break;
+    case WAITING_EXPAND: run_expand(b, &w.expand, w.more); break;
+    case WAITING_MERGE: gpu_run_merge(b, &w.attention, NULL, NULL, 0); break;
+    case WAITING_ROPE:
+        if (w.merges) gpu_run_merge(b, &w.attention, &w.rope, input, most);
+        else run_rope(b, &w.rope, input, most);
+        break;
+    case WAITING_PREPARE: gpu_run_prepare(b, &w.prepare); break;
     }
 }
 
@@ -181,12 +220,18 @@ void gpu_flush(struct backend_gpu *b)
     if (b->waiting.kind != WAITING_NONE) run_waiting(&b->base, NULL, 0);
 }
 
+/* Pairs are neighbours in a block of 32 values of one head. */
+static bool turns_in_lanes(const struct rope_args *args) { return args->dim % 32 == 0 && args->n_rope % 2 == 0; }
+
 static bool makes(const struct gpu_waiting *w, const float *x, uint32_t n_rows, uint32_t n)
 {
     switch (w->kind) {
     case WAITING_REDUCE: return w->reduce.u == x && w->reduce.n_rows == n_rows && w->reduce.n_embd == n;
     case WAITING_NORM: return w->norm.y == x && w->norm.n_rows == n_rows && w->norm.n == n;
     case WAITING_SWIGLU: return w->swiglu.m == x && w->swiglu.n == (size_t)n_rows * n;
+    case WAITING_ROPE:
+        return w->rope.x == x && w->rope.n_rows == n_rows && w->rope.n_heads * w->rope.dim == n &&
+               turns_in_lanes(&w->rope);
     default: return false;
     }
 }
@@ -198,10 +243,15 @@ bool gpu_quantise_waiting(struct backend *b, const float *x, const struct gpu_in
     return true;
 }
 
-/* Many rows go in turn through the room for their products. */
+/* Many rows go in turn through the room for their products; with streams that are still to be expanded all at once. */
 void gpu_hc_mix(struct backend *b, const struct hc_mix_args *args)
 {
     struct backend_gpu *gpu = gpu_of(b);
+    const struct gpu_waiting w = gpu->waiting;
+    bool expands = w.kind == WAITING_EXPAND && w.expand.x == args->x && w.expand.n_rows == args->n_rows &&
+                   w.expand.n_hc == args->n_hc && w.expand.n_embd * args->n_hc == args->fn.n_in &&
+                   args->n_rows <= gpu->hc_rows && gpu_hc_can_expand(args->n_hc, &args->fn);
+    if (expands) gpu->waiting.kind = WAITING_NONE;
     gpu_flush(gpu);
     for (uint32_t first = 0, n; first < args->n_rows; first += n) {
         struct hc_mix_args some = *args;
@@ -211,7 +261,7 @@ void gpu_hc_mix(struct backend *b, const struct hc_mix_args *args)
         some.pre += (size_t)first * args->n_hc;
         some.post += (size_t)first * args->n_hc;
         some.comb += (size_t)first * args->n_hc * args->n_hc;
-        gpu_hc_products(b, n, some.x, &args->fn);
+        gpu_hc_products(b, n, args->n_hc, some.x, &args->fn, expands ? &w.expand : NULL, expands ? w.more : NULL);
         if (args->n_rows <= ENTER_ROWS_MAX) gpu->waiting = (struct gpu_waiting){.kind = WAITING_MIX, .mix = *args};
         else gpu_run_hc_mix(b, &some);
     }
@@ -232,9 +282,44 @@ void gpu_hc_reduce(struct backend *b, const struct hc_reduce_args *args)
 
 void gpu_rms_norm(struct backend *b, const struct rms_norm_args *args)
 {
+    if (gpu_prepare_norm(&gpu_of(b)->waiting, args)) return;
     gpu_flush(gpu_of(b));
     gpu_of(b)->waiting = (struct gpu_waiting){.kind = WAITING_NORM, .norm = *args};
     if (args->n % 32) gpu_flush(gpu_of(b));
+}
+
+void gpu_rope(struct backend *b, const struct rope_args *args)
+{
+    struct gpu_waiting *w = &gpu_of(b)->waiting;
+    if (args->n_rope == 0 || gpu_prepare_rope(w, args)) return;
+    const struct attention_args *before = &w->attention;
+    bool merges = w->kind == WAITING_MERGE && before->o == args->x && before->batch.n_rows == args->n_rows &&
+                  before->n_heads == args->n_heads && before->dim == args->dim && before->batch.pos == args->pos &&
+                  turns_in_lanes(args);
+    if (!merges) gpu_flush(gpu_of(b));
+    w->kind = WAITING_ROPE;
+    w->merges = merges;
+    w->rope = *args;
+}
+
+void gpu_index_query(struct backend *b, const struct index_query_args *args)
+{
+    struct gpu_waiting *w = &gpu_of(b)->waiting;
+    bool rotates = w->kind == WAITING_ROPE && !w->merges && w->rope.x == args->q && w->rope.n_rows == args->n_rows &&
+                   w->rope.n_heads == args->n_heads && w->rope.dim == args->dim && !w->rope.inverse;
+    struct rope_args rope = {0};
+    if (rotates) {
+        rope = w->rope;
+        w->kind = WAITING_NONE;
+    }
+    struct gpu_call c = gpu_call_begin(b);
+    struct index_query_record record = {args->n_heads, args->dim, args->round, rope.n_rope,
+                                        (float)(1.0 / sqrt((double)args->dim))};
+    ensure(args->dim <= 512);
+    gpu_bind(&c, rope.pos, rope.n_rows * sizeof *rope.pos);
+    gpu_bind_floats(&c, rope.freq, rope.n_rope / 2);
+    gpu_bind_floats(&c, args->q, (uint64_t)args->n_rows * args->n_heads * args->dim);
+    gpu_run(&c, c.b->plain[PIPE_index_query], &record, sizeof record, args->n_heads, args->n_rows, 1, 32);
 }
 
 void gpu_router(struct backend *b, const struct router_args *args)
@@ -285,14 +370,6 @@ void gpu_hc_expand(struct backend *b, const struct hc_expand_args *args)
     size_t n = (size_t)args->n_rows * args->n_embd;
     bool adds = w->kind == WAITING_ADD && w->add.y == args->y && w->add.n == n;
     const float *more = adds ? w->add.x : NULL;
-    if (adds) w->kind = WAITING_NONE;
-    struct gpu_call c = gpu_call_begin(b);
-    struct hc_sum_record record = {.n_hc = args->n_hc, .n_embd = args->n_embd, .has_more = adds};
-    gpu_bind_floats(&c, args->y, n);
-    gpu_bind_floats(&c, more, n);
-    gpu_bind_floats(&c, args->post, (uint64_t)args->n_rows * args->n_hc);
-    gpu_bind_floats(&c, args->comb, (uint64_t)args->n_rows * args->n_hc * args->n_hc);
-    gpu_bind_floats(&c, args->x, (uint64_t)args->n_rows * args->n_hc * args->n_embd);
-    gpu_run(&c, c.b->plain[PIPE_hc_expand], &record, sizeof record, gpu_groups(args->n_embd, 256), args->n_rows, 1,
-            256);
+    if (!adds) gpu_flush(gpu_of(b));
+    *w = (struct gpu_waiting){.kind = WAITING_EXPAND, .expand = *args, .more = more};
 }

@@ -43,24 +43,18 @@ void op_case_embed(struct op_run *run, const struct op_shape *s)
     op_output_floats(run, "x", x, s->n_rows, (size_t)s->n_hc * s->n_embd, 0);
 }
 
-/* The product of what an operation gives with a matrix of Q8_0, where the shape asks for one. */
 #define AFTER_OUT 24u
-struct after {
-    struct op_weight w;
-    float *z; /* NULL: none */
-};
 
-static struct after after_make(struct op_run *run, uint32_t n)
+struct op_after op_after_make(struct op_run *run, uint32_t n)
 {
-    struct after after = {0};
+    struct op_after after = {0};
     if (!run->shape->fused) return after;
     after.w = op_product_matrix(run, QUANT_Q8_0, n, AFTER_OUT, 1, NULL);
     after.z = op_result(run, (size_t)run->shape->n_rows * AFTER_OUT);
     return after;
 }
 
-/* Of the rows at hand; y: their result. */
-static void after_run(struct op_run *run, const struct after *after, const float *y)
+void op_after_run(struct op_run *run, const struct op_after *after, const float *y)
 {
     if (!after->z) return;
     struct matmul_args args = {.n_rows = run->n, .n_outputs = 1, .n_groups = 1, .x = y,
@@ -68,13 +62,43 @@ static void after_run(struct op_run *run, const struct after *after, const float
     run->dev->b->ops->matmul(run->dev->b, &args);
 }
 
-static void after_output(struct op_run *run, const struct after *after)
+void op_after_output(struct op_run *run, const struct op_after *after)
 {
     double tolerance = op_format_tolerance(QUANT_Q8_0);
     if (after->z) op_output_floats(run, "product", after->z, run->shape->n_rows, AFTER_OUT, tolerance);
 }
 
-/* n_hc n_embd type; fused: with the reduction that it is for, and a product */
+/* What makes the streams that coefficients are for. */
+struct streams_before {
+    float *y, *more, *post, *comb;
+};
+
+static struct streams_before streams_before_make(struct op_run *run)
+{
+    const struct op_shape *s = run->shape;
+    struct streams_before before = {0};
+    if (!s->fused) return before;
+    before.y = op_input(run, (size_t)s->n_rows * s->n_embd, NULL);
+    before.more = op_input(run, (size_t)s->n_rows * s->n_embd, NULL);
+    before.post = op_parameters(run, (size_t)s->n_rows * s->n_hc, 0.3f, 1);
+    before.comb = op_parameters(run, (size_t)s->n_rows * s->n_hc * s->n_hc, 0.1f, 0.25f);
+    return before;
+}
+
+static void expand_streams(struct op_run *run, const struct streams_before *before, float *x)
+{
+    const struct op_shape *s = run->shape;
+    size_t r = run->first, n = s->n_hc, at = r * s->n_embd;
+    struct add_args add = {.n = (size_t)run->n * s->n_embd, .x = before->more + at, .y = before->y + at};
+    struct hc_expand_args expand = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd, .x = x + at * n,
+                                    .y = before->y + at, .post = before->post + r * n,
+                                    .comb = before->comb + r * n * n};
+    run->dev->b->ops->add(run->dev->b, &add);
+    run->dev->b->ops->hc_expand(run->dev->b, &expand);
+}
+
+/* n_hc n_embd type; fused: with the sum and the expansion that make the streams, the reduction that it is for, and a
+ * product */
 void op_case_hc_mix(struct op_run *run, const struct op_shape *s)
 {
     uint32_t n = s->n_hc, n_mix = n * (2 + n), flat = n * s->n_embd;
@@ -85,9 +109,11 @@ void op_case_hc_mix(struct op_run *run, const struct op_shape *s)
     float *comb = op_result(run, (size_t)s->n_rows * n * n);
     float *norm = op_parameters(run, s->n_embd, 0.2f, 1);
     float *u = s->fused ? op_result(run, (size_t)s->n_rows * s->n_embd) : NULL;
-    struct after after = after_make(run, s->n_embd);
+    struct op_after after = op_after_make(run, s->n_embd);
+    struct streams_before before = streams_before_make(run);
     while (op_next(run)) {
         size_t r = run->first;
+        if (s->fused) expand_streams(run, &before, x);
         struct hc_mix_args args = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .n_iters = 20, .hc_eps = 1e-6f,
                                    .rms_eps = 1e-6f, .x = x + r * flat, .fn = fn, .scale = scale, .base = base,
                                    .pre = pre + r * n, .post = post + r * n, .comb = comb + r * n * n};
@@ -96,14 +122,15 @@ void op_case_hc_mix(struct op_run *run, const struct op_shape *s)
         struct hc_reduce_args reduce = {.n_rows = run->n, .n_hc = n, .n_embd = s->n_embd, .rms_eps = 1e-6f, .x = args.x,
                                         .w = args.pre, .norm = norm, .u = u + r * s->n_embd};
         run->dev->b->ops->hc_reduce(run->dev->b, &reduce);
-        after_run(run, &after, reduce.u);
+        op_after_run(run, &after, reduce.u);
     }
     double tolerance = op_format_tolerance(s->type);
     op_output_floats(run, "pre", pre, s->n_rows, n, tolerance);
     op_output_floats(run, "post", post, s->n_rows, n, tolerance);
     op_output_floats(run, "comb", comb, s->n_rows, (size_t)n * n, tolerance);
     if (u) op_output_floats(run, "u", u, s->n_rows, s->n_embd, tolerance);
-    after_output(run, &after);
+    if (u) op_output_floats(run, "x", x, s->n_rows, flat, TOLERANCE_FLOAT);
+    op_after_output(run, &after);
 }
 
 /* n_hc n_embd type */
@@ -130,16 +157,16 @@ void op_case_hc_reduce(struct op_run *run, const struct op_shape *s)
     float *x = op_input(run, s->n_rows * flat, NULL), *w = op_parameters(run, (size_t)s->n_rows * s->n_hc, 0.3f, 0.5f);
     float *norm = s->plain ? NULL : op_parameters(run, s->n_embd, 0.2f, 1);
     float *u = op_result(run, (size_t)s->n_rows * s->n_embd);
-    struct after after = after_make(run, s->n_embd);
+    struct op_after after = op_after_make(run, s->n_embd);
     while (op_next(run)) {
         struct hc_reduce_args args = {.n_rows = run->n, .n_hc = s->n_hc, .n_embd = s->n_embd, .rms_eps = 1e-6f,
                                       .x = x + run->first * flat, .w = w + (size_t)run->first * s->n_hc, .norm = norm,
                                       .u = u + (size_t)run->first * s->n_embd};
         run->dev->b->ops->hc_reduce(run->dev->b, &args);
-        after_run(run, &after, args.u);
+        op_after_run(run, &after, args.u);
     }
     op_output_floats(run, "u", u, s->n_rows, s->n_embd, TOLERANCE_FLOAT);
-    after_output(run, &after);
+    op_after_output(run, &after);
 }
 
 /* n_hc n_embd */
@@ -164,19 +191,20 @@ void op_case_rms_norm(struct op_run *run, const struct op_shape *s)
     float *x = op_input(run, (size_t)s->n_rows * s->n_in, NULL);
     float *weight = s->plain ? NULL : op_parameters(run, s->n_in, 0.2f, 1);
     float *y = s->is_index ? x : op_result(run, (size_t)s->n_rows * s->n_in);
-    struct after after = after_make(run, s->n_in);
+    struct op_after after = op_after_make(run, s->n_in);
     while (op_next(run)) {
         size_t at = (size_t)run->first * s->n_in;
         struct rms_norm_args args = {.n_rows = run->n, .n = s->n_in, .eps = 1e-6f, .x = x + at, .weight = weight,
                                      .y = y + at};
         run->dev->b->ops->rms_norm(run->dev->b, &args);
-        after_run(run, &after, args.y);
+        op_after_run(run, &after, args.y);
     }
     op_output_floats(run, "y", y, s->n_rows, s->n_in, TOLERANCE_FLOAT);
-    after_output(run, &after);
+    op_after_output(run, &after);
 }
 
-/* n_heads dim n_rope start inverse; plain: without YaRN. Positions step by a large number so that all angles occur. */
+/* n_heads dim n_rope start inverse; plain: without YaRN; fused. Positions step by a large number so that all angles
+ * occur. */
 void op_case_rope(struct op_run *run, const struct op_shape *s)
 {
     size_t row_n = (size_t)s->n_heads * s->dim;
@@ -187,13 +215,16 @@ void op_case_rope(struct op_run *run, const struct op_shape *s)
     float *freq_there = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
     int32_t *pos_there = op_put(run->dev, pos, s->n_rows * sizeof *pos);
     float *x = op_input(run, s->n_rows * row_n, NULL);
+    struct op_after after = op_after_make(run, (uint32_t)row_n);
     while (op_next(run)) {
         struct rope_args args = {.n_rows = run->n, .n_heads = s->n_heads, .dim = s->dim, .n_rope = s->n_rope,
                                  .inverse = s->inverse, .pos = pos_there + run->first, .freq = freq_there,
                                  .x = x + run->first * row_n};
         run->dev->b->ops->rope(run->dev->b, &args);
+        op_after_run(run, &after, args.x);
     }
     op_output_floats(run, "x", x, (size_t)s->n_rows * s->n_heads, s->dim, 1e-6);
+    op_after_output(run, &after);
 }
 
 /* What a result that cancels to less is measured by: the expected norm of n_out values. */
@@ -236,17 +267,26 @@ void op_case_matmul(struct op_run *run, const struct op_shape *s)
     }
 }
 
-/* n_heads dim round */
+/* n_heads dim round; fused: rotated before, n_rope start */
 void op_case_index_query(struct op_run *run, const struct op_shape *s)
 {
     size_t row_n = (size_t)s->n_heads * s->dim;
-    float *q = op_input(run, s->n_rows * row_n, NULL);
+    float freq[256], *q = op_input(run, s->n_rows * row_n, NULL);
+    int32_t *pos = op_host(run, s->n_rows, sizeof *pos);
+    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
+    for (uint32_t r = 0; r < s->n_rows; r++) pos[r] = (int32_t)(s->start + r * 9973u);
+    float *freq_there = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    int32_t *pos_there = op_put(run->dev, pos, s->n_rows * sizeof *pos);
     while (op_next(run)) {
+        struct rope_args rope = {.n_rows = run->n, .n_heads = s->n_heads, .dim = s->dim, .n_rope = s->n_rope,
+                                 .pos = pos_there + run->first, .freq = freq_there, .x = q + run->first * row_n};
+        if (s->fused) run->dev->b->ops->rope(run->dev->b, &rope);
         struct index_query_args args = {.n_rows = run->n, .n_heads = s->n_heads, .dim = s->dim, .round = s->round,
                                         .q = q + run->first * row_n};
         run->dev->b->ops->index_query(run->dev->b, &args);
     }
-    op_output_floats(run, "q", q, (size_t)s->n_rows * s->n_heads, s->dim, 0); /* the definition names every bit */
+    op_output_floats(run, "q", q, (size_t)s->n_rows * s->n_heads, s->dim,
+                     s->fused ? 2e-6 : 0); /* the definition names every bit */
 }
 
 /* Distinct experts for each row; *n_chosen: how many there are in all. */
@@ -326,7 +366,7 @@ struct beside {
     float *m;         /* [n_rows][n_used][n_embd] of the experts */
     double rms_gate, rms_up;
     struct op_weight gate, up;
-    struct after after;
+    struct op_after after;
 };
 
 static struct beside beside_make(struct op_run *run, const struct op_shape *s)
@@ -340,7 +380,7 @@ static struct beside beside_make(struct op_run *run, const struct op_shape *s)
     beside.gate = op_product_matrix(run, s->type, s->n_in, s->n_embd, s->n_stack, &beside.rms_gate);
     beside.up = op_product_matrix(run, s->type2, s->n_in, s->n_embd, s->n_stack, &beside.rms_up);
     beside.m = op_result(run, (size_t)s->n_rows * s->n_used * s->n_embd);
-    beside.after = after_make(run, s->n_in);
+    beside.after = op_after_make(run, s->n_in);
     return beside;
 }
 
@@ -357,7 +397,7 @@ static void beside_run(struct op_run *run, const struct beside *beside, const st
                                     .up = beside->up,
                                     .m = beside->m + (size_t)run->first * s->n_used * s->n_embd};
     run->dev->b->ops->swiglu(run->dev->b, &swiglu);
-    after_run(run, &beside->after, a);
+    op_after_run(run, &beside->after, a);
     run->dev->b->ops->moe_gate_up(run->dev->b, &args);
 }
 
@@ -366,7 +406,7 @@ static void beside_output(struct op_run *run, const struct beside *beside)
     const struct op_shape *s = run->shape;
     if (!beside->x) return;
     op_output_floats(run, "activation", beside->a, s->n_rows, s->n_in, TOLERANCE_FLOAT);
-    after_output(run, &beside->after);
+    op_after_output(run, &beside->after);
     output_activations(run, "m", beside->x_here, beside->m, s->n_embd, beside->rms_gate, beside->rms_up);
 }
 
@@ -479,15 +519,15 @@ void op_case_swiglu(struct op_run *run, const struct op_shape *s)
 {
     float *a = op_input(run, (size_t)s->n_rows * s->n_in, NULL), *b = op_input(run, (size_t)s->n_rows * s->n_in, NULL);
     float *m = s->plain ? op_result(run, (size_t)s->n_rows * s->n_in) : a;
-    struct after after = after_make(run, s->n_in);
+    struct op_after after = op_after_make(run, s->n_in);
     while (op_next(run)) {
         size_t at = (size_t)run->first * s->n_in;
         struct swiglu_args args = {.n = (size_t)run->n * s->n_in, .limit = 10, .a = a + at, .b = b + at, .m = m + at};
         run->dev->b->ops->swiglu(run->dev->b, &args);
-        after_run(run, &after, args.m);
+        op_after_run(run, &after, args.m);
     }
     op_output_floats(run, "m", m, s->n_rows, s->n_in, TOLERANCE_FLOAT);
-    after_output(run, &after);
+    op_after_output(run, &after);
 }
 
 /* n_in */

@@ -11,6 +11,16 @@
 #include "ops/ops.def"
 #undef OP
 
+/* The product of what an operation gives, n values a row, with a matrix of Q8_0, where the shape is fused. run: of the
+ * rows at hand; y: their result. */
+struct op_after {
+    struct op_weight w;
+    float *z; /* NULL: none */
+};
+struct op_after op_after_make(struct op_run *run, uint32_t n);
+void op_after_run(struct op_run *run, const struct op_after *after, const float *y);
+void op_after_output(struct op_run *run, const struct op_after *after);
+
 /* Error that a product with a matrix of this format may have, relative to the norm of the result: 1e-5 for float
  * formats, 1e-3 for others, where activations may be rounded to suit the format, and 1e-2 for 2-bit formats. */
 double op_format_tolerance(uint32_t type);

@@ -15,23 +15,6 @@ static uint8_t *read_back(struct op_run *run, const uint8_t *there, uint64_t byt
     return here;
 }
 
-/* dim n_rope n_slots window(=1) format round n_seqs start. Every byte of every tail is compared: what was stored, and
- * that nothing else was touched. */
-void op_case_kv_store(struct op_run *run, const struct op_shape *s)
-{
-    struct op_state state;
-    op_state_make(run, &state);
-    float *kv = op_input(run, (size_t)s->n_rows * s->dim, NULL);
-    while (op_next(run)) {
-        struct kv_store_args args = {.batch = op_state_batch(run, &state), .dim = s->dim, .n_rope = s->n_rope,
-                                     .round = s->round, .ring = state.ring, .kv = kv + (size_t)run->first * s->dim};
-        run->dev->b->ops->kv_store(run->dev->b, &args);
-    }
-    uint64_t bytes = state.n_tails * state.tail_bytes;
-    run->moved_bytes = s->n_rows * (s->dim * sizeof(float) + state.ring.row_bytes);
-    op_output_add(run, "tails", OUTPUT_BYTES, read_back(run, state.tails, bytes), 1, (size_t)bytes);
-}
-
 /* Registers all compressed rows of all spans as numbers, and the bytes between them. */
 static void output_spans(struct op_run *run, const struct op_shape *s, const struct op_state *state)
 {
@@ -52,30 +35,133 @@ static void output_spans(struct op_run *run, const struct op_shape *s, const str
     op_output_add(run, "between rows", OUTPUT_BYTES, spans, 1, (size_t)bytes);
 }
 
+/* A compressor of the shape, if it has one. */
+struct compressor {
+    float *k, *g, *ape, *norm, *freq;
+};
+
+static struct compressor compressor_make(struct op_run *run)
+{
+    const struct op_shape *s = run->shape;
+    struct compressor c = {0};
+    float freq[256];
+    if (!s->ratio) return c;
+    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
+    c.k = op_input(run, (size_t)s->n_rows * s->n_out, NULL);
+    c.g = op_input(run, (size_t)s->n_rows * s->n_out, NULL);
+    c.ape = op_parameters(run, (size_t)s->ratio * s->n_out, 1, 0);
+    c.norm = op_parameters(run, s->dim, 0.2f, 1);
+    c.freq = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    return c;
+}
+
+static void compressor_run(struct op_run *run, const struct compressor *c, const struct op_state *state,
+                           const struct op_batch *batch, const float *freq)
+{
+    const struct op_shape *s = run->shape;
+    struct compress_args args = {.batch = *batch, .ratio = s->ratio, .dim = s->dim, .width = s->n_out,
+                                 .n_rope = s->n_rope, .n_slots = s->n_slots, .is_index = s->is_index,
+                                 .round = s->round, .rms_eps = 1e-6f, .slots_offset = state->slots_offset,
+                                 .k = c->k + (size_t)run->first * s->n_out, .g = c->g + (size_t)run->first * s->n_out,
+                                 .ape = c->ape, .norm = c->norm, .freq = freq, .rows = state->rows};
+    if (s->ratio) run->dev->b->ops->compress(run->dev->b, &args);
+}
+
 /* dim n_rope ratio n_out(= width) n_slots is_index format round n_seqs start rows_per_span */
 void op_case_compress(struct op_run *run, const struct op_shape *s)
 {
     struct op_state state;
-    float freq[256];
     op_state_make(run, &state);
-    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
-    float *k = op_input(run, (size_t)s->n_rows * s->n_out, NULL);
-    float *g = op_input(run, (size_t)s->n_rows * s->n_out, NULL);
-    float *ape = op_parameters(run, (size_t)s->ratio * s->n_out, 1, 0), *norm = op_parameters(run, s->dim, 0.2f, 1);
-    float *freq_there = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    struct compressor c = compressor_make(run);
     while (op_next(run)) {
-        struct compress_args args = {.batch = op_state_batch(run, &state), .ratio = s->ratio, .dim = s->dim,
-                                     .width = s->n_out, .n_rope = s->n_rope, .n_slots = s->n_slots,
-                                     .is_index = s->is_index, .round = s->round, .rms_eps = 1e-6f,
-                                     .slots_offset = state.slots_offset, .k = k + (size_t)run->first * s->n_out,
-                                     .g = g + (size_t)run->first * s->n_out, .ape = ape, .norm = norm,
-                                     .freq = freq_there, .rows = state.rows};
-        run->dev->b->ops->compress(run->dev->b, &args);
+        struct op_batch batch = op_state_batch(run, &state);
+        compressor_run(run, &c, &state, &batch, c.freq);
     }
     uint64_t bytes = state.n_tails * state.tail_bytes;
     run->moved_bytes = 4 * (uint64_t)s->n_rows * s->n_out * sizeof(float); /* read, and written into slots */
     op_output_add(run, "tails", OUTPUT_BYTES, read_back(run, state.tails, bytes), 1, (size_t)bytes);
     output_spans(run, s, &state);
+}
+
+/* Registers the rows of the rings as numbers, and the bytes of tails between them. */
+static void output_rings(struct op_run *run, const struct op_shape *s, const struct op_state *state)
+{
+    uint64_t bytes = state->n_tails * state->tail_bytes;
+    uint8_t *tails = read_back(run, state->tails, bytes);
+    size_t n_rows = (size_t)state->n_tails * s->n_slots;
+    float *rows = op_host(run, n_rows * s->dim, sizeof *rows);
+    for (size_t i = 0; i < n_rows; i++) {
+        uint8_t *row = tails + i / s->n_slots * state->tail_bytes + state->ring.offset +
+                       i % s->n_slots * state->ring.row_bytes;
+        op_state_unpack(s, row, rows + i * s->dim);
+        memset(row, 0, kv_row_bytes(s->format, s->dim, s->n_rope));
+    }
+    struct op_output *output =
+        op_output_add(run, "ring", s->round ? OUTPUT_ROUNDED : OUTPUT_FLOAT, rows, n_rows, s->dim);
+    output->tolerance = s->format == OP_ROW_PACKED ? 0.02 : 1e-5; /* a few steps of E4M3 among a row */
+    op_output_add(run, "tails", OUTPUT_BYTES, tails, 1, (size_t)bytes);
+}
+
+/* What goes before kv_store: queries and the row itself are normed and rotated. */
+struct before_store {
+    float *q, *kv_norm, *freq; /* q NULL: nothing does */
+};
+
+static struct before_store before_store_make(struct op_run *run)
+{
+    const struct op_shape *s = run->shape;
+    struct before_store before = {0};
+    float freq[256];
+    if (!s->fused) return before;
+    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
+    before.q = op_input(run, (size_t)s->n_rows * s->n_heads * s->dim, NULL);
+    before.kv_norm = op_parameters(run, s->dim, 0.2f, 1);
+    before.freq = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    return before;
+}
+
+static void norm_and_rotate(struct op_run *run, const struct before_store *before, float *x, uint32_t n_heads,
+                            const float *weight, const int32_t *pos)
+{
+    const struct op_shape *s = run->shape;
+    struct rms_norm_args norm = {.n_rows = run->n * n_heads, .n = s->dim, .eps = 1e-6f, .x = x, .weight = weight,
+                                 .y = x};
+    struct rope_args rope = {.n_rows = run->n, .n_heads = n_heads, .dim = s->dim, .n_rope = s->n_rope, .pos = pos,
+                             .freq = before->freq, .x = x};
+    run->dev->b->ops->rms_norm(run->dev->b, &norm);
+    run->dev->b->ops->rope(run->dev->b, &rope);
+}
+
+/* dim n_rope n_slots window(=1) format round n_seqs start. Every byte of every tail is compared: what was stored, and
+ * that nothing else was touched. fused: with norm and rotation of the row and of n_heads heads of queries, and with a
+ * ratio a compressor; then what is stored is rounded after float arithmetic, and compared as numbers. */
+void op_case_kv_store(struct op_run *run, const struct op_shape *s)
+{
+    struct op_state state;
+    size_t n_q = (size_t)s->n_heads * s->dim;
+    op_state_make(run, &state);
+    float *kv = op_input(run, (size_t)s->n_rows * s->dim, NULL);
+    struct before_store before = before_store_make(run);
+    struct compressor c = compressor_make(run);
+    while (op_next(run)) {
+        struct kv_store_args args = {.batch = op_state_batch(run, &state), .dim = s->dim, .n_rope = s->n_rope,
+                                     .round = s->round, .ring = state.ring, .kv = kv + (size_t)run->first * s->dim};
+        float *row = kv + (size_t)run->first * s->dim;
+        if (before.q) norm_and_rotate(run, &before, before.q + run->first * n_q, s->n_heads, NULL, args.batch.pos);
+        if (before.q) norm_and_rotate(run, &before, row, 1, before.kv_norm, args.batch.pos);
+        run->dev->b->ops->kv_store(run->dev->b, &args);
+        compressor_run(run, &c, &state, &args.batch, before.freq);
+    }
+    uint64_t bytes = state.n_tails * state.tail_bytes;
+    run->moved_bytes = s->n_rows * (s->dim * sizeof(float) + state.ring.row_bytes) +
+                       2 * s->n_rows * (n_q + 2 * (uint64_t)s->n_out) * sizeof(float);
+    if (!before.q) {
+        op_output_add(run, "tails", OUTPUT_BYTES, read_back(run, state.tails, bytes), 1, (size_t)bytes);
+        return;
+    }
+    op_output_floats(run, "q", before.q, (size_t)s->n_rows * s->n_heads, s->dim, 1e-5);
+    output_rings(run, s, &state);
+    if (s->ratio) output_spans(run, s, &state);
 }
 
 /* Scores by the definition, in double, from what lies in the spans. */
@@ -188,7 +274,8 @@ static void choose_rows(struct op_run *run, const struct op_state *state, int32_
 }
 
 /* n_heads dim n_rope window ratio top_k n_slots format round n_seqs start rows_per_span; top_k 0: no selection;
- * inverse: one sink so large that nothing else matters, and one so small that it does not */
+ * inverse: one sink so large that nothing else matters, and one so small that it does not; fused: rotated back, and a
+ * product */
 void op_case_attention(struct op_run *run, const struct op_shape *s)
 {
     struct op_state state;
@@ -205,6 +292,10 @@ void op_case_attention(struct op_run *run, const struct op_shape *s)
         sinks[s->n_heads - 1] = -1e30f;
     }
     float *sinks_there = op_put(run->dev, sinks, s->n_heads * sizeof *sinks);
+    struct op_after after = op_after_make(run, (uint32_t)row_n);
+    float freq[256], *freq_there = NULL;
+    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
+    if (s->fused) freq_there = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
     while (op_next(run)) {
         struct attention_args args = {.batch = op_state_batch(run, &state), .n_heads = s->n_heads, .dim = s->dim,
                                       .n_rope = s->n_rope, .window = s->window, .ratio = s->ratio, .top_k = s->top_k,
@@ -213,7 +304,12 @@ void op_case_attention(struct op_run *run, const struct op_shape *s)
                                       .sel = sel ? sel + (size_t)run->first * s->top_k : NULL,
                                       .n_sel = n_sel ? n_sel + run->first : NULL, .o = o + run->first * row_n};
         run->dev->b->ops->attention(run->dev->b, &args);
+        struct rope_args rope = {.n_rows = run->n, .n_heads = s->n_heads, .dim = s->dim, .n_rope = s->n_rope,
+                                 .inverse = true, .pos = args.batch.pos, .freq = freq_there, .x = args.o};
+        if (s->fused) run->dev->b->ops->rope(run->dev->b, &rope);
+        op_after_run(run, &after, args.o);
     }
     run->moved_bytes = rows_read(s, &state, s->top_k) * state.ring.row_bytes + 2 * s->n_rows * row_n * sizeof(float);
     op_output_floats(run, "o", o, (size_t)s->n_rows * s->n_heads, s->dim, 2e-5);
+    op_after_output(run, &after);
 }

@@ -19,6 +19,7 @@ struct backend_limits op_shape_limits(const struct op_shape *s)
     struct backend_limits limits = {.n_rows = s->n_rows, .n_heads = s->n_heads, .n_experts = s->n_stack,
                                     .n_used = s->n_used, .n_ff = max_u32(s->n_in, s->n_out)};
     limits.n_in = max_u32(s->n_in * n_groups, s->n_hc * s->n_embd);
+    if (s->fused) limits.n_in = max_u32(limits.n_in, s->n_heads * s->dim); /* a product follows */
     limits.n_attn_rows = s->window + (s->top_k ? s->top_k : n_visible);
     limits.n_index_rows = n_visible;
     limits.n_index_heads = s->n_heads;
@@ -246,13 +247,14 @@ static struct op_weight make_matrix(struct op_run *run, uint32_t type, uint32_t 
     size_t bytes = (size_t)w.stack_bytes * n_stack, n_blocks = bytes / format->block_bytes;
     uint8_t *blocks = host_aligned(run, (bytes + PAGE - 1) / PAGE * PAGE, PAGE);
     double squares = 0;
+    size_t step = n_blocks > 1024 ? 16 : 1; /* a sample of many; few may have very different scales */
     for (size_t i = 0; i < n_blocks; i++) {
         uint8_t *block = blocks + i * format->block_bytes;
         if (i < RANDOM_BLOCKS) random_block(run, format, block);
         else memcpy(block, block - RANDOM_BLOCKS * format->block_bytes, format->block_bytes);
-        if (rms && i % 16 == 0) squares += block_squares(format, block); /* a sample */
+        if (rms && i % step == 0) squares += block_squares(format, block);
     }
-    size_t n_sampled = (n_blocks + 15) / 16 * format->block_elems;
+    size_t n_sampled = (n_blocks + step - 1) / step * format->block_elems;
     if (rms) *rms = sqrt(squares / (double)n_sampled);
     if (run->streams && n_stack > 1) stream(run, blocks, &w);
     else w.data = packs ? give(run, blocks, bytes, &w) : op_put(run->dev, blocks, bytes);
@@ -324,5 +326,5 @@ void op_shape_text(const struct op_shape *s, char *text, size_t size)
     if (s->n_seqs) at = put_word(text, size, at, s->format == OP_ROW_PACKED ? "packed" : "floats", 0, false);
     if (s->fill != FILL_NORMAL) at = put_word(text, size, at, fills[s->fill], 0, false);
     if (s->inverse) at = put_word(text, size, at, "inverse", 0, false);
-    if (s->fused) (void)put_word(text, size, at, "and a product", 0, false);
+    if (s->fused) (void)put_word(text, size, at, "fused", 0, false);
 }

@@ -49,7 +49,7 @@ struct op_shape {
     enum op_fill fill;
     bool round, is_index, inverse, plain; /* plain: without what the operation may leave out */
     bool mixed;            /* of every weight format, beside the next one */
-    bool fused;            /* a product follows, with which a GPU does the operation in one kernel */
+    bool fused;            /* with operations before or after it that a GPU does in one kernel with it */
     uint32_t skew;         /* bytes by which activations are off 64-byte alignment */
     bool large;            /* the real size: compared between backends only */
     bool timed;            /* and large enough to be timed on a device */
@@ -102,7 +102,7 @@ struct op_run {
         size_t bytes;
     } mapped[8];
     uint32_t n_mapped;
-    struct op_output outputs[5];
+    struct op_output outputs[6];
     size_t n_outputs;
 };
 typedef void (*op_case_fn)(struct op_run *run, const struct op_shape *s);

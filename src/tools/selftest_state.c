@@ -65,7 +65,7 @@ static void make_tails(struct op_run *run, struct op_state *state)
 {
     const struct op_shape *s = run->shape;
     uint32_t bytes = row_bytes(s), n_ring = s->window ? s->n_slots : 0, n_floats = s->n_out * 2 * s->n_slots;
-    if (s->window) n_floats = 0; /* a ring or compressor slots, as the operation needs */
+    if (s->window && !s->fused) n_floats = 0; /* a ring or compressor slots, as the operation needs */
     state->ring = (struct op_ring){64, bytes, n_ring, s->format};
     state->slots_offset = round_up(64 + n_ring * bytes + 32, 64);
     state->tail_bytes = state->slots_offset + (uint64_t)n_floats * sizeof(float) + 96;

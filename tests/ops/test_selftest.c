@@ -70,12 +70,16 @@ static const struct spoil {
     int back;
     unsigned launches;
 } spoils[] = {
-    S(embed_q4_k, embed), S(hc_dot_f32, hc_mix), S(hc_dot_mxfp4, hc_mix), S(hc_mix, hc_mix), S(hc_head, hc_head),
+    S(embed_q4_k, embed), {"hc_dot_f32", "hc_mix", 0, 1, 0}, {"hc_dot_mxfp4", "hc_mix", 0, 1, 0}, S(hc_mix, hc_mix),
+    S(hc_head, hc_head),
     {"hc_reduce", "hc_reduce", 0, 3, 0}, {"hc_enter", "hc_mix", 0, 3, 0}, S(hc_expand, hc_expand),
     S(rms_norm, rms_norm), {"rope", "rope", 128, 0, 0}, {"matvec_f16", "matmul", 0, 4, 0}, S(matmul_bf16, matmul),
     S(quantise, matmul), {"product_mxfp4", "matmul", 0, 4, 0}, S(products_q8_0, matmul), S(tiles_q6_k, matmul),
     S(tiles_q2_k, matmul), S(kv_store, kv_store), S(compress_pool, compress), S(compress_slots, compress),
-    S(index_query, index_query), S(index_top, index_select), S(attention_merge, attention),
+    {"norm_rope", "kv_store", 0, 2, 0}, S(norm_rope, kv_store), {"prepare", "kv_store", 0, 3, 0},
+    {"prepare", "compress", 0, 1, 0}, S(index_query, index_query), S(index_top, index_select),
+    {"attention_merge", "attention", 0, 3, 0}, {"attention_merge", "attention", 0, 1, 0},
+    {"rope_quantise", "rope", 0, 1, 0}, {"rope_quantise", "rope", 96, 3, 0},
     {"router", "router", 0, 8, 0}, S(moe_gate_up_f32, moe_gate_up), S(moe_down_f32, moe_down),
     S(expert_down_iq2_xxs, moe_down), S(moe_sum, moe_down), S(swiglu, swiglu), S(add, add), S(add_streams, add_streams),
     S(gather, gather),

@@ -9,11 +9,15 @@ struct embed_record {
 };
 #define HC_PARTS 32 /* of an input at most, whose products are summed in order; one has 256 values at least */
 #define HC_ROWS 8   /* that a threadgroup of hc_dot multiplies */
+#define HC_STAGE 64 /* chunks of 8 values of a row that it holds */
+/* n_streams: that a part has the same `each` chunks of. aligned: of row_record. expands, has_more: as
+ * hc_expand does before. */
 struct hc_dot_record {
-    uint32_t n_in, n_out, row_bytes, n_rows, aligned; /* aligned: of row_record */
+    uint32_t n_in, n_out, row_bytes, n_rows, aligned;
+    uint32_t n_streams, each, expands, has_more;
 };
 struct hc_mix_record {
-    uint32_t n_hc, n_in, n_iters;
+    uint32_t n_hc, n_in, n_parts, n_iters;
     float hc_eps, rms_eps;
 };
 struct hc_sum_record { /* reduce and expand */
@@ -32,6 +36,12 @@ struct rms_norm_record {
 };
 struct rope_record {
     uint32_t n_heads, dim, n_rope, inverse;
+};
+struct rope_quantise_record {
+    struct rope_record rope;
+    uint32_t n_blocks; /* of 32, of a row */
+    float most;        /* most, in_bytes: of quantise_record */
+    uint32_t in_bytes;
 };
 struct matvec_record {
     uint32_t n_in, n_out, row_bytes, n_groups, group_out, n_rows, aligned; /* group_out: outputs of a group */
@@ -87,8 +97,19 @@ struct compress_record {
     uint32_t tail_bytes, slots_offset;
     struct rows_place rows;
 };
+/* Of n_heads + 1 heads the last one is kv. */
+struct norm_rope_record {
+    uint32_t n_heads, dim, n_rope, has_weight, kv_has_weight, round;
+    float eps, kv_eps;
+    struct ring_place ring;
+};
+struct prepare_record {
+    struct norm_rope_record heads;
+    uint32_t n_parts; /* threadgroups of a row for heads */
+    struct compress_record compress[2];
+};
 struct index_query_record {
-    uint32_t n_heads, dim, round;
+    uint32_t n_heads, dim, round, n_rope;
     float norm; /* fl32(dim^-1/2) */
 };
 struct index_record {
@@ -104,6 +125,12 @@ struct attention_record {
     float scale;
     struct ring_place ring;
     struct rows_place rows;
+};
+struct merge_record {
+    struct attention_record seen;
+    uint32_t n_rope, inverse; /* of the rotation that follows; n_rope 0: none */
+    uint32_t quantises, in_bytes;
+    float most; /* most, in_bytes: of quantise_record */
 };
 struct repack_record {
     uint32_t block_bytes, n_blocks; /* n_blocks: of a group */
