@@ -92,7 +92,7 @@ $(PRETEND_CUDA)/%.o: src/gpu/%.c $(BUILD)/flags
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 CUDA_TESTS := $(addprefix $(BUILD)/tests/cuda/,unit/test_session_gpu unit/test_session_gpu_ahead \
 	unit/test_session_gpu_together unit/test_gpu_streamed unit/test_gpu_made_up ops/test_packed ops/test_fused \
-	ops/test_candidates ops/test_candidates_chosen ops/test_selftest_host)
+	ops/test_sorted ops/test_candidates ops/test_candidates_chosen ops/test_selftest_host)
 $(BUILD)/tests/cuda/%.o: tests/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo '$(notdir $(firstword $(CC))) $< for the pretend CUDA'
@@ -110,7 +110,7 @@ $(BUILD)/tests/gpu/ptx/host.o: CPPFLAGS += -DPTX_FILE='"$(PTX)"'
 # Test programs of the pretend CUDA runtime once more, with its kernels run by the interpreter. Not under sanitizers and
 # with tiny limits: what these find is found when the emulator runs the same programs.
 PTX_TESTS := $(addprefix $(BUILD)/tests/ptx/,unit/test_session_gpu unit/test_session_gpu_ahead unit/test_gpu_made_up \
-	ops/test_fused ops/test_candidates_chosen)
+	ops/test_fused ops/test_sorted ops/test_candidates_chosen)
 PTX_TESTS := $(if $(CUDA_TESTS),$(if $(SAN)$(SMALL),,$(PTX_TESTS)))
 $(BUILD)/tests/gpu/ptx_executor.o: CPPFLAGS += $(PRETEND_CUDA_FLAGS)
 $(PTX_TESTS): $(PRETEND_CUDA_OBJS) $(PTX_OBJS) $(BUILD)/tests/gpu/ptx_executor.o

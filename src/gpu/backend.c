@@ -238,13 +238,19 @@ static enum ds4_status gpu_map(struct backend *backend, const void *ptr, size_t 
     return DS4_OK;
 }
 
+void gpu_forget_choices(struct backend_gpu *b)
+{
+    gpu_stage_forget(b);
+    b->ready.x = NULL;
+    b->sorts.ids = NULL;
+}
+
 static void gpu_write(struct backend *backend, void *to, const void *from, size_t bytes)
 {
     struct backend_gpu *b = gpu_of(backend);
     if (!bytes || b->failed) return;
     gpu_flush(b);
-    gpu_stage_forget(b);
-    b->ready.x = NULL;
+    gpu_forget_choices(b);
     struct gpu_ref target = ref_of(b, to, bytes);
     const struct region *source = gpu_region(b, from, bytes);
     bool good = source && !source->mapped ? b->host->copy(b->gpu, target, ref_of(b, from, bytes))
@@ -333,19 +339,41 @@ static uint64_t input_bytes(uint64_t n) { return n * 2 + n / 8 + n / 4; }
 static uint32_t hc_rows(const struct backend_limits *limits) { return slice(4 * HC_ROW_BYTES, limits->n_rows); }
 static uint64_t hc_bytes(const struct backend_limits *limits) { return hc_rows(limits) * HC_ROW_BYTES; }
 
+/* Of a row of the operations with experts; and how many rows they take at a time. */
+static uint64_t expert_bytes(const struct backend_limits *limits)
+{
+    uint64_t n_embd = gpu_ready_width(limits);
+    return 2 * input_bytes(n_embd) + limits->n_used * (input_bytes(limits->n_ff) + limits->n_ff * 4ull + n_embd * 4);
+}
+static uint32_t expert_rows(const struct backend_limits *limits)
+{
+    uint32_t numbered = limits->n_used ? GRID_MOST / limits->n_used : limits->n_rows;
+    return slice(expert_bytes(limits), numbered < limits->n_rows ? numbered : limits->n_rows);
+}
+
+/* Room for the choices of so many rows, sorted: their order, three words for each of the tiles, the counts. */
+static uint64_t sorts_slice_bytes(const struct backend_limits *limits)
+{
+    uint64_t n_pairs = (uint64_t)expert_rows(limits) * limits->n_used, n_tiles = n_pairs / TILE + limits->n_experts;
+    return (n_pairs + n_tiles * 3 + limits->n_experts + 3 * 64) / 64 * 64 * sizeof(uint32_t);
+}
+static uint64_t sorts_bytes(const struct backend_limits *limits)
+{
+    return limits->n_used ? gpu_groups(limits->n_rows, expert_rows(limits)) * sorts_slice_bytes(limits) : 1;
+}
+
 /* Bytes of scratch for any one operation. */
 static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu *b)
 {
-    uint64_t key = (uint64_t)limits->n_index_rows * 4, n_embd = gpu_ready_width(limits);
+    uint64_t key = (uint64_t)limits->n_index_rows * 4;
     uint32_t n_chunks = gpu_groups(limits->n_attn_rows, ATTENTION_CHUNK_ROWS);
     uint64_t part = (uint64_t)limits->n_heads * n_chunks * (limits->dim + 2ull) * 4;
     uint32_t split = limits->n_rows < SPLIT_ROWS_MAX ? limits->n_rows : SPLIT_ROWS_MAX;
     uint64_t input = 2 * input_bytes(limits->n_in); /* as halves and in bytes */
-    uint64_t expert = 2 * input_bytes(n_embd) + limits->n_used * (input_bytes(limits->n_ff) + limits->n_ff * 4ull +
-                                                              n_embd * 4 + 4 + 12);
+    uint64_t expert = expert_bytes(limits);
     uint64_t sizes[5] = {slice(key, limits->n_rows) * key,
                          slice(part, split) * (part + input), slice(input, limits->n_rows) * input,
-                         slice(expert, limits->n_rows) * expert + limits->n_experts * 12ull,
+                         slice(expert, limits->n_rows) * expert,
                          gpu_sample_scratch(limits->n_vocab, limits->n_rows)};
     uint64_t most = 0;
     for (size_t i = 0; i < 5; i++) most = sizes[i] > most ? sizes[i] : most;
@@ -355,8 +383,7 @@ static uint64_t lay_out(const struct backend_limits *limits, struct backend_gpu 
         b->n_chunks = n_chunks;
         b->split_rows = slice(part, split);
         b->input_rows = slice(input, limits->n_rows);
-        uint32_t numbered = limits->n_used ? GRID_MOST / limits->n_used : limits->n_rows;
-        b->expert_rows = slice(expert, numbered < limits->n_rows ? numbered : limits->n_rows);
+        b->expert_rows = expert_rows(limits);
     }
     return (most + 63) / 64 * 64 + 8 * 256 + 64; /* each of up to 8 parts is rounded up; the last bytes are nobody's */
 }
@@ -370,7 +397,7 @@ static uint64_t ready_bytes(const struct backend_limits *limits)
 static size_t gpu_scratch_bytes(const struct backend_limits *limits, uint32_t n_threads)
 {
     (void)n_threads;
-    return (size_t)(lay_out(limits, NULL) + hc_bytes(limits) + ready_bytes(limits));
+    return (size_t)(lay_out(limits, NULL) + hc_bytes(limits) + ready_bytes(limits) + sorts_bytes(limits));
 }
 
 #define X(name) #name,
@@ -472,7 +499,8 @@ enum ds4_status backend_gpu_create_on(const struct gpu_host *host, struct gpu *d
     b->scratch = gpu_take(b, b->scratch_bytes);
     b->hc_parts = gpu_take(b, hc_bytes(limits));
     b->ready_room = gpu_take(b, ready_bytes(limits));
-    bool has_memory = b->scratch && b->hc_parts && b->ready_room;
+    b->sorts = (struct gpu_sorts){.room = gpu_take(b, sorts_bytes(limits)), .slice_bytes = sorts_slice_bytes(limits)};
+    bool has_memory = b->scratch && b->hc_parts && b->ready_room && b->sorts.room;
     if (!has_memory || !build_pipes(b)) {
         enum ds4_status status = err_set(error, has_memory ? DS4_ERR_DEVICE : DS4_ERR_NOMEM, "%s: %s", b->info.name,
                                          host->error(b->gpu));

@@ -31,7 +31,7 @@
     X(index_score) X(index_top) X(attention) X(attention_part) X(attention_merge) X(attend_tiles) \
     X(attend_tiles_part) \
     X(repack) X(generate) X(logits_most) X(logits_near) X(logits_join) X(logits_choose) \
-    X(quantise) X(moe_sort) X(moe_places) X(moe_sum)
+    X(quantise) X(moe_count) X(moe_sort) X(moe_places) X(moe_sum)
 enum { N_WEIGHT_FORMATS = 14 }; /* the last 5: as packed.k lays them out */
 #define X(name) FAMILY_##name,
 enum format_family { FORMAT_KERNELS(X) N_FAMILIES };
@@ -103,6 +103,16 @@ struct gpu_ready {
     float most;
 };
 
+/* The choices of a batch, sorted by expert, which its two operations with experts share: those of each slice of its
+ * rows in a part of the room. */
+struct gpu_sorts {
+    uint8_t *room;
+    uint64_t slice_bytes;
+    const int32_t *ids; /* NULL: none are sorted */
+    uint32_t n_rows, n_used, n_experts;
+    uint32_t n_sorted; /* rows from the first on */
+};
+
 struct backend_gpu {
     struct backend base;
     const struct gpu_host *host;
@@ -121,6 +131,7 @@ struct backend_gpu {
     struct gpu_waiting waiting;
     struct gpu_ready ready;
     uint8_t *ready_room; /* of its input: TILES_FROM - 1 rows of limits.n_embd or n_in values */
+    struct gpu_sorts sorts;
     struct gpu_stage *stage;                          /* NULL: no experts are streamed */
     struct gpu_times *times;                          /* NULL: kernels are not timed */
     bool pending;                                     /* dispatches since the last wait */
@@ -220,6 +231,8 @@ bool gpu_stage_experts(struct backend *b, const int32_t *ids, uint32_t n_pairs, 
                        struct op_weight *const *weights, uint32_t n_weights, struct gpu_staged *out);
 /* The ids that were read last may have changed. */
 void gpu_stage_forget(struct backend_gpu *b);
+/* So may those that were sorted, and the rows that are ready. */
+void gpu_forget_choices(struct backend_gpu *b);
 void gpu_stage_free(struct backend_gpu *b);
 /* The region that holds [ptr, ptr + bytes); NULL when none does. */
 const struct region *gpu_region(struct backend_gpu *b, const void *ptr, uint64_t bytes);

@@ -14,32 +14,76 @@ static struct moe_record expert_record(const struct op_weight *w, uint32_t n_use
                                .stack_high = (uint32_t)(w->stack_bytes >> 32), .limit = limit};
 }
 
-/* Choices sorted by expert, in scratch. */
+/* Choices of a slice of a batch, sorted by expert. */
 struct sorted {
     uint32_t n_pairs, n_tiles;
     uint32_t *order, *tiles; /* NULL: not sorted */
 };
 
-static struct sorted sort_choices(struct backend *b, const int32_t *ids, uint32_t n_pairs, uint32_t n_experts)
+/* Words from a multiple of 64 on. */
+static uint32_t *take_words(uint8_t **room, uint64_t n)
 {
-    uint32_t most = n_pairs / TILE + n_experts, n_threads = gpu_groups(n_experts, 32) * 32;
-    struct sorted s = {n_pairs, most < n_pairs ? most : n_pairs, NULL, NULL};
-    struct gpu_call c = gpu_call_begin(b);
-    struct sort_record record = {n_pairs, n_experts, s.n_tiles, n_threads};
-    ensure(n_experts <= 1024);
-    s.order = gpu_scratch(b, n_pairs * sizeof *s.order);
-    s.tiles = gpu_scratch(b, s.n_tiles * 3 * sizeof *s.tiles);
-    gpu_bind(&c, ids, n_pairs * sizeof *ids);
-    gpu_bind(&c, s.order, n_pairs * sizeof *s.order);
-    gpu_bind(&c, s.tiles, s.n_tiles * 3 * sizeof *s.tiles);
-    gpu_run(&c, c.b->plain[PIPE_moe_sort], &record, sizeof record, 1, 1, 1, n_threads);
+    uint32_t *words = (uint32_t *)(void *)*room;
+    *room += (n + 63) / 64 * 64 * sizeof *words;
+    return words;
+}
+
+/* slice_i: which part of the room they go to; is_there: where they are already. */
+static struct sorted sort_choices(struct backend *b, const int32_t *ids, uint32_t n_pairs, uint32_t n_experts,
+                                  uint32_t slice_i, bool is_there)
+{
+    struct gpu_sorts *sorts = &gpu_of(b)->sorts;
+    uint8_t *room = sorts->room + slice_i * sorts->slice_bytes, *end = room + sorts->slice_bytes;
+    uint32_t most = n_pairs / TILE + n_experts;
+    struct sorted s = {.n_pairs = n_pairs, .n_tiles = most < n_pairs ? most : n_pairs};
+    struct gpu_call count = gpu_call_begin(b), sort = count;
+    struct sort_record record = {n_pairs, n_experts, s.n_tiles};
+    s.order = take_words(&room, n_pairs);
+    s.tiles = take_words(&room, s.n_tiles * 3ull);
+    uint32_t *counts = take_words(&room, n_experts);
+    ensure(room <= end);
+    if (is_there) return s;
+    gpu_bind(&count, ids, n_pairs * sizeof *ids);
+    gpu_bind(&count, counts, n_experts * sizeof *counts);
+    gpu_run(&count, count.b->plain[PIPE_moe_count], &record, sizeof record, n_experts, 1, 1, 256);
+    gpu_bind(&sort, ids, n_pairs * sizeof *ids);
+    gpu_bind(&sort, counts, n_experts * sizeof *counts);
+    gpu_bind(&sort, s.order, n_pairs * sizeof *s.order);
+    gpu_bind(&sort, s.tiles, s.n_tiles * 3 * sizeof *s.tiles);
+    gpu_run(&sort, sort.b->plain[PIPE_moe_sort], &record, sizeof record, n_experts, 1, 1, 256);
     return s;
+}
+
+/* A batch of choices that is to be sorted slice by slice. */
+struct choices {
+    const int32_t *ids;
+    uint32_t n_rows, n_used, n_experts;
+};
+
+/* Those of n rows from `first` on, unless the operation before this one has sorted them. */
+static struct sorted sort_slice(struct backend *b, const struct choices *all, uint32_t first, uint32_t n)
+{
+    struct gpu_sorts *s = &gpu_of(b)->sorts;
+    bool same = s->ids == all->ids && s->n_rows == all->n_rows && s->n_used == all->n_used &&
+                s->n_experts == all->n_experts;
+    if (!same) {
+        s->ids = all->ids;
+        s->n_rows = all->n_rows;
+        s->n_used = all->n_used;
+        s->n_experts = all->n_experts;
+        s->n_sorted = 0;
+    }
+    bool is_there = first + n <= s->n_sorted;
+    if (!is_there) s->n_sorted = first == s->n_sorted ? first + n : 0;
+    return sort_choices(b, all->ids + (size_t)first * all->n_used, n * all->n_used, all->n_experts,
+                        first / gpu_of(b)->expert_rows, is_there);
 }
 
 static struct sorted sort_staged(struct backend *b, const struct gpu_staged *staged, uint32_t n_pairs)
 {
-    struct sorted s = sort_choices(b, staged->ids, n_pairs, staged->n_experts);
-    struct sort_record record = {n_pairs, staged->n_experts, s.n_tiles, 256};
+    gpu_of(b)->sorts.ids = NULL; /* its room is used for others */
+    struct sorted s = sort_choices(b, staged->ids, n_pairs, staged->n_experts, 0, false);
+    struct sort_record record = {n_pairs, staged->n_experts, s.n_tiles};
     struct gpu_call c = gpu_call_begin(b);
     if (!staged->where) return s;
     gpu_bind(&c, staged->where, staged->n_experts * sizeof *staged->where);
@@ -184,7 +228,9 @@ static void gate_up(struct backend *b, const struct moe_gate_up_args *args)
             gate_up_in_groups(b, &s);
             continue;
         }
-        if (blocks && s.n_rows >= TILES_FROM) s.sorted = sort_choices(b, s.ids, (uint32_t)s.n_pairs, gate->n_stack);
+        if (blocks && s.n_rows >= TILES_FROM)
+            s.sorted = sort_slice(b, &(struct choices){args->ids, args->n_rows, n_used, gate->n_stack}, first,
+                                  s.n_rows);
         if (s.sorted.order || gate->type != up->type || gate->stack_bytes != up->stack_bytes) gate_up_apart(b, &s);
         else gate_up_together(b, &s);
     }
@@ -207,11 +253,14 @@ static void down_in_groups(struct backend *b, const struct op_weight *w, const s
     }
 }
 
-/* Rows of down from the choices' activations m. */
-static void down_slice(struct backend *b, const struct op_weight *w, const float *m, const int32_t *ids,
-                       uint32_t n_rows, uint32_t n_used, float *y)
+/* n_rows of down from `first` on. */
+static void down_slice(struct backend *b, const struct moe_down_args *args, uint32_t first, uint32_t n_rows)
 {
-    uint32_t n_pairs = n_rows * n_used;
+    const struct op_weight *w = &args->down;
+    const uint32_t n_used = args->n_used, n_pairs = n_rows * n_used;
+    const float *m = args->m + (size_t)first * n_used * w->n_in;
+    const int32_t *ids = args->ids + (size_t)first * n_used;
+    float *y = args->y + (size_t)first * w->n_out;
     bool blocks = gpu_is_block_format(w->type), tiles = w->stacks || n_rows >= TILES_FROM;
     bool bytes = !tiles && gpu_takes_bytes(w->type);
     struct moe_record record = expert_record(w, n_used, 0);
@@ -223,7 +272,8 @@ static void down_slice(struct backend *b, const struct op_weight *w, const float
         if (w->stacks) {
             down_in_groups(b, w, &input, ids, n_pairs, products);
         } else {
-            struct sorted sorted = sort_choices(b, ids, n_pairs, w->n_stack);
+            struct choices all = {args->ids, args->n_rows, n_used, w->n_stack};
+            struct sorted sorted = sort_slice(b, &all, first, n_rows);
             tiles_of_experts(b, &sorted, &input, w, 1, products);
         }
         struct gpu_call sum = gpu_call_begin(b);
@@ -244,14 +294,10 @@ static void down_slice(struct backend *b, const struct op_weight *w, const float
 
 static void down(struct backend *b, const struct moe_down_args *args)
 {
-    const struct op_weight *w = &args->down;
     uint32_t step = gpu_of(b)->expert_rows;
     ensure(args->n_used <= 32);
-    for (uint32_t first = 0; first < args->n_rows; first += step) {
-        uint32_t n = args->n_rows - first < step ? args->n_rows - first : step;
-        down_slice(b, w, args->m + (size_t)first * args->n_used * w->n_in, args->ids + (size_t)first * args->n_used, n,
-                   args->n_used, args->y + (size_t)first * w->n_out);
-    }
+    for (uint32_t first = 0; first < args->n_rows; first += step)
+        down_slice(b, args, first, args->n_rows - first < step ? args->n_rows - first : step);
 }
 
 /* Experts that are not on the device come for as many rows at a time as there is room for them; for many rows, which
@@ -274,6 +320,7 @@ void gpu_moe_gate_up(struct backend *b, const struct moe_gate_up_args *args)
         struct op_weight *const weights[] = {&some.gate, &some.up};
         some.ids += (size_t)first * args->n_used;
         n = some.n_rows = gpu_stage_rows(b, &some.ids, args->n_rows - first, args->n_used, weights, 2);
+        gpu_of(b)->sorts.ids = NULL; /* other places may lie where others lay */
         some.x += (size_t)first * args->gate.n_in;
         some.weights += (size_t)first * args->n_used;
         some.m += (size_t)first * args->n_used * args->gate.n_out;
@@ -293,6 +340,7 @@ void gpu_moe_down(struct backend *b, const struct moe_down_args *args)
         struct op_weight *const weights[] = {&some.down};
         some.ids += (size_t)first * args->n_used;
         n = some.n_rows = gpu_stage_rows(b, &some.ids, args->n_rows - first, args->n_used, weights, 1);
+        gpu_of(b)->sorts.ids = NULL;
         some.m += (size_t)first * args->n_used * args->down.n_in;
         some.y += (size_t)first * args->down.n_out;
         if (n > 0) down(b, &some);

@@ -97,7 +97,6 @@ static struct quantise_record round_record(const struct gpu_ready *ready)
 static void plan_ready(struct backend_gpu *b, const struct router_args *args)
 {
     uint32_t n_rows = args->n_rows;
-    b->ready.x = NULL;
     if (!args->x || n_rows >= TILES_FROM || args->gate->stacks) return;
     uint32_t n = args->gate->n_in;
     uint64_t n_values = (uint64_t)n_rows * n, room = (n_values * 2 + 255) / 256 * 256;
@@ -326,7 +325,7 @@ void gpu_router(struct backend *b, const struct router_args *args)
 {
     ensure(args->n_experts <= 1024 && args->n_used <= 32 && args->n_used <= args->n_experts);
     gpu_flush(gpu_of(b));
-    gpu_stage_forget(gpu_of(b));
+    gpu_forget_choices(gpu_of(b));
     plan_ready(gpu_of(b), args);
     gpu_of(b)->waiting = (struct gpu_waiting){.kind = WAITING_ROUTER, .route = *args};
     if (args->n_rows >= TILES_FROM) gpu_flush(gpu_of(b));

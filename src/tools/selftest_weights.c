@@ -170,7 +170,7 @@ void part_repack(struct ops_test *t, const char *name)
 void part_places(struct ops_test *t, const char *name)
 {
     struct part p = {.t = t, .c = {.op = name}};
-    const struct sort_record record = {.n_experts = N_EXPERTS, .n_tiles = N_TILES, .n_threads = 256};
+    const struct sort_record record = {.n_experts = N_EXPERTS, .n_tiles = N_TILES};
     int32_t where[N_EXPERTS];
     uint32_t tiles[N_TILES][3], got[N_TILES][3];
     struct raw_device d;

@@ -59,7 +59,7 @@ struct quantise_record {
     uint32_t in_bytes; /* integers in two bytes for digits.k, not as halves */
 };
 struct sort_record {
-    uint32_t n_pairs, n_experts, n_tiles, n_threads; /* n_tiles: room in the list */
+    uint32_t n_pairs, n_experts, n_tiles; /* n_tiles: room in the list */
 };
 struct moe_record {
     uint32_t n_in, n_out, n_used, row_bytes;
