@@ -31,7 +31,7 @@
     X(index_score) X(index_top) X(attention) X(attention_part) X(attention_merge) X(attend_tiles) \
     X(attend_tiles_part) \
     X(repack) X(generate) X(logits_most) X(logits_near) X(logits_join) X(logits_choose) \
-    X(quantise) X(moe_count) X(moe_sort) X(moe_places) X(moe_sum)
+    X(beside_q8_0) X(beside_q8_0_packed) X(quantise) X(moe_count) X(moe_sort) X(moe_places) X(moe_sum)
 enum { N_WEIGHT_FORMATS = 14 }; /* the last 5: as packed.k lays them out */
 #define X(name) FAMILY_##name,
 enum format_family { FORMAT_KERNELS(X) N_FAMILIES };

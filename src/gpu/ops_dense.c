@@ -131,35 +131,73 @@ static void multiply(struct backend *b, const struct slice_of_rows *s, uint32_t 
                 gpu_groups(n_rows, FEW_ROWS), 1, blocks ? 256 : 128);
 }
 
-/* One row times matrix i and those after it of the same format, as many as a kernel takes. done: matrices that are. */
-static void multiply_row(struct backend *b, const struct slice_of_rows *s, uint32_t i, bool *done)
+/* Matrix i and those after it of the same format, as many as a kernel takes, in a record and bound. done: matrices that
+ * are. Returns the threadgroups that they take. */
+static uint32_t take_matrices(struct gpu_call *c, const struct slice_of_rows *s, uint32_t i, bool *done,
+                              struct row_record *record)
 {
     const struct matmul_args *args = s->args;
     const struct op_weight *w = &args->out[i].w;
     const float *x = args->x + (size_t)s->first * args->n_groups * w->n_in;
-    struct gpu_call c = gpu_call_begin(b);
-    struct row_record record = {.n_in = w->n_in, .row_bytes = (uint32_t)w->row_bytes, .aligned = true};
     uint32_t n = 0, n_threadgroups = 0;
-    bind_x(&c, s, w);
+    *record = (struct row_record){.n_in = w->n_in, .row_bytes = (uint32_t)w->row_bytes, .aligned = true};
     for (; i < args->n_outputs && n < MATRICES; i++) {
         const struct op_weight *one = &args->out[i].w;
         if (done[i] || one->type != w->type || one->row_bytes != w->row_bytes) continue;
         done[i] = true;
-        record.first[n] = n_threadgroups;
-        record.n_out[n] = one->n_out;
-        record.group_out[n++] = one->n_out / args->n_groups;
-        record.aligned = record.aligned && is_aligned(one, x);
+        record->first[n] = n_threadgroups;
+        record->n_out[n] = one->n_out;
+        record->group_out[n++] = one->n_out / args->n_groups;
+        record->aligned = record->aligned && is_aligned(one, x);
         n_threadgroups += gpu_groups(one->n_out, OUTPUTS_PER_GROUP);
-        gpu_bind_weight(&c, one);
-        gpu_bind_floats(&c, args->out[i].y + (size_t)s->first * one->n_out, one->n_out);
+        gpu_bind_weight(c, one);
+        gpu_bind_floats(c, args->out[i].y + (size_t)s->first * one->n_out, one->n_out);
     }
     for (; n < MATRICES; n++) {
-        record.first[n] = UINT32_MAX;
-        gpu_bind(&c, NULL, 0);
-        gpu_bind(&c, NULL, 0);
+        record->first[n] = UINT32_MAX;
+        gpu_bind(c, NULL, 0);
+        gpu_bind(c, NULL, 0);
     }
+    return n_threadgroups;
+}
+
+/* One row times matrix i and others of its format. */
+static void multiply_row(struct backend *b, const struct slice_of_rows *s, uint32_t i, bool *done)
+{
+    const struct op_weight *w = &s->args->out[i].w;
+    struct gpu_call c = gpu_call_begin(b);
+    struct row_record record;
+    bind_x(&c, s, w);
+    uint32_t n_threadgroups = take_matrices(&c, s, i, done, &record);
     enum format_family family = gpu_is_block_format(w->type) ? FAMILY_product : FAMILY_matvec;
     gpu_run(&c, gpu_format_pipe(c.b, family, w->type), &record, sizeof record, n_threadgroups, 1, 1, 256);
+}
+
+/* The first matrix of a type; n_outputs: there is none. */
+static uint32_t first_of(const struct matmul_args *args, uint32_t type)
+{
+    uint32_t i = 0;
+    while (i < args->n_outputs && args->out[i].w.type != type) i++;
+    return i;
+}
+
+/* Matrices of Q8_0 and of F16, where there are both, in one dispatch. */
+static void multiply_row_beside(struct backend *b, const struct slice_of_rows *s, bool *done)
+{
+    const struct matmul_args *args = s->args;
+    uint32_t packed_i = first_of(args, QUANT_Q8_0 | OP_PACKED), i = first_of(args, QUANT_Q8_0);
+    uint32_t float_i = first_of(args, QUANT_F16);
+    bool packed = packed_i < args->n_outputs;
+    if (packed) i = packed_i;
+    if (i == args->n_outputs || float_i == args->n_outputs) return;
+    struct gpu_call c = gpu_call_begin(b);
+    struct beside_record record = {.n_floats = 0};
+    bind_x(&c, s, &args->out[i].w);
+    uint32_t n = take_matrices(&c, s, i, done, &record.blocks);
+    bind_x(&c, s, &args->out[float_i].w);
+    record.n_floats = take_matrices(&c, s, float_i, done, &record.floats);
+    gpu_run(&c, c.b->plain[packed ? PIPE_beside_q8_0_packed : PIPE_beside_q8_0], &record, sizeof record,
+            record.n_floats + n, 1, 1, 256);
 }
 
 void gpu_matmul(struct backend *b, const struct matmul_args *args)
@@ -184,6 +222,7 @@ void gpu_matmul(struct backend *b, const struct matmul_args *args)
                 s.inputs[bytes] = gpu_quantise(b, args->x + (size_t)first * n_in, s.n_rows, n_in, most, bytes);
         }
         if (args->n_outputs > 1) gpu->host->overlap(gpu->gpu, true);
+        if (s.n_rows == 1) multiply_row_beside(b, &s, done);
         for (uint32_t i = 0; i < args->n_outputs; i++) {
             if (s.n_rows > 1) multiply(b, &s, i);
             else if (!done[i]) multiply_row(b, &s, i, done);

@@ -92,7 +92,9 @@ const struct op_case_row op_table[] = {
     CASE(matmul, .n_rows = 5, .n_in = 7, .n_out = 3, .n_groups = 1, .n_outputs = 1, .type = QUANT_F32),
     CASE(matmul, .n_rows = 12, .n_in = 71, .n_out = 33, .n_groups = 1, .n_outputs = 1, .type = QUANT_F16),
     CASE(matmul, .n_rows = 35, .n_in = 256, .n_out = 96, .n_groups = 1, .n_outputs = 3, .type = QUANT_Q8_0,
-         .type2 = QUANT_F16),
+         .type2 = QUANT_F16, QUICK),
+    CASE(matmul, .n_rows = 3, .n_in = 96, .n_out = 42, .n_groups = 1, .n_outputs = 4, .type = QUANT_Q8_0,
+         .type2 = QUANT_F16, QUICK), /* not in whole groups of what a device lays out anew */
     CASE(matmul, .n_rows = 10, .n_in = 256, .n_out = 60, .n_groups = 1, .n_outputs = 4, .type = QUANT_Q8_0,
          .type2 = QUANT_Q8_0),
     CASE(matmul, .n_rows = 34, .n_in = 256, .n_out = 96, .n_groups = 2, .n_outputs = 1, .type = ALL_TYPES),

@@ -254,6 +254,29 @@ TEST(gate_and_up_in_two_formats_agree_with_the_reference_in_both_layouts)
     }
 }
 
+/* One row with matrices of Q8_0 and of F16. */
+TEST(blocks_and_floats_in_one_kernel_agree_with_the_reference_in_both_layouts)
+{
+    NEED_KERNELS();
+    size_t case_i = 0;
+    double worst = 0;
+    struct op_shape shape;
+    struct op_trial ref, file, packed;
+    char name[64];
+    while (strcmp(op_table[case_i].op, "matmul") != 0 || op_table[case_i].shape.type2 != QUANT_F16) case_i++;
+    (void)op_variant(case_i, 0, &shape, name, sizeof name);
+    assert_int_equal(shape.type, QUANT_Q8_0);
+    shape.n_rows = 1;
+    op_trial_run(&ref, &op_backends[0], 0, name, op_table[case_i].fn, &shape, NULL, 0);
+    op_trial_run(&file, &compiled, 0, name, op_table[case_i].fn, &shape, NULL, 0);
+    packed_run(&packed, case_i, name, &shape);
+    op_compare(&file, &ref, name, &worst);
+    op_compare_bits(&packed, &file, name);
+    op_trial_free(&packed);
+    op_trial_free(&file);
+    op_trial_free(&ref);
+}
+
 static void find_kernel(const char *kernel, uint64_t n, void *user)
 {
     const char **wanted = user;
@@ -305,6 +328,7 @@ int main(void)
 #endif
                      T(packed_weights_give_the_bits_of_the_files_layout_as_compiled_for_cuda),
                      T(gate_and_up_in_two_formats_agree_with_the_reference_in_both_layouts),
+                     T(blocks_and_floats_in_one_kernel_agree_with_the_reference_in_both_layouts),
                      T(every_kernel_waits_for_the_one_before_it),
                      T(every_kernel_of_the_text_is_run_by_these_tests));
 }

@@ -53,6 +53,10 @@ struct row_record {
     uint32_t n_in, row_bytes, aligned;
     uint32_t first[MATRICES], n_out[MATRICES], group_out[MATRICES];
 };
+struct beside_record {
+    struct row_record floats, blocks;
+    uint32_t n_floats; /* threadgroups of the float matrices */
+};
 struct quantise_record {
     uint32_t n_blocks; /* of 32, of a row */
     float most;        /* the largest integer */
