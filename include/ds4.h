@@ -659,7 +659,8 @@ enum ds4_status ds4_session_pick(struct ds4_session *session, struct ds4_sampler
  * with another token, changed or destroyed is taken out of the pass, and whatever is evaluated of others takes the rest
  * back: sessions and samplers are always as if there had been none. As long as the same sessions come in the same
  * order, the device is never without work. Without such a GPU this is ds4_session_pick for each; so it is when a
- * sampler has penalties or biases, where drafts are on, and for more than 64 sessions or more than a pass has rows. */
+ * sampler has penalties or biases, and for more than 64 sessions or more than a pass has rows. Where drafts are on,
+ * nothing begins ahead, but of a session that drafts there the device chose the tokens while it checked them. */
 struct ds4_next {
     struct ds4_session *session;
     struct ds4_sampler *sampler; /* of this session alone */

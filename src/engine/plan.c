@@ -348,9 +348,11 @@ enum ds4_status engine_plan(const struct gguf_file *file, const struct gguf_file
     add_item(out, n * layout->tail_bytes, there, "state: rings of %u session(s)", settings->n_sessions);
     add_item(out, n * spans * layout->span_bytes, there, "state: rows of %u tokens each", settings->ctx_tokens);
     if (settings->backend_ops->candidates)
-        add_item(out, (n + session_ahead_max(settings->n_sessions, settings->chunk_tokens)) * h->n_vocab *
-                          sizeof(float), there, "state: logits of %u session(s)", settings->n_sessions);
-    add_item(out, n * session_host_bytes(h, settings->ctx_tokens, settings->draft, settings->n_drafts), RESIDENT,
+        add_item(out, (n * (1 + settings->n_drafts) + session_ahead_max(settings->n_sessions, settings->chunk_tokens)) *
+                          h->n_vocab * sizeof(float), there, "state: logits of %u session(s)", settings->n_sessions);
+    if (settings->draft)
+        add_item(out, n * session_streams_bytes(h), there, "state: streams to draft from");
+    add_item(out, n * session_host_bytes(h, settings->ctx_tokens, settings->n_drafts), RESIDENT,
              "state: tokens and logits");
     add_item(out, graph_scratch_bytes(h, settings->chunk_tokens, settings->draft), there, "scratch: %u rows a batch",
              settings->chunk_tokens);

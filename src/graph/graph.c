@@ -180,8 +180,7 @@ enum ds4_status graph_end(struct graph *g, struct ds4_error *error)
     return status == DS4_OK ? stream_status : status;
 }
 
-/* Token embeddings through all layers. */
-static void walk(struct graph *g)
+void graph_walk(struct graph *g)
 {
     const struct hparams *h = g->c.h;
     const struct stream *stream = g->c.weights->stream;
@@ -198,7 +197,7 @@ enum ds4_status graph_forward(struct graph *g, const struct graph_rows *rows, st
     graph_set_batch(g, rows);
     TRY(graph_begin(g, rows->n_rows, error));
     graph_expect_experts(g, rows->tokens);
-    walk(g);
+    graph_walk(g);
     return graph_end(g, error);
 }
 
@@ -222,7 +221,7 @@ void graph_step(struct graph *g, int32_t pos, float *logits, float *before)
     g->pos_max = pos;
     RUN(g, gather, .n_out = g->batch.n_rows, .n = g->c.h->n_vocab, .index = g->buf.row_index, .x = logits,
         .y = before);
-    walk(g);
+    graph_walk(g);
     graph_head_rows(g, logits);
 }
 
@@ -232,8 +231,15 @@ void graph_choose(struct graph *g, const float *logits, struct backend_step *ste
     b->ops->choose(b, logits, g->c.h->n_vocab, g->batch.n_rows, steps, choices, g->buf.tokens, g->buf.pos);
 }
 
-void graph_read_streams(struct graph *g, bool draft, uint32_t row_i, float *out)
+static size_t streams_bytes(const struct graph *g) { return (size_t)g->c.h->n_hc * g->c.h->n_embd * sizeof(float); }
+
+void graph_keep_streams(struct graph *g, uint32_t row_i, float *out)
 {
-    size_t n = (size_t)g->c.h->n_hc * g->c.h->n_embd;
-    g->c.backend->ops->read(g->c.backend, out, (draft ? g->buf.x_draft : g->buf.x) + row_i * n, n * sizeof *out);
+    size_t n = streams_bytes(g) / sizeof *out;
+    g->c.backend->ops->write(g->c.backend, out, g->buf.x + row_i * n, streams_bytes(g));
+}
+
+void graph_read_draft(struct graph *g, float *out)
+{
+    g->c.backend->ops->read(g->c.backend, out, g->buf.x_draft, streams_bytes(g));
 }

@@ -64,18 +64,26 @@ void graph_step(struct graph *g, int32_t pos, float *logits, float *before);
 void graph_choose(struct graph *g, const float *logits, struct backend_step *steps, struct backend_choice *choices);
 
 /* The draft block (model spec 4.9). Row r pairs streams [n_hc][n_embd] with the token that follows: rows->tokens. The
- * streams come from the host (streams_host) or from rows row_i of the last forward of the trunk (streams_host NULL).
+ * streams come from memory of the host or the backend, or (streams NULL) from rows row_i of the trunk's last forward.
  * Its output streams replace the draft streams; graph_mtp_logits reads them. */
-enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const float *streams_host,
+enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const float *streams,
                           const uint32_t *row_i, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status graph_mtp_logits(struct graph *g, const uint32_t *row_i, uint32_t n, float *const *out,
                                  struct ds4_error *error) DS4_MUST_CHECK;
 /* Drafts that the host does not wait for, of one row; only where graph_runs_ahead. Uploads it with its streams. */
-void graph_begin_drafts(struct graph *g, const struct graph_rows *rows, const float *streams_host);
+void graph_begin_drafts(struct graph *g, const struct graph_rows *rows, const float *streams);
 /* The block over the draft streams and the row's token, and the choice of what may follow, which is the row's token
- * then, at the next position. */
-void graph_draft(struct graph *g, struct backend_step *step, struct backend_choice *choices);
-/* Copies the trunk's (or draft's) streams of a row to the host: out[n_hc][n_embd]. */
-void graph_read_streams(struct graph *g, bool draft, uint32_t row_i, float *out);
+ * then, at the next position, and goes into *id, the backend's. */
+void graph_draft(struct graph *g, struct backend_step *step, struct backend_choice *choices, int32_t *id);
+/* Rows of one sequence, at most GRAPH_CHECK_ROWS, that the host does not wait for; only where graph_runs_ahead. The
+ * tokens of all but the first are drafts [n_rows - 1], the backend's; logits [n_rows][n_vocab] of the backend. */
+#define GRAPH_CHECK_ROWS (1u + DS4_DRAFTS_MAX)
+void graph_check(struct graph *g, const struct graph_rows *rows, const int32_t *drafts, float *logits);
+/* And after it the block over its rows but the last, whose followers are the drafts: rows->tokens is not looked at. */
+void graph_feed(struct graph *g, const struct graph_rows *rows, const int32_t *drafts);
+/* Copies the trunk's streams of a row to memory of the backend: out[n_hc][n_embd]. */
+void graph_keep_streams(struct graph *g, uint32_t row_i, float *out);
+/* The draft's of the first row, to the host. */
+void graph_read_draft(struct graph *g, float *out);
 
 #endif

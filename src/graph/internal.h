@@ -59,6 +59,8 @@ void graph_expect_experts(struct graph *g, const int32_t *tokens);
  * layers of the trunk); end also finishes the backend's work. */
 enum ds4_status graph_begin(struct graph *g, uint32_t n_tokens, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status graph_end(struct graph *g, struct ds4_error *error) DS4_MUST_CHECK;
+/* Token embeddings through all layers. */
+void graph_walk(struct graph *g);
 /* One layer on streams x. layer_i numbers probes, limits and state; the draft block is layer n_layers. */
 void graph_layer(struct graph *g, const struct layer_weights *w, uint32_t layer_i, float *x);
 /* Uploads the batch; checks its numbers with ensure. */

@@ -29,39 +29,71 @@ static void pass_block(struct graph *g)
     g->buf.x_projected = swap;
 }
 
-static void write_streams(struct graph *g, const float *streams_host)
+static void write_streams(struct graph *g, const float *streams)
 {
     size_t n = (size_t)g->batch.n_rows * g->c.h->n_hc * g->c.h->n_embd;
     ensure(g->buf.x_draft);
-    g->c.backend->ops->write(g->c.backend, g->buf.x_draft, streams_host, n * sizeof *streams_host);
+    g->c.backend->ops->write(g->c.backend, g->buf.x_draft, streams, n * sizeof *streams);
 }
 
-enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const float *streams_host,
+/* The trunk's streams of the rows that row_index names. */
+static void take_rows(struct graph *g)
+{
+    RUN(g, gather, .n_out = g->batch.n_rows, .n = g->c.h->n_hc * g->c.h->n_embd, .index = g->buf.row_index,
+        .x = g->buf.x, .y = g->buf.x_draft);
+}
+
+enum ds4_status graph_mtp(struct graph *g, const struct graph_rows *rows, const float *streams,
                           const uint32_t *row_i, struct ds4_error *error)
 {
     struct backend *b = g->c.backend;
     graph_set_batch(g, rows);
     TRY(graph_begin(g, 0, error));
-    if (streams_host) {
-        write_streams(g, streams_host);
+    if (streams) {
+        write_streams(g, streams);
     } else {
         b->ops->write(b, g->buf.row_index, row_i, rows->n_rows * sizeof *row_i);
-        RUN(g, gather, .n_out = rows->n_rows, .n = g->c.h->n_hc * g->c.h->n_embd, .index = g->buf.row_index,
-            .x = g->buf.x, .y = g->buf.x_draft);
+        take_rows(g);
     }
     pass_block(g);
     return graph_end(g, error);
 }
 
-void graph_begin_drafts(struct graph *g, const struct graph_rows *rows, const float *streams_host)
+void graph_begin_drafts(struct graph *g, const struct graph_rows *rows, const float *streams)
 {
     graph_begin_steps(g, rows);
-    write_streams(g, streams_host);
+    write_streams(g, streams);
 }
 
-void graph_draft(struct graph *g, struct backend_step *step, struct backend_choice *choices)
+void graph_draft(struct graph *g, struct backend_step *step, struct backend_choice *choices, int32_t *id)
 {
     pass_block(g);
     graph_head_draft(g, g->buf.logits);
     graph_choose(g, g->buf.logits, step, choices);
+    g->c.backend->ops->write(g->c.backend, id, g->buf.tokens, sizeof *id);
+}
+
+/* Uploads rows whose tokens from the first-th on are drafts, and names all of them in row_index. */
+static void set_drafts(struct graph *g, const struct graph_rows *rows, const int32_t *drafts, uint32_t first)
+{
+    static const uint32_t order[GRAPH_CHECK_ROWS] = {0, 1, 2, 3, 4, 5, 6, 7};
+    struct backend *b = g->c.backend;
+    ensure(rows->n_rows <= GRAPH_CHECK_ROWS && rows->n_rows > first);
+    graph_set_batch(g, rows);
+    b->ops->write(b, g->buf.tokens + first, drafts, (rows->n_rows - first) * sizeof *drafts);
+    b->ops->write(b, g->buf.row_index, order, rows->n_rows * sizeof *order);
+}
+
+void graph_check(struct graph *g, const struct graph_rows *rows, const int32_t *drafts, float *logits)
+{
+    set_drafts(g, rows, drafts, 1);
+    graph_walk(g);
+    graph_head_rows(g, logits);
+}
+
+void graph_feed(struct graph *g, const struct graph_rows *rows, const int32_t *drafts)
+{
+    set_drafts(g, rows, drafts, 0);
+    take_rows(g);
+    pass_block(g);
 }

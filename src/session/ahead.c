@@ -38,7 +38,7 @@ static struct session_ahead_row *row_of(const struct ds4_session *s)
 const float *session_logits_now(const struct ds4_session *s)
 {
     const struct session_ahead_row *row = row_of(s);
-    if (!row || !row->past) return session_logits_there(s);
+    if (!row || !row->past) return session_logits_there(s) + (size_t)s->logits_i * s->host->h->n_vocab;
     return s->host->logits_before + (size_t)(row - s->host->ahead.rows) * s->host->h->n_vocab;
 }
 
@@ -245,7 +245,7 @@ static bool choose_all(struct session_host *host, struct ds4_next *nexts, size_t
 
 static enum ds4_status pick(struct ds4_next *next, struct ds4_error *error)
 {
-    return ds4_session_pick(next->session, next->sampler, NULL, next->force_greedy, &next->id, error);
+    return session_pick_drafting(next->session, next->sampler, next->force_greedy, &next->id, error);
 }
 
 /* Hands out a choice; where it is not known, the host makes it, and the session is not ahead any more. */

@@ -130,7 +130,8 @@ static enum ds4_status compute_jobs(struct session_host *host, const struct ds4_
         TRY(session_own_spans(s, jobs[i].n, error));
         if (s->tokens.n + jobs[i].n > s->n_high) s->n_high = s->tokens.n + jobs[i].n;
         s->has_logits = false;
-        s->n_drafted = s->logits_i = 0;
+        s->n_drafted = s->logits_i = s->choices.n = 0;
+        s->rows_there = false;
     }
     struct graph_rows rows = gather_rows(host, jobs, n_jobs);
     TRY(graph_forward(host->graph, &rows, error));
@@ -161,6 +162,7 @@ static enum ds4_status compute_job(struct session_host *host, const struct ds4_j
     struct ds4_session *s = job->session;
     int32_t tokens[SESSION_STREAMS] = {job->tokens[0]};
     size_t n;
+    if (session_drafts_there(s, job)) return session_pass_there(s, tokens[0], error);
     TRY(session_guess(s, job, tokens + 1, &n, error));
     if (n == 0) return compute_jobs(host, job, 1, error);
     struct ds4_job all = {.session = s, .tokens = tokens, .n = 1 + n, .logits = s->logits};

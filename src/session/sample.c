@@ -134,13 +134,16 @@ static struct candidate best_of(const struct candidate *c, size_t n)
     return best;
 }
 
-static double uniform(struct ds4_sampler *s)
+uint64_t sampler_after_draw(uint64_t x)
 {
-    uint64_t x = s->rng;
     x ^= x >> 12;
     x ^= x << 25;
-    x ^= x >> 27;
-    s->rng = x;
+    return x ^ x >> 27;
+}
+
+static double uniform(struct ds4_sampler *s)
+{
+    uint64_t x = s->rng = sampler_after_draw(s->rng);
     return (double)((x * 0x2545F4914F6CDD1Du) >> 40) * 0x1p-24;
 }
 

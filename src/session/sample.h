@@ -19,6 +19,8 @@ float sampler_temperature(const struct ds4_sampler *s);
  * the generator is to be given with it, and sampler_drew told of every token that was chosen so. */
 bool sampler_how(const struct ds4_sampler *s, bool force_greedy, struct backend_pick *how);
 uint64_t sampler_generator(const struct ds4_sampler *s);
+/* That state after a draw. */
+uint64_t sampler_after_draw(uint64_t generator);
 void sampler_drew(struct ds4_sampler *s, const struct backend_pick *how);
 
 #endif

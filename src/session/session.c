@@ -9,9 +9,14 @@ uint32_t session_spans_for(size_t n_tokens)
     return (uint32_t)((n_tokens + STATE_SPAN_TOKENS - 1) / STATE_SPAN_TOKENS);
 }
 
-static size_t n_streams(const struct hparams *h, bool draft)
+uint64_t session_streams_bytes(const struct hparams *h)
 {
-    return draft ? (size_t)SESSION_STREAMS * h->n_hc * h->n_embd : 0;
+    return (uint64_t)SESSION_STREAMS * h->n_hc * h->n_embd * sizeof(float);
+}
+
+size_t session_logits_stride(const struct session_host *host)
+{
+    return (1 + (size_t)host->n_drafts) * host->h->n_vocab;
 }
 
 float *session_streams(const struct ds4_session *s, size_t pos)
@@ -20,10 +25,10 @@ float *session_streams(const struct ds4_session *s, size_t pos)
     return s->streams + pos % SESSION_STREAMS * s->host->h->n_hc * s->host->h->n_embd;
 }
 
-uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool draft, uint32_t n_drafts)
+uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, uint32_t n_drafts)
 {
     return (uint64_t)ctx_tokens * sizeof(int32_t) + session_spans_for(ctx_tokens) * sizeof(uint32_t) +
-           (n_streams(h, draft) + (1 + (uint64_t)n_drafts) * h->n_vocab) * sizeof(float) + sizeof(struct ds4_session);
+           (1 + (uint64_t)n_drafts) * h->n_vocab * sizeof(float) + sizeof(struct ds4_session);
 }
 
 uint32_t session_ahead_max(uint32_t n_sessions_max, uint32_t chunk_tokens)
@@ -32,16 +37,25 @@ uint32_t session_ahead_max(uint32_t n_sessions_max, uint32_t chunk_tokens)
     return n < BACKEND_STEPS_MAX ? n : BACKEND_STEPS_MAX;
 }
 
+/* Rows that are chosen from at a time. */
+static size_t n_steps(const struct session_host *host)
+{
+    return host->n_ahead_max > host->n_drafts ? host->n_ahead_max : 1 + host->n_drafts;
+}
+
+/* Choices of them, and room for ids of drafts behind BACKEND_CHOICES. */
+static size_t n_choices(const struct session_host *host) { return BACKEND_CHOICES * (1 + n_steps(host)); }
+
 /* What stays on a backend whose memory is not the host's. */
 static void alloc_logits(struct session_host *host)
 {
     struct backend *b = host->backend;
-    size_t row_bytes = host->h->n_vocab * sizeof(float), n;
-    n = host->n_ahead_max = session_ahead_max(host->n_sessions_max, host->chunk_tokens);
-    host->logits_there = b->ops->alloc(b, host->n_sessions_max * row_bytes);
-    host->logits_before = b->ops->alloc(b, n * row_bytes);
-    host->steps = b->ops->alloc(b, n * sizeof *host->steps);
-    host->choices = b->ops->alloc(b, BACKEND_CHOICES * n * sizeof *host->choices);
+    size_t row_bytes = host->h->n_vocab * sizeof(float);
+    host->n_ahead_max = session_ahead_max(host->n_sessions_max, host->chunk_tokens);
+    host->logits_there = b->ops->alloc(b, host->n_sessions_max * session_logits_stride(host) * sizeof(float));
+    host->logits_before = b->ops->alloc(b, host->n_ahead_max * row_bytes);
+    host->steps = b->ops->alloc(b, n_steps(host) * sizeof *host->steps);
+    host->choices = b->ops->alloc(b, n_choices(host) * sizeof *host->choices);
     host->logits_slot = mem_alloc(host->n_sessions_max, sizeof *host->logits_slot);
     for (uint32_t i = 0; host->logits_slot && i < host->n_sessions_max; i++) host->logits_slot[i] = i;
 }
@@ -50,10 +64,14 @@ static void free_logits(struct session_host *host)
 {
     struct backend *b = host->backend;
     size_t row_bytes = host->h ? host->h->n_vocab * sizeof(float) : 0, n = host->n_ahead_max;
-    if (host->logits_there) b->ops->release(b, host->logits_there, host->n_sessions_max * row_bytes);
+    if (host->logits_there)
+        b->ops->release(b, host->logits_there, host->n_sessions_max * session_logits_stride(host) * sizeof(float));
     if (host->logits_before) b->ops->release(b, host->logits_before, n * row_bytes);
-    if (host->steps) b->ops->release(b, host->steps, n * sizeof *host->steps);
-    if (host->choices) b->ops->release(b, host->choices, BACKEND_CHOICES * n * sizeof *host->choices);
+    if (host->steps) b->ops->release(b, host->steps, n_steps(host) * sizeof *host->steps);
+    if (host->choices) b->ops->release(b, host->choices, n_choices(host) * sizeof *host->choices);
+    if (host->streams)
+        b->ops->release(b, host->streams, host->n_sessions_max * (size_t)session_streams_bytes(host->h));
+    host->streams = NULL;
     mem_free(host->logits_slot);
     host->logits_there = host->logits_before = NULL;
     host->steps = NULL;
@@ -77,12 +95,13 @@ enum ds4_status session_host_init(struct session_host *host, struct ds4_error *e
     host->seqs = mem_alloc(host->n_sessions_max, sizeof *host->seqs);
     host->span_ids = mem_alloc((size_t)host->n_sessions_max * spans_each, sizeof *host->span_ids);
     if (host->draft) {
+        host->streams = b->ops->alloc(b, host->n_sessions_max * (size_t)session_streams_bytes(host->h));
         host->draft_streams = mem_alloc((size_t)host->h->n_hc * host->h->n_embd, sizeof(float));
         host->draft_logits = mem_alloc(host->h->n_vocab, sizeof(float));
     }
     bool there = host->logits_there && host->logits_before && host->steps && host->choices && host->logits_slot;
     if ((there || !b->ops->candidates) && host->tokens && host->pos && host->seq_i && host->row_i && host->row_out &&
-        host->seqs && host->span_ids && (!host->draft || (host->draft_streams && host->draft_logits)))
+        host->seqs && host->span_ids && (!host->draft || (host->streams && host->draft_streams && host->draft_logits)))
         return DS4_OK;
     session_host_deinit(host);
     return err_set(error, DS4_ERR_NOMEM, "no memory for a batch of %u rows", chunk);
@@ -119,8 +138,7 @@ enum ds4_status session_create(struct session_host *host, struct ds4_session **o
     s->spans = mem_alloc(session_spans_for(host->ctx_tokens), sizeof *s->spans);
     s->n_drafts = host->n_drafts;
     s->logits = mem_alloc((1 + (size_t)host->n_drafts) * host->h->n_vocab, sizeof *s->logits);
-    s->streams = host->draft ? mem_alloc(n_streams(host->h, true), sizeof *s->streams) : NULL;
-    if (!s->tokens.ids || !s->spans || !s->logits || (host->draft && !s->streams)) {
+    if (!s->tokens.ids || !s->spans || !s->logits) {
         ds4_session_destroy(s);
         return err_set(error, DS4_ERR_NOMEM, "no memory for a session of %u tokens", host->ctx_tokens);
     }
@@ -130,6 +148,7 @@ enum ds4_status session_create(struct session_host *host, struct ds4_session **o
         return err_set(error, DS4_ERR_LIMIT, "all %u sessions that memory was planned for are in use",
                        host->n_sessions_max);
     }
+    if (host->streams) s->streams = host->streams + s->tail_i * (session_streams_bytes(host->h) / sizeof(float));
     *out = s;
     return DS4_OK;
 }
@@ -142,7 +161,6 @@ void ds4_session_destroy(struct ds4_session *s)
     ds4_tokens_free(&s->tokens);
     mem_free(s->spans);
     mem_free(s->logits);
-    mem_free(s->streams);
     mem_free(s);
 }
 
@@ -168,7 +186,8 @@ enum ds4_status ds4_session_fork(struct ds4_session *from, struct ds4_session **
     s->restored = from->restored;
     s->has_logits = from->has_logits;
     if (s->has_logits) memcpy(s->logits, ds4_session_logits(from), host->h->n_vocab * sizeof *s->logits);
-    if (s->streams) memcpy(s->streams, from->streams, n_streams(host->h, true) * sizeof *s->streams);
+    if (s->streams)
+        host->backend->ops->write(host->backend, s->streams, from->streams, (size_t)session_streams_bytes(host->h));
     s->streams_from = from->streams_from;
     *out = s;
     return DS4_OK;
@@ -185,17 +204,18 @@ size_t ds4_session_rows(const struct ds4_session *s) { return s->rows_to ? s->ro
 float *session_logits_there(const struct ds4_session *s)
 {
     const struct session_host *host = s->host;
-    return host->logits_there ? host->logits_there + (size_t)host->logits_slot[s->tail_i] * host->h->n_vocab : NULL;
+    return host->logits_there ? host->logits_there + host->logits_slot[s->tail_i] * session_logits_stride(host) : NULL;
 }
 
 const float *ds4_session_logits(const struct ds4_session *s)
 {
     struct backend *b = s->host->backend;
+    float *here = s->logits + (size_t)s->logits_i * s->host->h->n_vocab;
     if (s->has_logits && s->logits_there) { /* what is known stays the same: it is only here as well */
-        b->ops->read(b, s->logits, session_logits_now(s), s->host->h->n_vocab * sizeof *s->logits); /* logits_i: 0 */
+        b->ops->read(b, here, session_logits_now(s), s->host->h->n_vocab * sizeof *here);
         ((struct ds4_session *)(uintptr_t)s)->logits_there = false;
     }
-    return s->has_logits ? s->logits + (size_t)s->logits_i * s->host->h->n_vocab : NULL;
+    return s->has_logits ? here : NULL;
 }
 
 enum ds4_status ds4_session_pick(struct ds4_session *s, struct ds4_sampler *sampler, const uint32_t *mask,

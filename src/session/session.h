@@ -52,16 +52,30 @@ struct session_host {
     uint32_t *seq_i, *row_i, *span_ids;
     float **row_out;             /* where the logits of row_i go */
     struct op_seq *seqs;
-    float *logits_there;         /* [n_sessions_max][n_vocab] of the backend; NULL: they are read to the host at once */
+    float *logits_there;         /* [n_sessions_max][1 + n_drafts][n_vocab] of the backend; NULL: they are read to the
+                                    host at once */
     uint32_t *logits_slot;       /* [n_sessions_max] which row the session with this tail_i has; each is there once */
     uint32_t n_ahead_max;        /* sessions that may run ahead together */
     float *logits_before;        /* [n_ahead_max][n_vocab] of the backend: of a row of ahead that is past its session */
     struct backend_step *steps;  /* [n_ahead_max] of the backend; NULL: it does not choose */
-    struct backend_choice *choices; /* [BACKEND_CHOICES][n_ahead_max] of the backend */
+    struct backend_choice *choices; /* [BACKEND_CHOICES][n_ahead_max] of the backend; for either there is room for
+                                       1 + n_drafts rows */
     struct session_ahead ahead;
-    float *draft_streams, *draft_logits; /* [n_hc][n_embd] and [n_vocab]; NULL without drafting */
+    float *streams;              /* [n_sessions_max][SESSION_STREAMS][n_hc][n_embd] of the backend, and of the host */
+    float *draft_streams, *draft_logits; /* [n_hc][n_embd] and [n_vocab]; NULL without drafting, all three */
     uint32_t n_drafts;           /* most that a session may check with a token */
     struct ds4_draft_figures figures;
+};
+
+/* Tokens that the backend chose from the logits of a pass over drafts, a row each, as the sampler would that chose the
+ * token of the pass, if all drafts come true. */
+struct session_choices {
+    bool is_known;             /* how the last token was chosen; else nothing is chosen there */
+    struct backend_pick how;
+    uint64_t generator;        /* after the last token was chosen */
+    uint32_t n;                /* rows that were chosen from */
+    uint64_t generators[SESSION_STREAMS]; /* before each */
+    struct backend_choice rows[SESSION_STREAMS];
 };
 
 struct ds4_session {
@@ -79,8 +93,10 @@ struct ds4_session {
     uint32_t n_drafted;          /* tokens computed past the end: ids and logits follow the session's own */
     bool has_logits;
     bool logits_there;           /* they are in the backend's memory only; read when they are asked for */
+    bool rows_there;             /* and so are those of drafts */
+    struct session_choices choices;
     float *streams;              /* [SESSION_STREAMS][n_hc][n_embd], of position p in p % SESSION_STREAMS, for
-                                    drafting; NULL when off */
+                                    drafting, the backend's; NULL when off */
     size_t streams_from;         /* first position whose streams are there: when drafts were refused, those of the
                                     last token that stays are */
 };
@@ -90,8 +106,12 @@ void session_host_deinit(struct session_host *host);
 /* Sessions that may run ahead together. */
 uint32_t session_ahead_max(uint32_t n_sessions_max, uint32_t chunk_tokens);
 /* Bytes on the host side of one session (token list, logits, tables), for the plan. */
-uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, bool draft, uint32_t n_drafts);
-/* Place of the streams of a position; NULL when they are not known. */
+uint64_t session_host_bytes(const struct hparams *h, uint32_t ctx_tokens, uint32_t n_drafts);
+/* And of the streams of one, for drafting, where the backend keeps them. */
+uint64_t session_streams_bytes(const struct hparams *h);
+/* Floats between the logits of two sessions there. */
+size_t session_logits_stride(const struct session_host *host);
+/* Place of the streams of a position, of the backend; NULL when they are not known. */
 float *session_streams(const struct ds4_session *s, size_t pos);
 uint32_t session_spans_for(size_t n_tokens);
 /* Where the backend keeps the logits of its last pass over the session; NULL: it does not. */
@@ -124,6 +144,13 @@ static inline bool session_checks_drafts(const struct ds4_job *job) { return job
 /* What is to be checked with the job's token: into drafts [SESSION_STREAMS - 1]. *n = 0: nothing. */
 enum ds4_status session_guess(struct ds4_session *s, const struct ds4_job *job, int32_t *drafts, size_t *n,
                               struct ds4_error *error) DS4_MUST_CHECK;
+/* A pass over the token and as many drafts as may be, all of it given to the backend before it is waited for. False:
+ * this cannot be done here, and nothing was. */
+bool session_drafts_there(const struct ds4_session *s, const struct ds4_job *job);
+enum ds4_status session_pass_there(struct ds4_session *s, int32_t token, struct ds4_error *error) DS4_MUST_CHECK;
+/* ds4_session_pick without a mask: what was chosen there already, or by the host; remembers how for the next pass. */
+enum ds4_status session_pick_drafting(struct ds4_session *s, struct ds4_sampler *sampler, bool force_greedy,
+                                      int32_t *id, struct ds4_error *error) DS4_MUST_CHECK;
 /* The pass is done, and the session has its n drafts as tokens: now it has them past its end. */
 void session_note_pass(struct ds4_session *s, size_t n);
 /* True when the job's token is the first draft past the session's end; session_keep_draft makes it one of its own. */

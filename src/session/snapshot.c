@@ -161,8 +161,8 @@ enum ds4_status ds4_session_tip_save(const struct ds4_session *s, uint8_t *buf, 
     move_layers(&t, host, s->tokens.n);
     mem_free(copy);
     if (flags & TIP_LOGITS) memcpy(buf + t.at, ds4_session_logits(s), logits_bytes(host)), t.at += logits_bytes(host);
-    if (flags & TIP_STREAMS) memcpy(buf + t.at, last, streams_bytes(host)), t.at += streams_bytes(host);
-    *len = t.at;
+    if (flags & TIP_STREAMS && status == DS4_OK) status = bring(host, buf + t.at, last, streams_bytes(host), error);
+    *len = t.at + (flags & TIP_STREAMS ? streams_bytes(host) : 0);
     return status;
 }
 
@@ -221,12 +221,12 @@ static void take_tip(struct ds4_session *s, const int32_t *tokens, size_t n_toke
     if (flags & TIP_LOGITS) memcpy(s->logits, tip + t.at, logits_bytes(host)), t.at += logits_bytes(host);
     s->has_logits = flags & TIP_LOGITS;
     s->logits_there = false;
-    s->logits_i = 0;
+    s->logits_i = s->choices.n = 0;
     memmove(s->tokens.ids, tokens, n_tokens * sizeof *tokens);
     s->tokens.n = s->n_high = s->restored = s->streams_from = n_tokens;
     if (!(flags & TIP_STREAMS) || !s->streams || n_tokens == 0) return;
     s->streams_from = n_tokens - 1;
-    memcpy(session_streams(s, n_tokens - 1), tip + t.at, streams_bytes(host));
+    host->backend->ops->write(host->backend, session_streams(s, n_tokens - 1), tip + t.at, streams_bytes(host));
 }
 
 /* Full spans at the front that the session holds already for these tokens. */

@@ -7,6 +7,9 @@
 
 #include "lib/model.h"
 #include "lib/same_state.h"
+#ifdef DS4_GPU_EMU
+#include "lib/tested_gpu.h"
+#endif
 
 /* Two sessions with the same tokens. */
 struct two {
@@ -301,28 +304,37 @@ static void by_turning_it_off_and_on(struct two *t)
     assert_ok(ds4_session_set_drafts(t->drafting, t->n_drafts, &error), error);
 }
 
+static void (*const ways[])(struct two *t) = {by_rewind, by_fork, by_restore, by_sync, by_hand, by_many, by_batch,
+                                              by_turning_it_off_and_on};
+#define N_WAYS (sizeof ways / sizeof *ways)
+
+static void check_way(struct two *t, size_t way, size_t place, size_t n_after)
+{
+    prompt(t, place - 2);
+    until_waiting(t);
+    if (t->plain->tokens.n < place) go(t, true);
+    ways[way](t);
+    go_on(t, n_after);
+    assert_same_snapshot(t->drafting, t->plain);
+    end(t);
+}
+
 TEST(whatever_happens_while_drafts_wait_the_session_is_that_of_one_without)
 {
-    static void (*const ways[])(struct two *t) = {by_rewind, by_fork, by_restore, by_sync, by_hand, by_many, by_batch,
-                                                  by_turning_it_off_and_on};
+    struct two t;
     /* In the window, and where the drafts lie beyond a span's end. */
     static const size_t places[] = {20, 255, 256};
-    for (size_t p = 0; p < sizeof places / sizeof *places; p++) {
-        for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
-            struct two t;
+    for (size_t p = 0; p < sizeof places / sizeof *places; p++)
+        for (size_t w = 0; w < N_WAYS; w++) {
             begin(&t, 4);
-            prompt(&t, places[p] - 2);
-            until_waiting(&t);
-            if (t.plain->tokens.n < places[p]) go(&t, true);
-            ways[w](&t);
-            go_on(&t, 12);
-            assert_same_snapshot(t.drafting, t.plain);
-            end(&t);
+            check_way(&t, w, places[p], 12);
         }
-    }
 }
 
 /* ---- answers ---------------------------------------------------------------------------------------------------- */
+
+/* Is told of every token of an answer. */
+static void (*spy)(const struct two *t);
 
 /* The answer of the model that ships to a rendered question, into ids; how many. */
 static size_t answer(struct two *t, struct ds4_session *s, const struct ds4_sampling *how, size_t n, int32_t *ids)
@@ -338,9 +350,10 @@ static size_t answer(struct two *t, struct ds4_session *s, const struct ds4_samp
     assert_ok(ds4_sampler_create(t->engine, how, &sampler, &error), error);
     size_t i = 0;
     for (; i < n && (i == 0 || ids[i - 1] != ds4_special(t->engine)->eos); i++) {
-        assert_ok(ds4_session_next(s, sampler, false, &ids[i], &error), error);
+        assert_ok(ds4_session_next(s, sampler, i % 9 == 7, &ids[i], &error), error); /* some in the syntax of a call */
         ds4_sampler_accept(sampler, ids[i]);
         eval(t, s, &ids[i], 1);
+        if (spy) spy(t);
     }
     ds4_sampler_destroy(sampler);
     ds4_tokens_free(&prompt);
@@ -353,8 +366,11 @@ static void check_answers(struct two *t, const struct ds4_sampling *hows, size_t
     struct ds4_draft_figures f;
     int32_t *ids[2] = {calloc(n, sizeof(int32_t)), calloc(n, sizeof(int32_t))};
     for (size_t h = 0; h < n_hows; h++) {
+        void (*of_drafting)(const struct two *) = spy;
         size_t said = answer(t, t->drafting, &hows[h], n, ids[0]);
+        spy = NULL;
         assert_int_equal(said, answer(t, t->plain, &hows[h], n, ids[1]));
+        spy = of_drafting;
         assert_memory_equal(ids[0], ids[1], said * sizeof(int32_t));
         assert_same_snapshot(t->drafting, t->plain);
     }
@@ -385,11 +401,59 @@ TEST(answers_are_the_same_greedy_drawn_and_with_penalties)
 }
 
 #ifdef DS4_GPU_EMU
+static struct ds4_engine_options gpu_options(uint32_t n_drafts)
+{
+    return (struct ds4_engine_options){.ctx_tokens = 300, .n_drafts = n_drafts, .chunk_tokens = 16,
+                                       .backend = TESTED_GPU, .device_memory_bytes = 64u << 20};
+}
+
 TEST(on_a_gpu_drafts_leave_no_trace)
 {
-    check_engine(model_file("gpu_blocks", MODEL_EMULATED),
-                 (struct ds4_engine_options){.ctx_tokens = 300, .n_drafts = 3, .chunk_tokens = 16, .backend = "emu"},
-                 20);
+    check_engine(model_file("gpu_blocks", MODEL_EMULATED), gpu_options(3), 12);
+}
+
+TEST(on_a_gpu_whatever_happens_while_drafts_wait_leaves_no_trace)
+{
+    struct two t;
+    for (size_t w = 1; w <= 2; w++) { /* where streams move; the rest does nothing of its own there */
+        assert_true(ways[w] == by_fork || ways[w] == by_restore);
+        begin_with(&t, model_file("gpu_blocks", MODEL_EMULATED), gpu_options(4));
+        check_way(&t, w, 12, 3);
+    }
+}
+
+/* What the device waited for, by what the token was. */
+static struct {
+    unsigned n_passes, n_kept, n_kept_for_nothing;
+    struct ds4_draft_figures before;
+} waits_seen;
+
+static void watch_waits(const struct two *t)
+{
+    struct ds4_draft_figures now;
+    uint64_t n_rests = tested_n_rests();
+    ds4_engine_draft_figures(t->engine, &now);
+    if (now.n_kept > waits_seen.before.n_kept) {
+        waits_seen.n_kept++;
+        waits_seen.n_kept_for_nothing += n_rests == 0;
+    } else {
+        waits_seen.n_passes++;
+    }
+    waits_seen.before = now;
+}
+
+TEST(on_a_gpu_answers_are_the_same_and_a_draft_that_comes_true_costs_no_wait)
+{
+    struct two t;
+    struct ds4_sampling hows[] = {sampling(0, 1), sampling(1, 2)};
+    begin_with(&t, "models/ds4-tiny.gguf", gpu_options(2));
+    spy = watch_waits;
+    check_answers(&t, hows, 2, 11);
+    print_message("%u passes, %u drafts kept, %u of them without the device resting\n", waits_seen.n_passes,
+                  waits_seen.n_kept, waits_seen.n_kept_for_nothing);
+    assert_true(waits_seen.n_kept_for_nothing >= waits_seen.n_kept / 2); /* not where how to choose has changed */
+    spy = NULL;
+    end(&t);
 }
 #endif
 
@@ -440,6 +504,8 @@ int main(void)
                      T(answers_are_the_same_greedy_drawn_and_with_penalties),
 #ifdef DS4_GPU_EMU
                      T(on_a_gpu_drafts_leave_no_trace),
+                     T(on_a_gpu_whatever_happens_while_drafts_wait_leaves_no_trace),
+                     T(on_a_gpu_answers_are_the_same_and_a_draft_that_comes_true_costs_no_wait),
 #endif
                      T(drafts_that_cannot_be_made_are_refused_with_the_cause),
                      T(the_draft_block_may_come_from_a_file_of_its_own));
