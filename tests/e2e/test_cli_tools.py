@@ -124,7 +124,7 @@ def test_the_default_model_is_found_beside_the_program_and_named(tmp_path, model
 
 @pytest.mark.parametrize("args", [["--version"], ["help"], ["run", "--help"], ["inspect", "MODEL"],
                                   ["tokenize", "-m", "MODEL"], ["plan", "--no-probe", "-m", "MODEL"],
-                                  ["run", "-m", "MODEL", "-p", "hi", "-n", "3", "--no-think"],
+                                  ["run", "-m", "MODEL", "-p", "hi", "-n", "3", "--no-think", "--seed", "1"],
                                   ["logits", "-m", "MODEL", "--tokens", "1", "--json", "-"],
                                   ["logits", "-m", "MODEL", "--tokens", "1", "--json", "/dev/full"],
                                   ["bench", "-m", "MODEL", "--first", "64", "--ctx", "64"]], ids=" ".join)
