@@ -203,16 +203,22 @@ void op_case_rms_norm(struct op_run *run, const struct op_shape *s)
     op_after_output(run, &after);
 }
 
+float *op_frequencies(struct op_run *run, bool plain)
+{
+    uint32_t n_rope = run->shape->n_rope;
+    float freq[256];
+    rope_frequencies(plain ? 10000 : 160000, n_rope, 16, 65536, 32, 1, !plain, freq);
+    return op_put(run->dev, freq, n_rope / 2 * sizeof *freq);
+}
+
 /* n_heads dim n_rope start inverse; plain: without YaRN; fused. Positions step by a large number so that all angles
  * occur. */
 void op_case_rope(struct op_run *run, const struct op_shape *s)
 {
     size_t row_n = (size_t)s->n_heads * s->dim;
-    float freq[256];
     int32_t *pos = op_host(run, s->n_rows, sizeof *pos);
-    rope_frequencies(s->plain ? 10000 : 160000, s->n_rope, 16, 65536, 32, 1, !s->plain, freq);
     for (uint32_t r = 0; r < s->n_rows; r++) pos[r] = (int32_t)((s->start + r * 9973u) % 1048576u);
-    float *freq_there = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    float *freq_there = op_frequencies(run, s->plain);
     int32_t *pos_there = op_put(run->dev, pos, s->n_rows * sizeof *pos);
     float *x = op_input(run, s->n_rows * row_n, NULL);
     struct op_after after = op_after_make(run, (uint32_t)row_n);
@@ -271,11 +277,10 @@ void op_case_matmul(struct op_run *run, const struct op_shape *s)
 void op_case_index_query(struct op_run *run, const struct op_shape *s)
 {
     size_t row_n = (size_t)s->n_heads * s->dim;
-    float freq[256], *q = op_input(run, s->n_rows * row_n, NULL);
+    float *q = op_input(run, s->n_rows * row_n, NULL);
     int32_t *pos = op_host(run, s->n_rows, sizeof *pos);
-    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
     for (uint32_t r = 0; r < s->n_rows; r++) pos[r] = (int32_t)(s->start + r * 9973u);
-    float *freq_there = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    float *freq_there = op_frequencies(run, false);
     int32_t *pos_there = op_put(run->dev, pos, s->n_rows * sizeof *pos);
     while (op_next(run)) {
         struct rope_args rope = {.n_rows = run->n, .n_heads = s->n_heads, .dim = s->dim, .n_rope = s->n_rope,

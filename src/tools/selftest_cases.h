@@ -21,6 +21,9 @@ struct op_after op_after_make(struct op_run *run, uint32_t n);
 void op_after_run(struct op_run *run, const struct op_after *after, const float *y);
 void op_after_output(struct op_run *run, const struct op_after *after);
 
+/* Frequencies of the shape's rotated pairs, on the device; plain: without YaRN. */
+float *op_frequencies(struct op_run *run, bool plain);
+
 /* Error that a product with a matrix of this format may have, relative to the norm of the result: 1e-5 for float
  * formats, 1e-3 for others, where activations may be rounded to suit the format, and 1e-2 for 2-bit formats. */
 double op_format_tolerance(uint32_t type);

@@ -5,7 +5,6 @@
 
 #include "tools/selftest_cases.h"
 #include "tools/selftest_state.h"
-#include "ops/rope_freq.h"
 #include "ops/rows.h"
 
 static uint8_t *read_back(struct op_run *run, const uint8_t *there, uint64_t bytes)
@@ -44,14 +43,12 @@ static struct compressor compressor_make(struct op_run *run)
 {
     const struct op_shape *s = run->shape;
     struct compressor c = {0};
-    float freq[256];
     if (!s->ratio) return c;
-    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
     c.k = op_input(run, (size_t)s->n_rows * s->n_out, NULL);
     c.g = op_input(run, (size_t)s->n_rows * s->n_out, NULL);
     c.ape = op_parameters(run, (size_t)s->ratio * s->n_out, 1, 0);
     c.norm = op_parameters(run, s->dim, 0.2f, 1);
-    c.freq = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    c.freq = op_frequencies(run, false);
     return c;
 }
 
@@ -111,12 +108,10 @@ static struct before_store before_store_make(struct op_run *run)
 {
     const struct op_shape *s = run->shape;
     struct before_store before = {0};
-    float freq[256];
     if (!s->fused) return before;
-    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
     before.q = op_input(run, (size_t)s->n_rows * s->n_heads * s->dim, NULL);
     before.kv_norm = op_parameters(run, s->dim, 0.2f, 1);
-    before.freq = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    before.freq = op_frequencies(run, false);
     return before;
 }
 
@@ -293,9 +288,7 @@ void op_case_attention(struct op_run *run, const struct op_shape *s)
     }
     float *sinks_there = op_put(run->dev, sinks, s->n_heads * sizeof *sinks);
     struct op_after after = op_after_make(run, (uint32_t)row_n);
-    float freq[256], *freq_there = NULL;
-    rope_frequencies(160000, s->n_rope, 16, 65536, 32, 1, true, freq);
-    if (s->fused) freq_there = op_put(run->dev, freq, s->n_rope / 2 * sizeof *freq);
+    float *freq_there = s->fused ? op_frequencies(run, false) : NULL;
     while (op_next(run)) {
         struct attention_args args = {.batch = op_state_batch(run, &state), .n_heads = s->n_heads, .dim = s->dim,
                                       .n_rope = s->n_rope, .window = s->window, .ratio = s->ratio, .top_k = s->top_k,
