@@ -48,8 +48,8 @@ soak: $(SOAKS) ds4 $(BUILD)/ds4-fake
 .PHONY: soak
 
 # The CPU backend and the emulator of GPUs built for 64-bit ARM, and their tests run under qemu: products in every
-# format, the emulator's switching of stacks and its checks, every kernel in three orders of threads: a quarter of an
-# hour, so CI builds all and runs only the tables and what ARM_RUN names. Linked with nothing but the C library;
+# format, the emulator's switching of stacks and its checks, every kernel in three orders of threads: some minutes,
+# so CI builds all and runs only the tables and what ARM_RUN names. Linked with nothing but the C library;
 # tests/arm/cmocka.h stands for cmocka.
 ARM := $(BUILD_ROOT)/arm
 ARM_CC := aarch64-linux-gnu-gcc
