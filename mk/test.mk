@@ -35,7 +35,8 @@ run-tests: tests
 
 # The same while processes of the tests stand still at random.
 storm: tests
-	@DS4=$(BUILD)/ds4 scripts/python scripts/storm.py scripts/run-tests '$(BUILD)' '$(CHECK)' $(TEST_BINS)
+	@DS4_TEST_SEED=$${DS4_TEST_SEED:-new} DS4=$(BUILD)/ds4 scripts/python scripts/storm.py \
+		scripts/run-tests '$(BUILD)' '$(CHECK)' $(TEST_BINS)
 
 .PHONY: tests check run-tests storm
 
@@ -43,7 +44,7 @@ storm: tests
 SOAKS := $(addprefix $(BUILD)/tests/,scripted/test_store_crash scripted/test_store_faults \
 	scripted/test_serve_simulation unit/test_restore_matrix unit/test_restore_edges unit/test_grammar_random)
 soak: $(SOAKS) ds4 $(BUILD)/ds4-fake
-	@for program in $(SOAKS); do nice -n 5 $$program long || exit 1; done
+	@for program in $(SOAKS); do DS4_TEST_SEED=$${DS4_TEST_SEED:-new} nice -n 5 $$program long || exit 1; done
 	@DS4=$(abspath $(BUILD))/ds4 nice -n 5 scripts/python tests/e2e/soak_serve.py
 .PHONY: soak
 

@@ -8,6 +8,7 @@ seconds (300) or prints no test counts as one failure. Output of failing program
 shown with their reason. What failed is said once more at the end, with the last lines of its output, each after `! `.
 TEST_JOBS programs run at once (default: the cores and one more, as some wait for most of
 their time), the longest of the run before first. The last line is `N passed, N failed`.
+With TEST_TIMES=n each program runs n times, every time with a new seed of random tests unless DS4_TEST_SEED is set.
 With TEST_AGAIN=1 an end-to-end program that failed is run once more when all others have ended, and what counts is that
 second run, unless a sanitizer had reported something or a program had died. It is said at the end, with the failure.
 """
@@ -100,25 +101,23 @@ def run_cmocka(path, name):
     return result
 
 
-def run_pytest(path, name, build):
+def run_pytest(path, name):
     result = Result(name)
-    report = os.path.join(build, "e2e-" + os.path.basename(path) + ".xml")
-    if os.path.exists(report):
-        os.unlink(report)
     # A folder of its own: several pytest processes that number theirs in one place, and tidy it, can meet.
     with tempfile.TemporaryDirectory(prefix="ds4-pytest-", ignore_cleanup_errors=True) as folder:
+        report = os.path.join(folder, "report.xml")
         status, result.output = run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short",
                                      "--basetemp", os.path.join(folder, "t"), "--junitxml", report, path],
                                     dict(os.environ, PYTHONDONTWRITEBYTECODE="1"))
-    if os.path.exists(report):
-        for case in ET.parse(report).getroot().iter("testcase"):
-            skipped = case.find("skipped")
-            if case.find("failure") is not None or case.find("error") is not None:
-                result.failed += 1
-            elif skipped is not None:
-                result.skipped.append((case.get("name"), skipped.get("message", "")))
-            else:
-                result.passed += 1
+        if os.path.exists(report):
+            for case in ET.parse(report).getroot().iter("testcase"):
+                skipped = case.find("skipped")
+                if case.find("failure") is not None or case.find("error") is not None:
+                    result.failed += 1
+                elif skipped is not None:
+                    result.skipped.append((case.get("name"), skipped.get("message", "")))
+                else:
+                    result.passed += 1
     if status is None:
         result.output += f"\n{name}: ended after {TIMEOUT_S} s\n"
     if result.failed == 0 and status != 0:
@@ -198,7 +197,7 @@ def main():
     folders = ["e2e"]
     if os.path.basename(build) in ("cc", "gcc"):  # browsers and clients see no difference between compilers
         folders += ["page", "clients"]
-    work = [(run_pytest, path, path, build) for folder in folders
+    work = [(run_pytest, path, path) for folder in folders
             for path in sorted(glob.glob(f"tests/{folder}/test_*.py"))]
     work += [(run_cmocka, path, os.path.relpath(path, build)) for path in programs]
     work = [item for item in work if pattern in item[2]]
@@ -208,6 +207,10 @@ def main():
         print(f"not under the thread sanitizer: {' '.join(left_out) or 'none'}")
     times = os.path.join(os.path.dirname(build), "test-times.json")
     work = in_order(work, times)
+    n_times = int(os.environ.get("TEST_TIMES", "1"))
+    if n_times > 1:
+        os.environ.setdefault("DS4_TEST_SEED", "new")
+        work *= n_times
     jobs = int(os.environ.get("TEST_JOBS", str(len(os.sched_getaffinity(0)) + 1
                                                if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)))
     passed = failed = skipped = 0
@@ -221,7 +224,7 @@ def main():
             if result.failed:
                 failures.append(result)
             passed, failed, skipped = passed + result.passed, failed + result.failed, skipped + len(result.skipped)
-    if not pattern:
+    if not pattern and n_times == 1:
         with open(times, "w") as f:
             json.dump(seconds, f)
     if skipped:

@@ -7,6 +7,7 @@ files are JSON scripts.
 import json
 import os
 import pty
+import random
 import re
 import select
 import signal
@@ -19,6 +20,14 @@ import time
 DS4 = os.path.abspath(os.environ.get("DS4", "build/cc/ds4"))
 FAKE = os.path.join(os.path.dirname(DS4), "ds4-fake")
 TIMEOUT_S = 300  # a program hangs; sanitizers and busy machines are slow
+
+
+def seed():
+    """Where a random test begins, the same each time unless DS4_TEST_SEED is a number or "new"; it is printed."""
+    wanted = os.environ.get("DS4_TEST_SEED", "1")
+    number = random.randrange(1 << 30) if wanted == "new" else int(wanted)
+    print(f"seed {number} (replay with DS4_TEST_SEED)")
+    return number
 
 
 def run(*args, binary=FAKE, stdin=b"", **more):

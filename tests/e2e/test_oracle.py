@@ -6,7 +6,7 @@ the oracle than any wrong variant. With the rounding of the state to FP8 and FP4
 values the other way, which random weights amplify; the bounds are then those that float32 runs of the oracle itself
 show: rms 0.004, largest 0.22, wrong variants from rms 0.03.
 
-Configurations and tokens are drawn anew in each run; ORACLE_SEED=N repeats one.
+Configurations and tokens are drawn from the seed of random tests, DS4_TEST_SEED.
 """
 
 import json
@@ -20,9 +20,9 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "oracle"))
 import compare  # noqa: E402
+from cli import seed as seed_of_tests  # noqa: E402
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "..", "golden")
-SEED = int(os.environ.get("ORACLE_SEED", random.randrange(1 << 30)))
 IDEAL_ERROR = 1e-4            # of logits with rms about 0.6; float32 noise is 1e-6
 NEAR_TIE = 1e-5               # difference of scores that float32 noise may turn round
 QAT_RMS, QAT_GAP = 0.02, 0.21
@@ -84,16 +84,17 @@ def draw(rng):
 
 @pytest.mark.parametrize("number", range(5))
 def test_random_models_agree_in_ideal_arithmetic(tmp_path, number):
-    rng = random.Random(SEED + number)
+    seed = seed_of_tests()
+    rng = random.Random(seed + number)
     options = draw(rng)
     backend, n_tokens, chunk = "ref" if number == 0 else "cpu", rng.randint(129, 200), rng.choice((1, 5, 64, 512))
     if backend == "cpu":      # formats whose inputs stay in float32; the others have their own test
         options += ["--type", rng.choice(("F32", "F16", "BF16"))]
-    print(f"ORACLE_SEED={SEED} number {number}: ds4 fixture random {' '.join(options)}; {n_tokens} tokens by {chunk}")
+    print(f"number {number}: ds4 fixture random {' '.join(options)}; {n_tokens} tokens by {chunk}")
     path = compare.fixture(tmp_path, "random", *options)
     oracle = compare.Oracle(path)
     for attempt in range(8):
-        ids = compare.tokens_of(f"{SEED} {number} {attempt}", n_tokens, oracle.config.vocab)
+        ids = compare.tokens_of(f"{seed} {number} {attempt}", n_tokens, oracle.config.vocab)
         want, clear = oracle.logits_and_clear(ids, NEAR_TIE)
         if clear >= 40:
             break

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from cli import DS4, run
+from cli import DS4, run, seed
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "oracle"))
 import gguf_np  # noqa: E402
@@ -125,9 +125,7 @@ def test_a_file_of_high_precision_is_quantised_again(checkpoint, two_bit, tmp_pa
 
 
 def test_killed_runs_continue_to_the_same_bytes(checkpoint, two_bit, tmp_path):
-    seed = int.from_bytes(os.urandom(4), "little")
-    print("seed", seed)
-    draw, path, kills = random.Random(seed), tmp_path / "2bit.gguf", 0
+    draw, path, kills = random.Random(seed()), tmp_path / "2bit.gguf", 0
     for _ in range(200):
         process = subprocess.Popen([DS4, "quantize", checkpoint, path, "--resume", "-t", str(draw.randint(1, 3))],
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

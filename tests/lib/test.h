@@ -4,7 +4,8 @@
  *   int main(void) { return RUN_TESTS(T(buf_keeps_what_it_had_when_memory_ends), T(...)); }
  *
  * The name of a test is the sentence it promises. Tests share no state. Random tests take their seed from
- * test_seed(), which prints it; DS4_TEST_SEED=n replays. A test that cannot run here says why with SKIP. */
+ * test_seed(), which prints it: 1, so that every run is the same, unless DS4_TEST_SEED is a number or "new". A test
+ * that cannot run here says why with SKIP. */
 #ifndef DS4_TESTS_TEST_H
 #define DS4_TESTS_TEST_H
 

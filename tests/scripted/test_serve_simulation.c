@@ -452,7 +452,8 @@ TEST(answers_are_decoded_ahead_together_while_there_is_nothing_else_to_compute_a
     struct buf body = {0};
     masked->x = exchange_create(-1);
     buf_put_text(&body, "{\"thinking\":false,\"messages\":[{\"role\":\"user\",\"content\":\"circle\"}],"
-                        "\"response_format\":{\"type\":\"json_object\"}}");
+                        "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"long\",\"schema\":"
+                        "{\"type\":\"string\",\"minLength\":60}}}}"); /* it does not end in a few rounds */
     hand_in(w, masked, API_CHAT, &body);
     step(w, 3);
     assert_false(masked->x->ended);

@@ -143,7 +143,8 @@ TEST(encoders_use_the_importance_they_are_given)
 }
 
 /* Flipping any bit of a block must not make it notably better: the searches are not exhaustive in the scales, so
- * some slack is left. */
+ * some slack is left, and where nearly nothing is lost (experts that were rounded before) the last bits of the scales
+ * may be anything. */
 TEST(encoders_leave_no_better_block_one_bit_away)
 {
     static const enum quant_id ids[] = {QUANT_IQ2_XXS, QUANT_Q2_K, QUANT_Q4_K, QUANT_Q6_K, QUANT_MXFP4};
@@ -156,7 +157,8 @@ TEST(encoders_leave_no_better_block_one_bit_away)
             fill(x, f->block_elems, (enum source)(trial % N_SOURCES), &r);
             for (size_t i = 0; i < 256; i++) q[i] = trial % 2 ? (float)exp(gauss(&r)) : 1;
             f->encode(x, q, block, f->block_elems);
-            double least = INFINITY, own = 0;
+            double least = INFINITY, own = 0, norm = 0;
+            for (size_t i = 0; i < f->block_elems; i++) norm += (double)q[i] * (double)x[i] * (double)x[i];
             for (size_t bit = 0; bit <= 8 * f->block_bytes; bit++) { /* the last round flips none */
                 if (bit < 8 * f->block_bytes) block[bit / 8] ^= (uint8_t)(1u << bit % 8);
                 f->decode(block, y, f->block_elems);
@@ -166,7 +168,7 @@ TEST(encoders_leave_no_better_block_one_bit_away)
                     own += (double)q[i] * ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
                 if (bit < 8 * f->block_bytes && own < least) least = own;
             }
-            if (own > least * 1.06) fail_msg("%s: error %g, %g one bit away", f->name, own, least);
+            if (own > least * 1.06 + 1e-5 * norm) fail_msg("%s: error %g, %g one bit away", f->name, own, least);
         }
     }
 }
