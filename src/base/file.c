@@ -221,6 +221,32 @@ enum ds4_status file_rename(const char *from, const char *to, struct ds4_error *
     return DS4_OK;
 }
 
+/* Whether a file can be created beside path. */
+static enum ds4_status check_parent(const char *path, struct ds4_error *error)
+{
+    char parent[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    size_t n = slash && slash > path ? (size_t)(slash - path) : 1;
+    if (n >= sizeof parent) return err_set(error, DS4_ERR_LIMIT, "a path of %zu characters", strlen(path));
+    memcpy(parent, slash ? path : ".", n);
+    parent[n] = 0;
+    return access(parent, W_OK | X_OK) == 0 ? DS4_OK : err_os(error, errno, "cannot create %s", path);
+}
+
+enum ds4_status file_check_target(const char *path, struct ds4_error *error)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0) {
+        if (S_ISDIR(st.st_mode)) return err_os(error, EISDIR, "cannot create %s", path);
+        if (!S_ISREG(st.st_mode))
+            return err_set(error, DS4_ERR_IO, "cannot create %s: what is there is %s", path,
+                           S_ISLNK(st.st_mode) ? "a symbolic link" : "not a regular file");
+    } else if (errno != ENOENT) {
+        return err_os(error, errno, "cannot create %s", path);
+    }
+    return check_parent(path, error);
+}
+
 enum ds4_status file_unlink(const char *path, struct ds4_error *error)
 {
     if (ops->unlink(path) != 0) return err_os(error, errno, "cannot remove %s", path);

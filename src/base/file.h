@@ -62,6 +62,10 @@ enum ds4_status file_write(int fd, const char *path, const void *buf, size_t n, 
 enum ds4_status file_resize(int fd, const char *path, uint64_t size, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_sync(int fd, const char *path, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_rename(const char *from, const char *to, struct ds4_error *error) DS4_MUST_CHECK;
+/* For a file that is written under another name and then renamed to path, which a user gave, before the work is done:
+ * IO when path is something other than a regular file. A directory could not be replaced at the end, and a device, a
+ * pipe or a symlink would be, /dev/null for everybody. Also IO when the directory of path cannot be written to. */
+enum ds4_status file_check_target(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
 enum ds4_status file_unlink(const char *path, struct ds4_error *error) DS4_MUST_CHECK;
 /* Makes sure path is a directory of this user that nobody else can enter (0700); creates its last part if absent. */
 enum ds4_status file_private_dir(const char *path, struct ds4_error *error) DS4_MUST_CHECK;

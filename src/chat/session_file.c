@@ -225,7 +225,8 @@ static enum ds4_status check_replaceable(const char *path, struct ds4_error *err
 {
     char magic[8];
     int fd;
-    if (file_open(path, FILE_READ, &fd, NULL) != DS4_OK) return DS4_OK; /* absent, or the rename will tell */
+    TRY(file_check_target(path, error));
+    if (file_open(path, FILE_READ, &fd, NULL) != DS4_OK) return DS4_OK; /* absent */
     enum ds4_status status = file_read_at(fd, path, 0, magic, sizeof magic, NULL);
     file_close(fd);
     if (status == DS4_OK && memcmp(magic, MAGIC, 8) == 0) return DS4_OK;

@@ -59,6 +59,7 @@ static enum ds4_status writer_open(const char *path, bool keep, struct gguf_writ
         (void)err_set(error, DS4_ERR_NOMEM, "out of memory");
         goto fail;
     }
+    TRY_GOTO(file_check_target(path, error), fail);
     w->keep = keep;
     if (keep && file_open(w->part_path, FILE_READ_WRITE, &w->fd, NULL) == DS4_OK) {
         *out = w;

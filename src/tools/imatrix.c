@@ -151,6 +151,7 @@ static void probe(void *user, const struct ds4_probe *p)
 
 static enum ds4_status name_state(struct imatrix *m, struct ds4_error *error)
 {
+    TRY(file_check_target(m->flags->out, error)); /* OUT is written when all is computed: too late to be told */
     (void)snprintf(m->state, sizeof m->state, "%s.state", m->flags->out);
     int n = snprintf(m->state_part, sizeof m->state_part, "%s.state.part", m->flags->out);
     return n > 0 && (size_t)n < sizeof m->state_part ? DS4_OK

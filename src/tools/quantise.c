@@ -329,6 +329,7 @@ static enum ds4_status prepare(struct job *j)
 static enum ds4_status run(struct job *j)
 {
     const struct flags *f = j->flags;
+    if (!f->dry_run) TRY(file_check_target(f->out, j->error));
     TRY(prepare(j));
     if (f->dry_run) return put_table(&j->source, NULL, j->error);
     if (f->verify && file_is_there(f->out) && !f->force) return verify_file(j);

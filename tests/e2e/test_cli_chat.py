@@ -393,6 +393,11 @@ def test_saving_never_replaces_a_file_of_another_kind(chat, tmp_path):
     chat.prompt()
     chat.line("/save bad name")
     chat.expect("a name has letters")
+    chat.prompt()
+    os.mkfifo(tmp_path / "pipe")
+    chat.line(f"/save {tmp_path}/pipe")
+    chat.expect("not a regular file")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
 
 
 def test_a_state_directory_open_to_others_is_refused(model, tmp_path):

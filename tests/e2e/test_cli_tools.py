@@ -7,6 +7,7 @@ import lzma
 import math
 import os
 import re
+import stat
 import subprocess
 
 import pytest
@@ -141,6 +142,24 @@ def test_output_that_cannot_be_written_is_an_error(model, args):
     result = ds4(*args, stdout=writer, stdin=b"some text")
     os.close(writer)
     assert result.returncode == 1 and b"Broken pipe" in result.stderr
+
+
+@pytest.mark.parametrize("args", [["fixture", "tiny", "-o", "OUT"], ["quantize", "MODEL", "OUT"],
+                                  ["quantize", "MODEL", "OUT", "--force"], ["imatrix", "-m", "MODEL", "-o", "OUT"]],
+                         ids=" ".join)
+def test_only_a_regular_file_is_replaced_and_who_names_another_is_told_at_once(model, tmp_path, args):
+    os.mkfifo(tmp_path / "pipe")
+    os.mkdir(tmp_path / "folder")
+    os.symlink("elsewhere", tmp_path / "link")
+    before = sorted(os.listdir(tmp_path))
+    for name, words in (("pipe", b"not a regular file"), ("folder", b"Is a directory"), ("link", b"a symbolic link"),
+                        ("absent/file", b"No such file or directory")):
+        out = str(tmp_path / name)
+        result = ds4(*[model if a == "MODEL" else out if a == "OUT" else a for a in args], stdin=b"")
+        assert result.returncode == 1 and words in result.stderr, result.stderr  # nor that there is no text
+        assert f"ds4 {args[0]}: cannot create {out}: ".encode() in result.stderr
+    assert sorted(os.listdir(tmp_path)) == before
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
 
 
 # ---- tokenize ----

@@ -227,6 +227,37 @@ TEST(file_refuses_symlinks_directories_pipes_and_devices)
     assert_refused(path, FILE_CREATE_NEW, "File exists");
 }
 
+static void assert_no_target(const char *name, const char *why)
+{
+    struct ds4_error error = {0};
+    assert_int_equal(file_check_target(name, &error), DS4_ERR_IO);
+    if (!strstr(error.message, why)) fail_msg("\"%s\" does not say \"%s\"", error.message, why);
+}
+
+TEST(file_that_a_rename_would_put_in_place_of_something_else_is_refused_before)
+{
+    use_dir();
+    struct ds4_error error = {0};
+    assert_ok(file_check_target(path, &error), error); /* nothing is there */
+    int fd;
+    assert_ok(file_open(path, FILE_CREATE_NEW, &fd, &error), error);
+    file_close(fd);
+    assert_ok(file_check_target(path, &error), error); /* a file like the new one */
+    assert_ok(file_check_target("beside", &error), error);
+    assert_no_target(test_dir(), "Is a directory");
+    assert_no_target("/dev/zero", "not a regular file");
+    assert_int_equal(symlink("file", other), 0);
+    assert_no_target(other, "a symbolic link");
+    (void)unlink(other);
+    assert_int_equal(mkfifo(other, 0600), 0);
+    assert_no_target(other, "not a regular file");
+    char below[600];
+    (void)snprintf(below, sizeof below, "%s/nowhere/file", test_dir());
+    assert_no_target(below, "No such file");
+    (void)snprintf(below, sizeof below, "%s/below", path);
+    assert_no_target(below, "Not a directory");
+}
+
 TEST(file_creates_for_the_owner_alone)
 {
     use_dir();
@@ -341,7 +372,9 @@ int main(void)
     return RUN_TESTS(T(file_reads_back_what_was_written), T(file_survives_short_transfers_and_interruptions),
                      T(file_reports_the_first_cause_wherever_a_call_fails),
                      T(file_does_not_turn_for_ever_when_a_write_moves_nothing),
-                     T(file_refuses_symlinks_directories_pipes_and_devices), T(file_creates_for_the_owner_alone),
+                     T(file_refuses_symlinks_directories_pipes_and_devices),
+                     T(file_that_a_rename_would_put_in_place_of_something_else_is_refused_before),
+                     T(file_creates_for_the_owner_alone),
                      T(file_end_inside_a_read_is_a_malformed_file),
                      T(file_read_whole_stops_at_its_limit_and_keeps_what_was_there),
                      T(file_read_whole_takes_a_pipe_to_its_end), T(file_map_shows_the_bytes_and_refuses_an_empty_file),
