@@ -36,13 +36,14 @@ static bool set_up(int fd)
     return flags >= 0 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
 }
 
-static enum ds4_status listen_on(const struct addrinfo *address, int *out, struct ds4_error *error)
+static enum ds4_status listen_on(const struct addrinfo *address, const char *host, unsigned port, int *out,
+                                 struct ds4_error *error)
 {
     int one = 1, fd = socket(address->ai_family, SOCK_STREAM, 0);
     if (fd < 0) return err_os(error, errno, "socket");
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (!set_up(fd) || bind(fd, address->ai_addr, address->ai_addrlen) != 0 || listen(fd, 256) != 0) {
-        enum ds4_status status = err_os(error, errno, "the address cannot be listened on");
+        enum ds4_status status = err_os(error, errno, "cannot listen on %s, port %u", host, port);
         (void)close(fd);
         return status;
     }
@@ -59,7 +60,7 @@ enum ds4_status net_listen(const char *host, uint16_t port, int *fd, uint16_t *b
     (void)snprintf(service, sizeof service, "%u", (unsigned)port);
     if (getaddrinfo(numeric(host), service, &hints, &list) != 0)
         return err_set(error, DS4_ERR_FORMAT, "--host: %s is no numeric address", host);
-    enum ds4_status status = listen_on(list, fd, error);
+    enum ds4_status status = listen_on(list, host, port, fd, error);
     freeaddrinfo(list);
     TRY(status);
     *bound = port;
@@ -97,6 +98,14 @@ enum ds4_status net_connect(const char *host, uint16_t port, int *fd, struct ds4
     enum ds4_status status = connect_to(list, fd, error);
     freeaddrinfo(list);
     return status;
+}
+
+bool net_is_address(const char *host)
+{
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST, .ai_socktype = SOCK_STREAM}, *list;
+    if (getaddrinfo(numeric(host), NULL, &hints, &list) != 0) return false;
+    freeaddrinfo(list);
+    return true;
 }
 
 bool net_is_loopback(const char *host)

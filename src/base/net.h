@@ -13,6 +13,8 @@ enum ds4_status net_listen(const char *host, uint16_t port, int *fd, uint16_t *b
                            struct ds4_error *error) DS4_MUST_CHECK;
 /* Connects to a numeric address, within three seconds. */
 enum ds4_status net_connect(const char *host, uint16_t port, int *fd, struct ds4_error *error) DS4_MUST_CHECK;
+/* Whether host is a numeric address, or "localhost". */
+bool net_is_address(const char *host);
 /* Whether only this machine can reach the address. */
 bool net_is_loopback(const char *host);
 int net_accept(int listener);                            /* a descriptor, or NET_AGAIN, NET_FULL */

@@ -20,6 +20,23 @@ size_t term_columns(int fd)
     return size.ws_col;
 }
 
+static int dimmed_fd; /* of the handler */
+
+static void on_end(int number)
+{
+    (void)!write(dimmed_fd, "\x1b[0m", 4);
+    (void)raise(number); /* SA_RESETHAND: this one ends the program, and its caller learns of what */
+}
+
+void term_undim_at_signals(int fd)
+{
+    struct sigaction action = {.sa_handler = on_end, .sa_flags = (int)SA_RESETHAND | SA_NODEFER};
+    dimmed_fd = fd;
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+    (void)sigaction(SIGHUP, &action, NULL);
+}
+
 static bool is_control(uint32_t scalar)
 {
     return (scalar < 0x20 && scalar != '\n' && scalar != '\t') || (scalar >= 0x7F && scalar < 0xA0);

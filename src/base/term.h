@@ -27,6 +27,9 @@ bool term_progress(void *user, const char *phase, uint64_t done, uint64_t total)
 /* Removes the line, if there is one. */
 void term_progress_clear(struct term_progress *p);
 
+/* Ends dimming on fd when a signal ends the program (interrupt, terminate, hang up), which it still does. */
+void term_undim_at_signals(int fd);
+
 /* "1.5 GiB", "312 KiB": three digits at most before the unit. */
 const char *term_bytes(uint64_t bytes, char out[16]);
 

@@ -127,6 +127,7 @@ static enum ds4_status answer_once(struct conversation *c, const struct run *fla
     struct ds4_text file = {0};
     struct ds4_span prompt = span_from(flags->prompt);
     enum ds4_status status = DS4_OK;
+    if (term_is(STDOUT_FILENO)) term_undim_at_signals(STDOUT_FILENO);
     if (!flags->prompt) {
         status = file_read_all(flags->prompt_file ? flags->prompt_file : "-", PROMPT_BYTES_MAX, &file, error);
         prompt = span_make(file.ptr, file.len);

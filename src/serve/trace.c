@@ -11,8 +11,28 @@ struct trace {
     uint64_t at;
 };
 
+/* How every trace begins. */
+#define LINE_START "{\"time\":"
+
+/* STATE when path is a file of another kind: an older trace may go, whatever else a mistyped name means may not. */
+static enum ds4_status check_replaceable(const char *path, struct ds4_error *error)
+{
+    char start[sizeof LINE_START - 1];
+    struct file_id id = {0};
+    int fd;
+    TRY(file_check_target(path, error));
+    if (file_open(path, FILE_READ, &fd, NULL) != DS4_OK) return DS4_OK; /* absent */
+    bool is_trace = file_identity(fd, path, &id, NULL) == DS4_OK &&
+                    (id.size_bytes == 0 || (file_read_at(fd, path, 0, start, sizeof start, NULL) == DS4_OK &&
+                                            memcmp(start, LINE_START, sizeof start) == 0));
+    file_close(fd);
+    if (is_trace) return DS4_OK;
+    return err_set(error, DS4_ERR_STATE, "--trace: %s exists and is not a trace: not replaced", path);
+}
+
 enum ds4_status trace_open(const char *path, struct trace **out, struct ds4_error *error)
 {
+    TRY(check_replaceable(path, error));
     struct trace *t = mem_zalloc(1, sizeof *t);
     if (!t) return err_set(error, DS4_ERR_NOMEM, "no memory for the trace");
     t->path = path;
@@ -55,7 +75,7 @@ void trace_put(struct trace *t, const struct ds4_engine *engine, const struct sl
     const struct job *job = s->job;
     struct buf line = {0};
     if (!t) return;
-    buf_printf(&line, "{\"time\":%llu,\"id\":\"%s\",\"finish\":\"%s\",\"n_out\":%zu,\"n_thinking\":%zu,"
+    buf_printf(&line, LINE_START "%llu,\"id\":\"%s\",\"finish\":\"%s\",\"n_out\":%zu,\"n_thinking\":%zu,"
                "\"prefill_s\":%.6f,\"decode_s\":%.6f,", (unsigned long long)clock_unix_s(), job->answer.id, finish,
                s->n_out, s->n_thinking, job->answer.usage.prefill_s, job->answer.usage.decode_s);
     answer_put_cache(&line, &job->answer);

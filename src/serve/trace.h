@@ -6,7 +6,7 @@
 #include "serve/slots.h"
 
 struct trace;
-/* Makes the file anew. */
+/* Makes the file anew. STATE when a file is there that is neither empty nor a trace. */
 enum ds4_status trace_open(const char *path, struct trace **out, struct ds4_error *error) DS4_MUST_CHECK;
 void trace_close(struct trace *t); /* NULL is fine */
 /* The slot's job as it ends. What cannot be written is left out. */

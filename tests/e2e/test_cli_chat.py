@@ -244,6 +244,17 @@ def test_sigterm_leaves_with_the_terminal_as_it_was(model):
         assert termios.tcgetattr(chat.fd)[3] & termios.ICANON
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_single_answer_that_a_signal_ends_leaves_no_dimmed_terminal(model, name):
+    import signal
+    with Terminal("run", "-m", model, "-p", "a long thought") as answer:
+        before = answer.expect("hmm hmm")
+        assert before.rindex(b"\x1b[2m") > before.rfind(b"\x1b[0m")
+        os.kill(answer.pid, getattr(signal, name))
+        assert answer.wait() == -getattr(signal, name)
+        assert answer.output.rindex(b"\x1b[0m") > answer.output.rfind(b"\x1b[2m")
+
+
 def test_a_stopped_and_continued_program_keeps_the_line(chat):
     import fcntl
     import signal

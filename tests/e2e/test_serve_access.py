@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+import cli
 from serve_life import CHAT
 from test_serve import Server, start, user  # noqa: F401
 
@@ -31,6 +32,18 @@ def test_strangers_of_every_kind_obtain_nothing(start):  # noqa: F811
     status, got, _ = server.request("OPTIONS", CHAT, headers=preflight)
     assert status == 403 and not any(name.lower().startswith("access-control") for name in got)
     assert server.metric("requests_total") == 0 and server.metric("requests_deferred") == 0
+
+
+def test_an_address_that_cannot_be_listened_on_is_named_with_the_cause(tmp_path):
+    model = cli.script(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = cli.run("serve", "-m", model, "--port", str(port))
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use\n".encode() in done.stderr
+    for host in ("example", "127.0.0.1.2", "127.0.0.1:80", ""):
+        done = cli.run("serve", "-m", model, "--host", host, "--port", "0")
+        assert done.returncode == 1 and b"--host: %s is no numeric address" % host.encode() in done.stderr, done.stderr
 
 
 def test_a_key_is_known_only_whole_and_shows_nowhere(tmp_path):

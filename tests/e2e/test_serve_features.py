@@ -9,6 +9,7 @@ import stat
 
 import pytest
 
+import cli
 from test_serve import TOOLS, joined, start, user  # noqa: F401
 
 LETTERS = [{"when": "letters", "say": "?", "spread": 6}, {"when": "euro", "think": "\u00e4", "say": "\u20ac!"},
@@ -178,7 +179,7 @@ def test_the_server_tells_about_its_sessions_and_settings(start):  # noqa: F811
 
 def test_the_trace_holds_what_was_said_and_is_its_owners_alone(start, tmp_path):  # noqa: F811
     path = tmp_path / "trace"
-    path.write_text("old")
+    path.write_text('{"time":1,"id":"of an older run"}\n')
     os.chmod(path, 0o644)
     server = start("--trace", str(path))
     server.post("/v1/chat/completions", messages=user("hello"))
@@ -189,6 +190,20 @@ def test_the_trace_holds_what_was_said_and_is_its_owners_alone(start, tmp_path):
     assert first["output"] == "Hm, \u00e4.</think>Hi there, \u20ac friend."
     assert "hello" in first["prompt"] and first["finish"] == "stop" and first["ds4_cache"]["source"] == "none"
     assert second["output"].endswith("tool_calls>") and second["finish"] == "tool_calls"
+
+
+def test_a_trace_takes_the_place_of_a_trace_only(tmp_path):
+    model = cli.script(tmp_path)
+    notes = tmp_path / "notes"
+    notes.write_text("mine, for years")
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink("notes", tmp_path / "link")
+    for name, words in (("notes", b"not a trace"), ("pipe", b"not a regular file"), ("link", b"a symbolic link")):
+        done = cli.run("serve", "-m", model, "--port", "0", "--trace", str(tmp_path / name))
+        assert done.returncode == 1 and words in done.stderr, done.stderr
+        assert str(tmp_path / name).encode() in done.stderr
+    assert notes.read_text() == "mine, for years" and os.path.islink(tmp_path / "link")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
 
 
 @pytest.mark.parametrize("path,body,status", [
