@@ -106,6 +106,22 @@ TEST(dispatches_that_may_overlap_must_not_meet_in_memory)
     }
 }
 
+/* groups_apart reads x[0] and writes y[0..63]. */
+TEST(where_buffers_overlap_the_writable_one_counts)
+{
+    emu_overlap(false);
+    for (size_t from = 0; from < 2; from++) { /* y begins at x[from] */
+        struct elements_record record = {.n = 1};
+        struct emu_binding bindings[3] = {
+            {&record, sizeof record}, {x, sizeof memory.x}, {x + from, sizeof memory.x - from * sizeof *x}};
+        const unsigned grid[3] = {2, 1, 1};
+        struct emu_report report;
+        bool clean = emu_launch(emu_find("groups_apart"), grid, 32, bindings, 3, &report);
+        if (clean != (from == 1)) fail_msg("y at x[%zu]: %s", from, clean ? "nothing was reported" : report.first);
+        if (!clean) assert_non_null(strstr(report.first, "a buffer's byte 0, which thread"));
+    }
+}
+
 TEST(a_grid_that_a_device_would_refuse_is_reported)
 {
     static const unsigned wrong[][3] = {{1, 65536, 1}, {1, 1, 65536}, {2147483648u, 1, 1}};
@@ -123,6 +139,7 @@ int main(void)
     return RUN_TESTS(T(a_broken_rule_is_reported_in_every_order_of_threads_and_a_kept_one_is_not),
                      T(products_of_tiles_are_right_in_every_layout),
                      T(dispatches_that_may_overlap_must_not_meet_in_memory),
+                     T(where_buffers_overlap_the_writable_one_counts),
                      T(a_grid_that_a_device_would_refuse_is_reported));
 }
 

@@ -99,6 +99,7 @@ static void *first_frame(uint8_t *top, void (*entry)(void))
 static void to_fiber(int i)
 {
     e->current = i;
+    e->stack = e->fibers[i].stack;
     emu_switch(&e->main_sp, e->fibers[i].sp);
     e->current = -1;
 }
@@ -399,6 +400,7 @@ bool emu_launch(const struct emu_kernel *kernel, const unsigned grid[3], unsigne
     bool good = check_call(n_bindings, bindings, n_threads, grid);
     if (good) {
         for (int i = 0; i < n_bindings; i++) e->args[i] = bindings[i].ptr;
+        emu_bind();
         good = run_grid(grid);
     }
     good = good && report->n_errors == 0;

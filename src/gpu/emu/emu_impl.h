@@ -8,6 +8,7 @@
 #define EMU_THREADS_MAX 1024
 #define EMU_SHARED_MAX 32u                 /* arrays of a kernel */
 #define EMU_SHARED_BYTES_MAX (32u * 1024u) /* Metal's limit */
+#define EMU_GUESSES 64u
 #define EMU_ARENA_BYTES (128u * 1024u)     /* room for what exceeds it, and gaps between arrays */
 
 enum emu_state { EMU_RUNNING, EMU_AT_SIMD, EMU_AT_BARRIER, EMU_DONE };
@@ -45,11 +46,14 @@ struct emu {
     struct emu_options options;
     struct emu_fiber fibers[EMU_THREADS_MAX];
     int n_threads, current;                /* current: -1 outside of a fiber */
+    uint8_t *stack;                        /* of the current fiber */
     void *main_sp;
     unsigned group[3];
     const struct emu_kernel *kernel;
     const struct emu_binding *bindings;
     int n_bindings;
+    bool alone[EMU_PARAMS_MAX + 1];        /* bindings that overlap no other */
+    uint8_t guesses[EMU_GUESSES];          /* bindings found for addresses, by their middle bits */
     void *args[EMU_PARAMS_MAX + 1];
     struct emu_array shared[EMU_SHARED_MAX];
     uint32_t n_shared;
@@ -70,5 +74,7 @@ void emu_error(int line, const char *format, ...) __attribute__((format(printf, 
 /* Ends the launch from within a fiber. */
 void emu_stop(void);
 void emu_pages_release(void);
+/* The bindings of a launch are known: prepares the search for the one that an address lies in. */
+void emu_bind(void);
 
 #endif

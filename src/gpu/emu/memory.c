@@ -108,6 +108,9 @@ static bool note(struct emu_cell *c, bool write, const char *where, size_t at)
     return true;
 }
 
+/* Sizes are powers of two but for copies of whole structs, and a division at every access would be felt. */
+static bool misaligned(uintptr_t at, unsigned n) { return n <= 16 && (n & (n - 1) ? at % n : at & (n - 1)); }
+
 static void access_shared(uintptr_t at, unsigned n, bool write)
 {
     for (uint32_t i = 0; i < e->n_shared; i++) {
@@ -123,7 +126,7 @@ static void access_shared(uintptr_t at, unsigned n, bool write)
             if (!note(&cells[k], write, array->name, offset + k)) return;
             if (write) cells[k].write_group = e->group_id;
         }
-        if (n <= 16 && at % n) emu_error(0, "accesses %u bytes of %s at byte %zu, misaligned", n, array->name, offset);
+        if (misaligned(at, n)) emu_error(0, "accesses %u bytes of %s at byte %zu, misaligned", n, array->name, offset);
         return;
     }
     emu_error(0, "accesses threadgroup memory outside of its arrays");
@@ -148,7 +151,7 @@ static bool note_group(struct emu_cell *c, bool write)
 static void access_bound(int i, uintptr_t at, unsigned n, bool write)
 {
     size_t offset = at - (uintptr_t)e->bindings[i].ptr;
-    if (n <= 16 && at % n) emu_error(0, "accesses %u bytes of parameter %d at byte %zu, misaligned", n, i, offset);
+    if (misaligned(at, n)) emu_error(0, "accesses %u bytes of parameter %d at byte %zu, misaligned", n, i, offset);
     if (e->kernel->read_only[i]) {
         if (write) emu_error(0, "writes read-only parameter %d at byte %zu", i, offset);
         if (write || !e->overlapping) return;
@@ -175,10 +178,53 @@ static uintptr_t distance(const struct emu_binding *b, uintptr_t at)
     return at - begin < b->bytes ? 0 : at - begin - b->bytes;
 }
 
-static void access_memory(uintptr_t at, unsigned n, bool write)
+static bool contains(int i, uintptr_t at, unsigned n)
 {
-    if (e->current < 0) return;
-    if (at - (uintptr_t)e->fibers[e->current].stack < EMU_STACK_BYTES) return;
+    size_t offset = at - (uintptr_t)e->bindings[i].ptr;
+    return offset < e->bindings[i].bytes && n <= e->bindings[i].bytes - offset;
+}
+
+void emu_bind(void)
+{
+    memset(e->guesses, 0, sizeof e->guesses);
+    for (int i = 0; i < e->n_bindings; i++) {
+        const struct emu_binding *a = &e->bindings[i];
+        e->alone[i] = true;
+        for (int j = 0; j < e->n_bindings; j++) {
+            const struct emu_binding *b = &e->bindings[j];
+            if (j != i && (uintptr_t)a->ptr < (uintptr_t)b->ptr + b->bytes &&
+                (uintptr_t)b->ptr < (uintptr_t)a->ptr + a->bytes)
+                e->alone[i] = false;
+        }
+    }
+}
+
+/* The binding that holds n bytes; where bindings overlap, the writable one. -1: none. What was found last for an
+ * address nearby is tried first: this is where the emulator spends its time. */
+static int binding_of(uintptr_t at, unsigned n)
+{
+    uint8_t *guess = &e->guesses[at / PAGE_BYTES % EMU_GUESSES];
+    if (e->alone[*guess] && contains(*guess, at, n)) return *guess;
+    int found = -1;
+    for (int i = 0; i < e->n_bindings; i++)
+        if (contains(i, at, n) && (found < 0 || e->kernel->read_only[found])) found = i;
+    if (found >= 0) *guess = (uint8_t)found;
+    return found;
+}
+
+static void report_outside(uintptr_t at, unsigned n, bool write)
+{
+    const struct emu_binding *b = e->bindings;
+    int near = 0;
+    for (int i = 0; i < e->n_bindings; i++)
+        if (distance(&b[i], at) < distance(&b[near], at)) near = i;
+    emu_error(0, "%s %u bytes outside of everything bound; the nearest is parameter %d of %zu bytes, at byte %lld",
+              write ? "writes" : "reads", n, near, b[near].bytes, (long long)(at - (uintptr_t)b[near].ptr));
+}
+
+/* noinline: most accesses are to the stack, and end before what this one needs is saved. */
+__attribute__((noinline)) static void check_access(uintptr_t at, unsigned n, bool write)
+{
     if (!write && at - (uintptr_t)e->args < sizeof e->args) return; /* parameters on their way to the kernel */
     if (write) e->report->n_stores++;
     else e->report->n_loads++;
@@ -186,24 +232,19 @@ static void access_memory(uintptr_t at, unsigned n, bool write)
         access_shared(at, n, write);
         return;
     }
-    int near = 0, found = -1; /* where bindings overlap, the writable one counts */
-    for (int i = 0; i < e->n_bindings; i++) {
-        size_t offset = at - (uintptr_t)e->bindings[i].ptr;
-        if (offset < e->bindings[i].bytes && n <= e->bindings[i].bytes - offset) {
-            if (found < 0 || e->kernel->read_only[found]) found = i;
-        } else if (distance(&e->bindings[i], at) < distance(&e->bindings[near], at)) {
-            near = i;
-        }
-    }
-    if (found >= 0) {
-        access_bound(found, at, n, write);
+    int i = binding_of(at, n);
+    if (i >= 0) {
+        access_bound(i, at, n, write);
         return;
     }
     if (!write && at >= (uintptr_t)__start_emu_tables && at + n <= (uintptr_t)__stop_emu_tables) return;
-    emu_error(0, "%s %u bytes outside of everything bound; the nearest is parameter %d of %zu bytes, at byte %lld",
-              write ? "writes" : "reads", n, near, e->bindings[near].bytes,
-              (long long)(at - (uintptr_t)e->bindings[near].ptr));
+    report_outside(at, n, write);
     emu_stop();
+}
+
+static inline void access_memory(uintptr_t at, unsigned n, bool write)
+{
+    if (e->current >= 0 && at - (uintptr_t)e->stack >= EMU_STACK_BYTES) check_access(at, n, write);
 }
 
 void *emu_shared(size_t bytes, const char *name)
