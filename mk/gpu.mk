@@ -61,12 +61,14 @@ $(BUILD)/src/gpu/cuda_kernels.o: src/gpu/cuda_kernels.cu src/gpu/cuda_kernels.h 
 	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -arch=$(CUDA_ARCH) -Isrc -I$(CUDA_HOME)/include -Xcompiler -fPIE -c -o $@ $<
 endif
 
-# The pretend Metal: clang's Objective-C for the GNU runtime, and the emulator.
+# The pretend Metal: clang's Objective-C for the GNU runtime, and the emulator; a list of backends with the host, and
+# test programs that run a second time with both, in place of the emulator's host.
 PRETEND_CLANG := $(shell command -v clang 2>/dev/null)
 OBJC_DIR := $(patsubst %/,%,$(dir $(firstword $(wildcard /usr/lib/gcc/*/*/libobjc.so))))
 ifneq ($(and $(EMU),$(PRETEND_CLANG),$(OBJC_DIR)),)
 PRETEND := $(BUILD)/tests/gpu/pretend
-PRETEND_OBJS := $(PRETEND)/metal.o $(PRETEND)/host_metal.o $(PRETEND)/bridge.o $(BUILD)/kernel_text.o
+PRETEND_OBJS := $(addprefix $(PRETEND)/,metal.o host_metal.o bridge.o backend.o) $(BUILD)/kernel_text.o
+PRETEND_METAL_FLAGS := -Itests/gpu/pretend -DDS4_GPU_METAL -DDS4_PRETEND_METAL
 PRETEND_FLAGS = -fobjc-runtime=gcc -fblocks -g -O1 -Wall -Wextra -Wno-objc-root-class -Wno-deprecated-objc-isa-usage \
 	-Isrc -Itests/gpu/pretend/include -Itests/gpu/pretend -I$(OBJC_DIR)/include -fPIE -MMD -MP
 $(PRETEND)/metal.o: tests/gpu/pretend/metal.m
@@ -75,9 +77,19 @@ $(PRETEND)/metal.o: tests/gpu/pretend/metal.m
 $(PRETEND)/host_metal.o: src/gpu/host_metal.m
 	@mkdir -p $(@D)
 	$(Q)$(PRETEND_CLANG) $(PRETEND_FLAGS) -c -o $@ $<
-$(BUILD)/tests/ops/test_metal_host.o: CPPFLAGS += -DDS4_PRETEND_METAL
-$(BUILD)/tests/ops/test_metal_host: LDLIBS += $(OBJC_DIR)/libobjc.so
-$(BUILD)/tests/ops/test_metal_host: $(PRETEND_OBJS)
+$(PRETEND)/backend.o: src/gpu/backend.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(PRETEND_METAL_FLAGS) $(CFLAGS) -c -o $@ $<
+METAL_TESTS := $(addprefix $(BUILD)/tests/metal/,unit/test_session_gpu unit/test_session_gpu_ahead \
+	unit/test_session_gpu_together unit/test_gpu_streamed unit/test_gpu_made_up ops/test_fused \
+	ops/test_candidates ops/test_candidates_chosen ops/test_selftest_host)
+$(BUILD)/tests/metal/%.o: tests/%.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '$(notdir $(firstword $(CC))) $< for the pretend Metal'
+	$(Q)$(CC) $(CPPFLAGS) $(PRETEND_METAL_FLAGS) $(CFLAGS) -c -o $@ $<
+$(BUILD)/tests/ops/test_metal_host.o $(PRETEND)/bridge.o: CPPFLAGS += $(PRETEND_METAL_FLAGS)
+$(METAL_TESTS) $(BUILD)/tests/ops/test_metal_host: LDLIBS += $(OBJC_DIR)/libobjc.so
+$(METAL_TESTS) $(BUILD)/tests/ops/test_metal_host: $(PRETEND_OBJS)
 endif
 
 # The pretend CUDA runtime: the host compiled for it, a list of backends with that host, and test programs that run a

@@ -9,7 +9,7 @@ TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/*.c))
 SCRIPTED := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/scripted/*.c))
 FAKE_STORE := $(BUILD)/tests/lib/fake/fake_store.o
 FAKE_LIB := $(filter-out $(FAKE_STORE),$(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/lib/fake/*.c)))
-TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%) $(CUDA_TESTS) $(PTX_TESTS) $(SCRIPTED)
+TEST_BINS := $(TEST_SRCS:%.c=$(BUILD)/%) $(CUDA_TESTS) $(METAL_TESTS) $(PTX_TESTS) $(SCRIPTED)
 TEST_LIBS := -lcmocka -lpcre2-8 -llzma
 
 $(BUILD)/tests/%.o: CPPFLAGS += -Itests

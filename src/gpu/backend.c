@@ -188,11 +188,11 @@ void *gpu_take(struct backend_gpu *b, uint64_t bytes)
 
 static void *gpu_alloc(struct backend *backend, size_t bytes) { return gpu_take(gpu_of(backend), bytes); }
 
-/* Waits for what was dispatched, and for what waited to be. */
+/* Waits for what was dispatched, and for what waited to be; after a failure too: what it uses may be freed next. */
 static void settle(struct backend_gpu *b)
 {
     gpu_flush(b);
-    if (b->pending && !b->failed && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
+    if (b->pending && (!b->host->submit(b->gpu) || !b->host->wait(b->gpu))) host_failed(b);
     b->pending = false;
 }
 

@@ -59,6 +59,7 @@ struct gpu_host {
     struct gpu_buffer *(*wrap)(struct gpu *g, const void *memory, uint64_t bytes, bool near);
     /* True when a buffer that was wrapped is a copy of the device's own, which may be changed. NULL: none is. */
     bool (*is_copy)(const struct gpu_buffer *buffer);
+    /* Waits for the lists that were submitted; one that is being made must not name the buffer. */
     void (*free)(struct gpu *g, struct gpu_buffer *buffer);
     /* Stands for the first byte, as no other address in the process does. The host may not be able to look there. */
     void *(*address)(const struct gpu_buffer *buffer);

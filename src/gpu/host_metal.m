@@ -16,6 +16,7 @@ extern const char gpu_kernel_text[]; /* prelude/metal.h and all kernels, joined 
 
 #define PIPES_MAX 160
 #define LISTS_MAX 8   /* submitted and not waited for; a further one waits for the first of them */
+#define PAGE ((uint64_t)16384)
 #define LIST_MAX 4096 /* dispatches; a longer list goes in parts, because the system stops very long ones */
 
 struct gpu_pipe {
@@ -25,7 +26,7 @@ struct gpu_pipe {
 
 struct gpu_buffer {
     id<MTLBuffer> buffer;
-    const void *first; /* of wrapped memory */
+    uint64_t skip; /* bytes of the first page of wrapped memory that come before it */
 };
 
 struct metal_post {
@@ -60,11 +61,13 @@ static bool metal_fail(struct gpu *g, const char *what, NSError *error)
     return false;
 }
 
-static bool metal_settle(struct gpu *g);
+static bool metal_submit(struct gpu *g);
+static bool metal_wait(struct gpu *g);
 
 static void metal_close(struct gpu *g)
 {
-    (void)metal_settle(g);
+    (void)metal_submit(g);
+    (void)metal_wait(g); /* whatever failed: lists that run are waited for and released */
     [g->order release];
     for (int i = 0; i < g->n_pipes; i++) [g->pipes[i].state release];
     [g->resident endResidency];
@@ -128,11 +131,11 @@ static void metal_info(const struct gpu *g, struct gpu_info *out)
         (void)snprintf(out->driver, sizeof out->driver, "%.20s %.30s %.20s", system.sysname, system.release,
                        system.machine);
     out->memory_bytes = g->device.recommendedMaxWorkingSetSize;
-    out->buffer_bytes_max = g->device.maxBufferLength;
+    out->buffer_bytes_max = g->device.maxBufferLength - PAGE; /* what is wrapped may begin in a page */
     [pool drain];
 }
 
-static struct gpu_buffer *make_buffer(struct gpu *g, id<MTLBuffer> made, const void *first)
+static struct gpu_buffer *make_buffer(struct gpu *g, id<MTLBuffer> made, uint64_t skip)
 {
     struct gpu_buffer *buffer = made ? mem_zalloc(1, sizeof *buffer) : NULL;
     if (!buffer) {
@@ -141,7 +144,7 @@ static struct gpu_buffer *make_buffer(struct gpu *g, id<MTLBuffer> made, const v
         return NULL;
     }
     buffer->buffer = made;
-    buffer->first = first;
+    buffer->skip = skip;
     [g->resident addAllocation:made];
     g->resident_changed = true;
     return buffer;
@@ -152,36 +155,40 @@ static struct gpu_buffer *metal_alloc(struct gpu *g, uint64_t bytes)
     MTLResourceOptions options = MTLResourceStorageModeShared | MTLResourceHazardTrackingModeUntracked;
     id<MTLBuffer> made = [g->device newBufferWithLength:bytes options:options];
     if (made) memset([made contents], 0, bytes);
-    return make_buffer(g, made, NULL);
+    return make_buffer(g, made, 0);
 }
 
 static struct gpu_buffer *metal_wrap(struct gpu *g, const void *memory, uint64_t bytes, bool near)
 {
     (void)near;
-    const uint64_t page = 16384;
     MTLResourceOptions options = MTLResourceStorageModeShared | MTLResourceHazardTrackingModeUntracked;
-    uint64_t whole = (bytes + page - 1) / page * page; /* the rest of the last page of a mapping belongs to it */
+    /* Whole pages: the rest of the first and of the last one belong to the mapping. */
+    const uint64_t skip = (uintptr_t)memory % PAGE, whole = (skip + bytes + PAGE - 1) / PAGE * PAGE;
     if (whole > g->device.maxBufferLength) {
         (void)metal_fail(g, "a part of the weights is larger than the largest buffer", nil);
         return NULL;
     }
-    id<MTLBuffer> made = [g->device newBufferWithBytesNoCopy:(void *)(uintptr_t)memory
+    id<MTLBuffer> made = [g->device newBufferWithBytesNoCopy:(void *)((uintptr_t)memory - skip)
                                                       length:whole
                                                      options:options
                                                  deallocator:nil];
-    return make_buffer(g, made, memory);
+    return make_buffer(g, made, skip);
 }
 
 static void metal_free(struct gpu *g, struct gpu_buffer *buffer)
 {
     if (!buffer) return;
+    if (g->failed) (void)metal_submit(g); /* which drops the list */
+    (void)metal_wait(g);                  /* lists do not retain what they use */
     [g->resident removeAllocation:buffer->buffer];
     g->resident_changed = true;
     [buffer->buffer release];
     mem_free(buffer);
 }
 
-static void *metal_address(const struct gpu_buffer *buffer) { return [buffer->buffer contents]; }
+static char *first_byte(const struct gpu_buffer *buffer) { return (char *)[buffer->buffer contents] + buffer->skip; }
+
+static void *metal_address(const struct gpu_buffer *buffer) { return first_byte(buffer); }
 
 /* Waits for lists up to a number. */
 static bool metal_wait_for(struct gpu *g, uint64_t list)
@@ -203,13 +210,17 @@ static bool metal_wait_for(struct gpu *g, uint64_t list)
 
 static bool metal_wait(struct gpu *g) { return metal_wait_for(g, g->n_lists); }
 
+/* A buffer may have been made since the list was begun. */
+static void make_resident(struct gpu *g)
+{
+    if (!g->resident_changed) return;
+    [g->resident commit];
+    [g->resident requestResidency];
+    g->resident_changed = false;
+}
+
 static bool metal_begin(struct gpu *g)
 {
-    if (g->resident_changed) {
-        [g->resident commit];
-        [g->resident requestResidency];
-        g->resident_changed = false;
-    }
     NSAutoreleasePool *pool = [NSAutoreleasePool new];
     g->commands = [[g->queue commandBufferWithUnretainedReferences] retain];
     if (g->n_running) [g->commands encodeWaitForEvent:g->order value:g->n_lists];
@@ -218,7 +229,7 @@ static bool metal_begin(struct gpu *g)
     g->n_dispatches = 0;
     if (g->encoder) return true;
     [g->commands release];
-    return metal_fail(g, "no command encoder", nil);
+    return metal_fail(g, "no list of commands, or no encoder for it", nil);
 }
 
 static bool metal_submit(struct gpu *g)
@@ -227,6 +238,10 @@ static bool metal_submit(struct gpu *g)
     [g->encoder endEncoding];
     [g->encoder release];
     g->encoder = nil;
+    if (g->failed) { /* a list that is not whole is not run */
+        [g->commands release];
+        return false;
+    }
     if (g->n_running == LISTS_MAX) (void)metal_wait_for(g, g->n_lists - (LISTS_MAX - 1));
     [g->commands encodeSignalEvent:g->order value:++g->n_lists];
     [g->commands commit];
@@ -239,22 +254,22 @@ static bool metal_settle(struct gpu *g) { return metal_submit(g) && metal_wait(g
 static bool metal_write(struct gpu *g, struct gpu_buffer *to, uint64_t offset, const void *from, uint64_t bytes)
 {
     if (!metal_settle(g)) return false;
-    memcpy((char *)[to->buffer contents] + offset, from, bytes);
+    memcpy(first_byte(to) + offset, from, bytes);
     return true;
 }
 
 static bool metal_read(struct gpu *g, void *to, const struct gpu_buffer *from, uint64_t offset, uint64_t bytes)
 {
     if (!metal_settle(g)) return false;
-    memcpy(to, (const char *)[from->buffer contents] + offset, bytes);
+    memcpy(to, first_byte(from) + offset, bytes);
     return true;
 }
 
 static bool metal_copy(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
 {
     if (!metal_settle(g)) return false;
-    const char *source = (const char *)[from.buffer->buffer contents] + from.offset;
-    memmove((char *)[to.buffer->buffer contents] + to.offset, source, to.bytes);
+    const char *source = first_byte(from.buffer) + from.offset;
+    memmove(first_byte(to.buffer) + to.offset, source, to.bytes);
     return true;
 }
 
@@ -264,7 +279,7 @@ static bool metal_post(struct gpu *g, struct gpu_ref from)
         return metal_fail(g, "too much is on its way to the host", nil);
     if (!metal_submit(g)) return false;
     g->posts[g->n_posts++ % GPU_POSTS_MAX] =
-        (struct metal_post){(const char *)[from.buffer->buffer contents] + from.offset, from.bytes, g->n_lists};
+        (struct metal_post){first_byte(from.buffer) + from.offset, from.bytes, g->n_lists};
     return true;
 }
 
@@ -279,11 +294,21 @@ static bool metal_collect(struct gpu *g, void *to, uint64_t bytes)
     return true;
 }
 
+static bool kernel_failed(struct gpu *g, const char *name, const char *why, NSError *error)
+{
+    char what[128];
+    (void)snprintf(what, sizeof what, "kernel %.48s: %s", name, why);
+    return metal_fail(g, what, error);
+}
+
 static const struct gpu_pipe *metal_pipe(struct gpu *g, const char *name)
 {
     for (int i = 0; i < g->n_pipes; i++)
         if (strcmp(g->pipes[i].name, name) == 0) return &g->pipes[i];
-    if (g->n_pipes == PIPES_MAX) return NULL;
+    if (g->n_pipes == PIPES_MAX) {
+        (void)kernel_failed(g, name, "too many kernels", nil);
+        return NULL;
+    }
     NSAutoreleasePool *pool = [NSAutoreleasePool new];
     NSError *error = nil;
     struct gpu_pipe *pipe = NULL;
@@ -291,9 +316,9 @@ static const struct gpu_pipe *metal_pipe(struct gpu *g, const char *name)
     id<MTLComputePipelineState> state =
         function ? [g->device newComputePipelineStateWithFunction:function error:&error] : nil;
     if (!state) {
-        (void)metal_fail(g, name, error);
+        (void)kernel_failed(g, name, function ? "no pipeline" : "there is none", error);
     } else if (state.threadExecutionWidth != 32) {
-        (void)metal_fail(g, "simdgroups are not of 32 threads", nil);
+        (void)kernel_failed(g, name, "simdgroups are not of 32 threads", nil);
         [state release];
     } else {
         pipe = &g->pipes[g->n_pipes++];
@@ -311,11 +336,15 @@ static bool metal_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const voi
     if (g->failed) return false;
     if (g->encoder && g->n_dispatches == LIST_MAX && !g->overlapping && !metal_submit(g)) return false;
     if (!g->encoder && !metal_begin(g)) return false;
-    if (n_threads > pipe->state.maxTotalThreadsPerThreadgroup) return metal_fail(g, pipe->name, nil);
+    if (n_threads > pipe->state.maxTotalThreadsPerThreadgroup)
+        return kernel_failed(g, pipe->name, "the device runs fewer threads of it than a threadgroup has", nil);
+    make_resident(g);
     [g->encoder setComputePipelineState:pipe->state];
     [g->encoder setBytes:record length:record_bytes atIndex:0];
     for (int i = 0; i < n_refs; i++)
-        [g->encoder setBuffer:refs[i].buffer->buffer offset:refs[i].offset atIndex:(NSUInteger)i + 1];
+        [g->encoder setBuffer:refs[i].buffer->buffer
+                       offset:refs[i].buffer->skip + refs[i].offset
+                      atIndex:(NSUInteger)i + 1];
     [g->encoder dispatchThreadgroups:MTLSizeMake(grid[0], grid[1], grid[2])
                threadsPerThreadgroup:MTLSizeMake(n_threads, 1, 1)];
     if (!g->overlapping) [g->encoder memoryBarrierWithScope:MTLBarrierScopeBuffers];

@@ -14,6 +14,7 @@ bool raw_open(struct raw_device *d, struct ops_test *t)
 
 void raw_free_all(struct raw_device *d)
 {
+    (void)(d->host->submit(d->gpu) && d->host->wait(d->gpu)); /* a check that failed may have left a list behind */
     for (uint32_t i = 0; i < d->n_buffers; i++) d->host->free(d->gpu, d->buffers[i]);
     d->n_buffers = 0;
 }
@@ -21,7 +22,6 @@ void raw_free_all(struct raw_device *d)
 void raw_close(struct raw_device *d)
 {
     if (!d->gpu) return;
-    (void)(d->host->submit(d->gpu) && d->host->wait(d->gpu));
     raw_free_all(d);
     d->host->close(d->gpu);
     d->gpu = NULL;

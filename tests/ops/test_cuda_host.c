@@ -9,6 +9,7 @@
 
 #include "gpu/backend.h"
 #include "lib/gpu_trials.h"
+#include "lib/host_trials.h"
 #include "lib/model.h"
 #include "lib/test.h"
 
@@ -73,185 +74,67 @@ TEST(choices_are_those_of_the_emulator_in_every_order_of_the_device)
     }
 }
 
-/* All that a host does, with a kernel that adds a to b: lists that are replayed, weights near and far, reads, writes,
- * copies, sends in pieces, posts. */
-struct adding {
-    struct gpu *g;
-    struct gpu_buffer *a, *b, *near, *far, *long_one;
-    const struct gpu_pipe *pipe;
-};
-enum { N = 64, BYTES = N * sizeof(float), FAR = 8192, LONG = 3 * 40960 + 7 };
-
-static bool add(const struct adding *t, struct gpu_buffer *a)
-{
-    const struct elements_record record = {.n = N};
-    const struct gpu_ref refs[2] = {{a, 0, BYTES}, {t->b, 0, BYTES}};
-    return gpu_host_cuda.dispatch(t->g, t->pipe, &record, sizeof record, refs, 2, (const unsigned[3]){1, 1, 1}, 256);
-}
+enum { N = 64, BYTES = N * sizeof(float) };
 
 static void fill_with(float *row, float value)
 {
     for (int i = 0; i < N; i++) row[i] = value;
 }
 
-/* b becomes 2 for each list, of which the third is a replay, and so on; the last value of b. */
-static bool add_in_turn(struct adding *t, const float *weights, float *last)
-{
-    const struct gpu_host *h = &gpu_host_cuda;
-    float row[N], ones[N], first[4];
-    fill_with(ones, 1);
-    if (!h->write(t->g, t->a, 0, ones, sizeof ones)) return false;
-    for (int i = 0; i < 4; i++)
-        if (!add(t, t->a) || !add(t, t->near) || !h->submit(t->g)) return false;
-    uint64_t mark = h->mark(t->g);
-    fill_with(ones, 10);
-    if (!mark || !h->send(t->g, (struct gpu_ref){t->a, 0, BYTES}, ones, mark)) return false;
-    fill_with(ones, 1000); /* it is the caller's again */
-    if (!h->arrive(t->g) || !add(t, t->a) || !add(t, t->far)) return false;
-    if (!h->post(t->g, (struct gpu_ref){t->b, 0, 16}) || !add(t, t->a) ||
-        !h->post(t->g, (struct gpu_ref){t->b, 16, 16}) || !h->collect(t->g, first, 16))
-        return false;
-    assert_true(first[0] >= 8 + 10 + weights[0] && first[0] <= 8 + 10 + weights[0]);
-    if (!h->collect(t->g, first, 16)) return false;
-    if (!h->copy(t->g, (struct gpu_ref){t->a, 0, BYTES}, (struct gpu_ref){t->b, 0, BYTES}) || !add(t, t->a) ||
-        !h->read(t->g, row, t->b, 0, sizeof row) || !h->wait(t->g)) return false;
-    *last = row[N - 1];
-    return true;
-}
-
-static bool move_long(struct adding *t)
-{
-    static uint8_t from[LONG], to[LONG];
-    const struct gpu_host *h = &gpu_host_cuda;
-    for (size_t i = 0; i < LONG; i++) from[i] = (uint8_t)(i * 7 + i / 251);
-    if (!h->send(t->g, (struct gpu_ref){t->long_one, 0, LONG}, from, 0) || !h->arrive(t->g) ||
-        !h->read(t->g, to, t->long_one, 0, LONG))
-        return false;
-    assert_memory_equal(to, from, LONG);
-    return true;
-}
-
-static bool make_buffers(struct adding *t, const float *weights)
-{
-    const struct gpu_host *h = &gpu_host_cuda;
-    struct gpu_info info;
-    h->info(t->g, &info);
-    return (t->a = h->alloc(t->g, BYTES)) && (t->b = h->alloc(t->g, BYTES)) &&
-           (t->long_one = h->alloc(t->g, LONG)) && (t->near = h->wrap(t->g, weights, FAR, true)) &&
-           (t->far = h->wrap(t->g, weights, FAR, false)) && h->prepare_sends(t->g, 65536) &&
-           (t->pipe = h->pipe(t->g, "add"));
-}
-
-/* False: a call failed, and the host said so. */
-static bool do_all_as(const float *weights, unsigned how)
-{
-    const struct gpu_host *h = &gpu_host_cuda;
-    struct adding t = {0};
-    char why[256] = "";
-    float last = 0;
-    t.g = h->open(why, sizeof why);
-    if (!t.g) {
-        assert_true(strlen(why) > 8);
-        return false;
-    }
-    assert_true(h->launch(t.g, how));
-    bool good = make_buffers(&t, weights) && move_long(&t) && add_in_turn(&t, weights, &last);
-    if (good) assert_true(last >= 2 * (8 + 20 + weights[0]) && last <= 2 * (8 + 20 + weights[0]));
-    else assert_true(strlen(h->error(t.g)) > 8);
-    for (struct gpu_buffer **b = &t.a; b <= &t.long_one; b++) h->free(t.g, *b);
-    h->close(t.g);
-    return good;
-}
-
-static bool do_all(const float *weights) { return do_all_as(weights, GPU_LAUNCH_PLAIN); }
-
-static float *make_weights(void)
-{
-    float *weights = mem_map(FAR);
-    assert_non_null(weights);
-    fill_with(weights, 1);
-    return weights;
-}
+static bool do_all_as(unsigned how) { return host_trial_calls(&gpu_host_cuda, how); }
+static bool do_all(void) { return do_all_as(GPU_LAUNCH_PLAIN); }
 
 TEST(lists_copies_sends_and_posts_are_in_order_on_every_device_in_every_order)
 {
-    float *weights = make_weights();
     for (enum pretend_kind kind = 0; kind < PRETEND_NONE; kind++) {
         for (uint32_t order = 0; order < PRETEND_ORDERS + 20; order++) {
             pretend_cuda(&(struct pretend_options){.kind = kind, .order = order < PRETEND_ORDERS ? order : 0,
                                                    .seed = seed + order, .refuses_pages = order % 2});
-            if (!do_all(weights)) fail_msg("kind %d, order %u: %s", (int)kind, order, pretend_cuda_report());
+            if (!do_all()) fail_msg("kind %d, order %u: %s", (int)kind, order, pretend_cuda_report());
             assert_clean();
         }
     }
     be(PRETEND_NONE, PRETEND_EARLY, 0);
-    assert_false(do_all(weights));
-    mem_unmap(weights, FAR);
+    assert_false(do_all());
 }
 
 /* In a list all but the first, whatever came before it, and whether the list is replayed. */
 TEST(kernels_are_launched_early_where_they_follow_a_kernel_and_where_that_was_asked_for)
 {
-    float *weights = make_weights();
     for (enum pretend_order order = 0; order < PRETEND_ORDERS; order++) {
         be(PRETEND_DISCRETE, order, 0);
-        if (!do_all_as(weights, GPU_LAUNCH_EARLY)) fail_msg("%s", pretend_cuda_report());
+        if (!do_all_as(GPU_LAUNCH_EARLY)) fail_msg("%s", pretend_cuda_report());
         struct pretend_counts counts = pretend_cuda_counts();
         assert_true(counts.n_replayed > 0);
         assert_int_equal(counts.n_early, counts.n_launches - counts.n_lists);
         assert_true(counts.n_early > 4);
         assert_clean();
         be(PRETEND_DISCRETE, order, 0);
-        assert_true(do_all(weights));
+        assert_true(do_all());
         counts = pretend_cuda_counts();
         assert_true(counts.n_early == 0 && counts.n_launches > 8);
         assert_clean();
     }
-    mem_unmap(weights, FAR);
 }
 
 TEST(every_call_of_the_runtime_may_fail_and_the_host_says_so_and_leaves_nothing)
 {
-    float *weights = make_weights();
     uint64_t n_calls = 1, n_failed = 0;
     for (uint64_t i = 1; i <= n_calls; i++) {
         be(PRETEND_DISCRETE, (enum pretend_order)(i % PRETEND_ORDERS), i);
-        if (!do_all(weights)) n_failed++;
+        if (!do_all()) n_failed++;
         if (pretend_cuda_counts().n_calls >= i) n_calls = i + 1;
         assert_clean();
     }
-    mem_unmap(weights, FAR);
     print_message("%u calls, after %u of which the host failed\n", (unsigned)n_calls - 1, (unsigned)n_failed);
-    /* Pages that are not pinned are copied; what is freed, and the end, come after the rest of two streams. */
+    /* Pages that are not pinned are copied; what is freed at last, and the end, come after the rest of two streams. */
     assert_int_equal(n_failed + 1 + 2 * (5 + 1), n_calls - 1);
     assert_true(n_calls > 100);
 }
 
-enum { N_VOCAB = 512 };
-
-static struct ds4_engine_options options_for_cuda(void)
-{
-    return (struct ds4_engine_options){.model_path = model_small(), .backend = "cuda", .ctx_tokens = 64,
-                                       .chunk_tokens = 4, .n_threads = 1, .n_sessions_max = 1, .notes_dir = ""};
-}
-
-/* An engine from opening to two tokens, and its logits after them. */
 static bool run_engine_as(const char *launch, float *logits, struct ds4_error *error)
 {
-    struct ds4_engine_options options = options_for_cuda();
-    options.launch = launch;
-    struct ds4_engine *e = NULL;
-    struct ds4_session *s = NULL;
-    int32_t tokens[2] = {3, 4};
-    bool good = ds4_engine_open(&options, &e, error) == DS4_OK && ds4_session_create(e, &s, error) == DS4_OK;
-    for (int i = 0; i < 2 && good; i++) {
-        struct ds4_job job = {.session = s, .tokens = tokens + i, .n = 1};
-        good = ds4_eval(e, &job, 1, error) == DS4_OK && ds4_session_logits(s) != NULL;
-    }
-    if (good) memcpy(logits, ds4_session_logits(s), N_VOCAB * sizeof *logits);
-    if (s) ds4_session_destroy(s);
-    if (e) ds4_engine_close(e);
-    return good;
+    return host_trial_engine("cuda", launch, logits, error);
 }
 
 static bool run_engine(float *logits, struct ds4_error *error) { return run_engine_as(NULL, logits, error); }
@@ -259,7 +142,7 @@ static bool run_engine(float *logits, struct ds4_error *error) { return run_engi
 TEST(an_engine_whose_device_fails_says_so_and_leaves_nothing)
 {
     struct ds4_error error = {0};
-    float logits[N_VOCAB];
+    float logits[HOST_TRIAL_VOCAB];
     be(PRETEND_DISCRETE, PRETEND_LATE, 0);
     if (!run_engine(logits, &error)) fail_msg("%s", error.message);
     assert_clean();
@@ -280,7 +163,7 @@ TEST(an_engine_whose_device_fails_says_so_and_leaves_nothing)
 TEST(an_engine_gives_the_same_bits_on_every_kind_of_device_in_every_order)
 {
     struct ds4_error error = {0};
-    float got[N_VOCAB], want[N_VOCAB];
+    float got[HOST_TRIAL_VOCAB], want[HOST_TRIAL_VOCAB];
     for (uint32_t i = 0; i < PRETEND_NONE * PRETEND_ORDERS; i++) {
         be((enum pretend_kind)(i / PRETEND_ORDERS), (enum pretend_order)(i % PRETEND_ORDERS), 0);
         if (!run_engine(i ? got : want, &error)) fail_msg("%s", error.message);
@@ -291,7 +174,7 @@ TEST(an_engine_gives_the_same_bits_on_every_kind_of_device_in_every_order)
 
 TEST(a_span_and_a_tail_are_fetched_in_one_copy_each_and_nothing_for_a_token)
 {
-    struct ds4_engine_options options = options_for_cuda();
+    struct ds4_engine_options options = host_trial_options("cuda");
     struct ds4_session *s = NULL;
     struct ds4_error error = {0};
     struct pretend_counts counts;
@@ -310,7 +193,7 @@ TEST(a_span_and_a_tail_are_fetched_in_one_copy_each_and_nothing_for_a_token)
     assert_int_equal(pretend_cuda_counts().fetched_bytes, 0);
     assert_non_null(ds4_session_logits(s));
     counts = pretend_cuda_counts();
-    assert_true(counts.n_fetched == 1 && counts.fetched_bytes == N_VOCAB * sizeof(float));
+    assert_true(counts.n_fetched == 1 && counts.fetched_bytes == HOST_TRIAL_VOCAB * sizeof(float));
     assert_ok(ds4_session_span_save(s, 0, span, &error), error);
     counts = pretend_cuda_counts();
     assert_true(counts.n_fetched == 1 && counts.fetched_bytes == layout->span_bytes);
@@ -327,7 +210,7 @@ TEST(a_span_and_a_tail_are_fetched_in_one_copy_each_and_nothing_for_a_token)
 TEST(an_engine_launches_early_when_it_is_told_to_and_the_device_can)
 {
     struct ds4_error error = {0};
-    float got[N_VOCAB], want[N_VOCAB];
+    float got[HOST_TRIAL_VOCAB], want[HOST_TRIAL_VOCAB];
     be(PRETEND_DISCRETE, PRETEND_RANDOM, 0);
     if (!run_engine_as("plain", want, &error)) fail_msg("%s", error.message);
     assert_true(pretend_cuda_counts().n_early == 0);
@@ -349,7 +232,7 @@ TEST(an_engine_launches_early_when_it_is_told_to_and_the_device_can)
     error = (struct ds4_error){0};
     assert_false(run_engine_as("late", got, &error));
     assert_non_null(strstr(error.message, "--launch late: plain or early"));
-    struct ds4_engine_options options = options_for_cuda();
+    struct ds4_engine_options options = host_trial_options("cuda");
     struct ds4_engine *e = NULL;
     options.launch = "early";
     options.backend = "cpu";

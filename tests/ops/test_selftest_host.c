@@ -1,6 +1,7 @@
 /* test_selftest_host.c - what `ds4 selftest` finds of a host file that does something wrong: the emulator's, with one
  * mistake after the other, as real devices allow them. Each is seen by the check that is for it. Over the pretend CUDA
- * runtime the CUDA host passes on each kind of device, in each order of streams. */
+ * runtime the CUDA host passes on each kind of device, in each order of streams; over the pretend Metal the Metal host,
+ * whenever lists are done. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -58,6 +59,22 @@ TEST(the_cuda_host_passes_on_each_kind_of_device_in_each_order_of_streams)
 }
 
 int main(void) { return RUN_TESTS(T(the_cuda_host_passes_on_each_kind_of_device_in_each_order_of_streams)); }
+
+#elif defined DS4_PRETEND_METAL
+
+TEST(the_metal_host_passes_whenever_lists_are_done)
+{
+    for (unsigned i = 0; i < PRETEND_LISTS + 2; i++) {
+        enum pretend_lists lists = i < PRETEND_LISTS ? (enum pretend_lists)i : PRETEND_LISTS_RANDOM;
+        pretend_metal(&(struct pretend_metal_options){.lists = lists, .seed = i});
+        expect_all_good();
+        const char *sentence = pretend_metal_report();
+        if (sentence) fail_msg("%s", sentence);
+        assert_int_equal(pretend_metal_n_alive(), 0);
+    }
+}
+
+int main(void) { return RUN_TESTS(T(the_metal_host_passes_whenever_lists_are_done)); }
 
 #else
 

@@ -143,7 +143,7 @@ TEST(many_rows_bring_each_expert_once_and_few_rows_theirs_with_the_same_bits)
         gpu_products_run(&p, streamed, n_rows, &got);
         /* three matrices of each expert, and the places of each group: two groups of many rows */
         uint64_t n_named = n_rows == GPU_ROWS ? EXPERTS : n_rows * USED;
-        assert_int_equal(tested_n_sent(), 3 * n_named + (n_rows == GPU_ROWS ? 4 : 2));
+        if (tested_can_send()) assert_int_equal(tested_n_sent(), 3 * n_named + (n_rows == GPU_ROWS ? 4 : 2));
         assert_in_range(n_waited, n_named * 3 / 4, n_named * 3 / 2);
         assert_memory_equal(&got, &want, sizeof got);
     }

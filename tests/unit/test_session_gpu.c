@@ -272,6 +272,7 @@ TEST(weights_that_a_device_lays_out_anew_give_the_same_bits)
 {
     float *want = floats(n_vocab), *got = floats(n_vocab);
     uint64_t n_packed;
+    if (!tested_can_own()) skip(); /* no weights are copied there */
     tested_own_memory(false);
     logits_of_wide(want, &n_packed);
     assert_int_equal(n_packed, 0);
@@ -422,7 +423,7 @@ static void count_waits(struct ds4_session *s, const int32_t *want)
         assert_int_equal(n, most);
         assert_memory_equal(drafts, want, n * sizeof *drafts);
     }
-    assert_int_equal(n_rests[0], n_rests[1]);
+    if (tested_can_send()) assert_int_equal(n_rests[0], n_rests[1]); /* else a copy on the device is a rest as well */
 }
 
 TEST(drafts_are_those_of_the_cpu_and_take_one_wait_together)

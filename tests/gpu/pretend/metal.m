@@ -1,6 +1,7 @@
 /* metal.m - a pretend Metal: the classes behind the declarations of include/, with dispatches run by the emulator, so
  * that host_metal.m runs on Linux. It is fussy on purpose: what Metal's validation would refuse aborts here, and every
- * list is concurrent, so that a missing barrier is reported. */
+ * list is concurrent, so that a missing barrier is reported. What a list holds is done some time between its commit and
+ * the wait for it; and any call that may fail does when a test says so. See pretend_metal.h. */
 #import <Metal/Metal.h>
 
 #include <objc/runtime.h>
@@ -17,7 +18,8 @@
         abort(); \
     } while (0)
 
-int pretend_n_objects; /* alive */
+static int n_objects; /* alive */
+int pretend_metal_n_alive(void) { return n_objects; }
 
 @implementation NSObject
 static id *pooled;
@@ -26,7 +28,7 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
 {
     NSObject *o = class_createInstance(self, 0);
     o->_n_owners = 1;
-    pretend_n_objects++;
+    n_objects++;
     return o;
 }
 + (id)new { return [[self alloc] init]; }
@@ -43,7 +45,7 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
 }
 - (void)dealloc
 {
-    pretend_n_objects--;
+    n_objects--;
     object_dispose(self);
 }
 - (id)autorelease
@@ -88,8 +90,24 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
 @end
 
 @implementation NSError
-- (NSString *)localizedDescription { return [NSString stringWithUTF8String:bridge_error()]; }
+- (NSString *)localizedDescription { return [NSString stringWithUTF8String:_why]; }
 @end
+
+/* An error that is the caller's pool's. */
+static NSError *error_of(const char *why)
+{
+    NSError *error = [NSError new];
+    error->_why = why;
+    return [error autorelease];
+}
+
+/* Whether a call that has a place for an error fails now. */
+static BOOL fails(NSError **error, const char *why)
+{
+    if (!bridge_fails()) return NO;
+    if (error) *error = error_of(why);
+    return YES;
+}
 
 @implementation MTLCompileOptions
 @synthesize mathMode;
@@ -105,11 +123,13 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
     BOOL owned, resident;
 }
 @end
+static BOOL is_used(const PretendBuffer *buffer);
 @implementation PretendBuffer
 - (void *)contents { return first; }
 - (NSUInteger)length { return size; }
 - (void)dealloc
 {
+    if (is_used(self)) DIE("a buffer is released while a list uses it");
     if (owned) free(first);
     [super dealloc];
 }
@@ -130,8 +150,8 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
 }
 @end
 @implementation PretendPipe
-- (NSUInteger)maxTotalThreadsPerThreadgroup { return (NSUInteger)max_threads; }
-- (NSUInteger)threadExecutionWidth { return 32; }
+- (NSUInteger)maxTotalThreadsPerThreadgroup { return bridge_fails() ? 32 : (NSUInteger)max_threads; }
+- (NSUInteger)threadExecutionWidth { return bridge_fails() ? 16 : 32; }
 @end
 
 @interface PretendLibrary : NSObject <MTLLibrary>
@@ -141,7 +161,7 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
 {
     int max_threads;
     const char *known = bridge_kernel([name UTF8String], &max_threads);
-    if (!known) return nil;
+    if (!known || bridge_fails()) return nil;
     PretendFunction *f = [PretendFunction new];
     f->name = known;
     return f;
@@ -174,65 +194,114 @@ static int n_pooled, cap_pooled, marks[64], n_marks;
 - (void)endResidency {}
 @end
 
+/* A dispatch that was given, or a barrier. */
+struct given {
+    PretendPipe *pipe; /* nil: a barrier */
+    unsigned grid[3], n_threads;
+    int n_bindings;
+    struct bridge_binding bindings[31]; /* the first is the record, a copy */
+    PretendBuffer *buffers[31];
+};
+
 @interface PretendEncoder : NSObject <MTLComputeCommandEncoder> {
 @public
-    PretendPipe *pipe;
-    struct bridge_binding bindings[31];
-    int n_bindings;
+    struct given next, *given;
+    int n_given, cap;
     char record[4096];
     BOOL ended;
 }
 @end
 @implementation PretendEncoder
+- (struct given *)add
+{
+    if (ended) DIE("a dispatch or a barrier after endEncoding");
+    if (n_given == cap) {
+        cap = cap ? cap * 2 : 64;
+        given = realloc(given, sizeof *given * (size_t)cap);
+    }
+    return &given[n_given++];
+}
 - (void)setComputePipelineState:(id<MTLComputePipelineState>)state
 {
-    pipe = (PretendPipe *)state;
-    n_bindings = 0;
+    memset(&next, 0, sizeof next);
+    next.pipe = (PretendPipe *)state;
 }
-- (void)setBuffer:(id<MTLBuffer>)given offset:(NSUInteger)offset atIndex:(NSUInteger)index
+- (void)setBuffer:(id<MTLBuffer>)made offset:(NSUInteger)offset atIndex:(NSUInteger)index
 {
-    PretendBuffer *buffer = (PretendBuffer *)given;
+    PretendBuffer *buffer = (PretendBuffer *)made;
     if (index > 30) DIE("buffer index %lu", index);
     if (!buffer) DIE("no buffer at index %lu", index);
     if (offset >= buffer->size) DIE("offset %lu of a buffer of %lu bytes", offset, buffer->size);
     if (offset % 4) DIE("offset %lu is not a multiple of 4", offset);
     if (!buffer->resident) DIE("buffer %lu is not resident", index);
-    bindings[index].ptr = buffer->first + offset;
-    bindings[index].bytes = buffer->size - offset;
-    if ((int)index >= n_bindings) n_bindings = (int)index + 1;
+    next.bindings[index] = (struct bridge_binding){buffer->first + offset, buffer->size - offset};
+    next.buffers[index] = buffer;
+    if ((int)index >= next.n_bindings) next.n_bindings = (int)index + 1;
 }
 - (void)setBytes:(const void *)bytes length:(NSUInteger)length atIndex:(NSUInteger)index
 {
     if (length > sizeof record) DIE("%lu bytes for setBytes", length);
+    if (index != 0) DIE("a record at index %lu", index);
     memcpy(record, bytes, length);
-    bindings[index].ptr = record;
-    bindings[index].bytes = length;
-    n_bindings = (int)index + 1;
+    next.bindings[0] = (struct bridge_binding){record, length};
+    if (next.n_bindings == 0) next.n_bindings = 1;
 }
 - (void)dispatchThreadgroups:(MTLSize)groups threadsPerThreadgroup:(MTLSize)threads
 {
-    const unsigned grid[3] = {(unsigned)groups.width, (unsigned)groups.height, (unsigned)groups.depth};
-    if (ended) DIE("a dispatch after endEncoding");
-    if (!pipe) DIE("a dispatch without a pipeline");
+    if (!next.pipe) DIE("a dispatch without a pipeline");
     if (threads.height != 1 || threads.depth != 1) DIE("a threadgroup that is not one-dimensional");
-    if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0) DIE("an empty grid");
-    bridge_launch(pipe->name, grid, (unsigned)threads.width, bindings, n_bindings);
+    if (groups.width == 0 || groups.height == 0 || groups.depth == 0) DIE("an empty grid");
+    if (next.n_bindings == 0 || !next.bindings[0].ptr) DIE("a dispatch without a record");
+    next.grid[0] = (unsigned)groups.width;
+    next.grid[1] = (unsigned)groups.height;
+    next.grid[2] = (unsigned)groups.depth;
+    next.n_threads = (unsigned)threads.width;
+    bridge_given(next.pipe->name, next.grid, next.bindings, next.n_bindings);
+    struct given *g = [self add];
+    *g = next;
+    g->bindings[0].ptr = malloc(g->bindings[0].bytes);
+    memcpy(g->bindings[0].ptr, record, g->bindings[0].bytes);
 }
 - (void)memoryBarrierWithScope:(MTLBarrierScope)scope
 {
     (void)scope;
-    bridge_barrier();
+    *[self add] = (struct given){0};
 }
 - (void)endEncoding
 {
     if (ended) DIE("endEncoding twice");
     ended = YES;
+}
+/* NULL, or the rule that was broken. */
+- (const char *)run
+{
+    const char *why = NULL;
+    bridge_list(true);
+    for (int i = 0; i < n_given; i++) {
+        struct given *g = &given[i];
+        const char *now = NULL;
+        if (!g->pipe) bridge_barrier();
+        else now = bridge_launch(g->pipe->name, g->grid, g->n_threads, g->bindings, g->n_bindings);
+        if (!why) why = now;
+    }
     bridge_list(false);
+    return why;
+}
+- (void)dealloc
+{
+    for (int i = 0; i < n_given; i++) free(given[i].bindings[0].ptr);
+    free(given);
+    [super dealloc];
 }
 @end
 
-/* Lists that were committed may all run at once, unless one waits for what the one before signals at its end. */
-static unsigned n_committed, n_completed;
+/* Lists of a queue that were committed may all run at once, unless one waits for what the one before signals at its
+ * end. */
+@interface PretendQueue : NSObject <MTLCommandQueue> {
+@public
+    unsigned n_committed, n_completed; /* completed: so far as the host can know */
+}
+@end
 
 @interface PretendEvent : NSObject <MTLEvent> {
 @public
@@ -244,14 +313,52 @@ static unsigned n_committed, n_completed;
 @end
 
 @interface PretendCommands : NSObject <MTLCommandBuffer> {
+@public
+    PretendCommands *other; /* that is alive */
+    PretendQueue *queue;
     PretendEncoder *encoder;
     PretendEvent *signals;
+    const char *why; /* it failed */
     uint64_t value;
     unsigned number, after; /* lists from 1 on: this one; that it waits for */
-    BOOL committed;
+    BOOL committed, done;
 }
 @end
+static PretendCommands *alive; /* the last that was made first */
+
+/* Lists of a queue up to a number are done, in order. */
+static void do_until(const PretendQueue *queue, unsigned number)
+{
+    for (;;) {
+        PretendCommands *first = nil;
+        for (PretendCommands *c = alive; c; c = c->other) {
+            if (c->queue != queue || !c->committed || c->done || c->number > number) continue;
+            if (!first || c->number < first->number) first = c;
+        }
+        if (!first) return;
+        first->done = YES;
+        if (!first->why && first->encoder) first->why = [first->encoder run];
+    }
+}
+
+static BOOL is_used(const PretendBuffer *buffer)
+{
+    for (PretendCommands *c = alive; c; c = c->other) {
+        if (c->number && c->number <= c->queue->n_completed) continue;
+        for (int i = 0; c->encoder && i < c->encoder->n_given; i++)
+            for (int k = 1; k < c->encoder->given[i].n_bindings; k++)
+                if (c->encoder->given[i].buffers[k] == buffer) return YES;
+    }
+    return NO;
+}
+
 @implementation PretendCommands
+- (id)init
+{
+    other = alive;
+    alive = self;
+    return self;
+}
 - (void)encodeWaitForEvent:(id<MTLEvent>)event value:(uint64_t)wanted
 {
     PretendEvent *e = (PretendEvent *)event;
@@ -267,61 +374,88 @@ static unsigned n_committed, n_completed;
 }
 - (id<MTLComputeCommandEncoder>)computeCommandEncoderWithDispatchType:(MTLDispatchType)type
 {
-    if (n_committed > n_completed && after != n_committed) DIE("a list that may run beside the one before");
-    if (type == MTLDispatchTypeConcurrent) bridge_list(true);
-    encoder = [PretendEncoder new];
-    return [encoder autorelease];
+    if (queue->n_committed > queue->n_completed && after != queue->n_committed)
+        DIE("a list that may run beside the one before");
+    if (type != MTLDispatchTypeConcurrent) DIE("an encoder that is not concurrent, which nothing here needs");
+    if (bridge_fails()) return nil;
+    encoder = [PretendEncoder new]; /* ours as well as the caller's, until the list is released */
+    return [[encoder retain] autorelease];
 }
 - (void)commit
 {
     if (encoder && !encoder->ended) DIE("a commit with an open encoder");
+    if (committed) DIE("a commit of what was committed");
     committed = YES;
-    number = ++n_committed;
-    if (!signals) return;
-    if (value <= signals->promised) DIE("an event that goes back");
-    signals->promised = value;
-    signals->by = number;
+    number = ++queue->n_committed;
+    if (bridge_fails()) why = "the device gave up";
+    bridge_committed();
+    if (signals && value <= signals->promised) DIE("an event that goes back");
+    if (signals) {
+        signals->promised = value;
+        signals->by = number;
+    }
+    if (pretend_metal_now.lists == PRETEND_LISTS_EARLY) do_until(queue, number);
+    if (pretend_metal_now.lists == PRETEND_LISTS_RANDOM)
+        do_until(queue, number - bridge_below(number < 4 ? number + 1 : 4));
 }
 - (void)dealloc
 {
-    if (committed && number > n_completed) DIE("a list was released while it runs");
+    if (committed && number > queue->n_completed) DIE("a list was released while it runs");
+    if (!committed && encoder && !encoder->ended) DIE("a list was released while it is made");
+    if (alive == self) alive = other;
+    for (PretendCommands *c = alive; c; c = c->other)
+        if (c->other == self) c->other = other;
+    [encoder release];
     [super dealloc];
 }
 - (void)waitUntilCompleted
 {
     if (!committed) DIE("a wait before the commit");
-    if (number > n_completed) n_completed = number;
+    do_until(queue, number);
+    if (number <= queue->n_completed) return;
+    if (number == queue->n_committed) pretend_metal_sums.n_rests++;
+    queue->n_completed = number;
 }
-- (MTLCommandBufferStatus)status
-{
-    return bridge_error() ? MTLCommandBufferStatusError : MTLCommandBufferStatusCompleted;
-}
-- (NSError *)error { return bridge_error() ? [[NSError new] autorelease] : nil; }
+- (MTLCommandBufferStatus)status { return why ? MTLCommandBufferStatusError : MTLCommandBufferStatusCompleted; }
+- (NSError *)error { return why ? error_of(why) : nil; }
 - (CFTimeInterval)GPUStartTime { return 0; }
 - (CFTimeInterval)GPUEndTime { return 1e-3; }
 @end
 
-@interface PretendQueue : NSObject <MTLCommandQueue>
-@end
 @implementation PretendQueue
-- (id<MTLCommandBuffer>)commandBufferWithUnretainedReferences { return [[PretendCommands new] autorelease]; }
+- (id<MTLCommandBuffer>)commandBufferWithUnretainedReferences
+{
+    if (bridge_fails()) return nil;
+    PretendCommands *commands = [PretendCommands new];
+    commands->queue = self;
+    return [commands autorelease];
+}
 - (void)addResidencySet:(id<MTLResidencySet>)set { (void)set; }
+- (void)dealloc
+{
+    for (PretendCommands *c = alive; c; c = c->other)
+        if (c->queue == self) DIE("a queue is released before its lists");
+    [super dealloc];
+}
 @end
 
 @interface PretendDevice : NSObject <MTLDevice>
 @end
 @implementation PretendDevice
 - (NSString *)name { return [NSString stringWithUTF8String:"pretend Apple GPU"]; }
-- (NSUInteger)maxBufferLength { return 64ul << 20; }
+- (NSUInteger)maxBufferLength
+{
+    return pretend_metal_now.buffer_bytes_max ? pretend_metal_now.buffer_bytes_max : 256ul << 20;
+}
 - (uint64_t)recommendedMaxWorkingSetSize { return 1ul << 32; }
 - (BOOL)hasUnifiedMemory { return YES; }
-- (BOOL)supportsFamily:(MTLGPUFamily)family { return family <= MTLGPUFamilyApple9; }
-- (id<MTLCommandQueue>)newCommandQueue { return [PretendQueue new]; }
-- (id<MTLEvent>)newEvent { return [PretendEvent new]; }
+- (BOOL)supportsFamily:(MTLGPUFamily)family { return family <= MTLGPUFamilyApple9 && !bridge_fails(); }
+- (id<MTLCommandQueue>)newCommandQueue { return bridge_fails() ? nil : [PretendQueue new]; }
+- (id<MTLEvent>)newEvent { return bridge_fails() ? nil : [PretendEvent new]; }
 - (id<MTLBuffer>)newBufferWithLength:(NSUInteger)length options:(MTLResourceOptions)options
 {
     (void)options;
-    if (length == 0 || length > [self maxBufferLength]) return nil;
+    if (length == 0 || length > [self maxBufferLength] || bridge_fails()) return nil;
     PretendBuffer *buffer = [PretendBuffer new];
     buffer->first = aligned_alloc(16384, (length + 16383) / 16384 * 16384);
     memset(buffer->first, 0xFF, length);
@@ -338,6 +472,7 @@ static unsigned n_committed, n_completed;
     (void)deallocator;
     if ((uintptr_t)bytes % 4096) DIE("memory without copy that does not begin at a page");
     if (length % 16384) DIE("memory without copy of %lu bytes, not whole pages", length);
+    if (length > [self maxBufferLength] || bridge_fails()) return nil;
     PretendBuffer *buffer = [PretendBuffer new];
     buffer->first = bytes;
     buffer->size = length;
@@ -346,12 +481,12 @@ static unsigned n_committed, n_completed;
 - (id<MTLLibrary>)newLibraryWithSource:(NSString *)source options:(MTLCompileOptions *)options error:(NSError **)error
 {
     (void)options;
-    (void)error;
+    if (fails(error, "program_source:1:1: error: made up")) return nil;
     return strstr([source UTF8String], "KERNEL(attention_merge") ? [PretendLibrary new] : nil;
 }
 - (id<MTLComputePipelineState>)newComputePipelineStateWithFunction:(id<MTLFunction>)function error:(NSError **)error
 {
-    (void)error;
+    if (fails(error, "the compiler was interrupted")) return nil;
     PretendPipe *pipe = [PretendPipe new];
     pipe->name = bridge_kernel(((PretendFunction *)function)->name, &pipe->max_threads);
     return pipe;
@@ -359,9 +494,13 @@ static unsigned n_committed, n_completed;
 - (id<MTLResidencySet>)newResidencySetWithDescriptor:(MTLResidencySetDescriptor *)descriptor error:(NSError **)error
 {
     (void)descriptor;
-    (void)error;
+    if (fails(error, "residency sets are not there")) return nil;
     return [PretendResidency new];
 }
 @end
 
-id<MTLDevice> MTLCreateSystemDefaultDevice(void) { return [PretendDevice new]; }
+id<MTLDevice> MTLCreateSystemDefaultDevice(void)
+{
+    pretend_metal_sums.n_opened++;
+    return bridge_fails() ? nil : [PretendDevice new];
+}

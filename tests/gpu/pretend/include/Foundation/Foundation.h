@@ -46,7 +46,10 @@ __attribute__((objc_root_class)) @interface NSObject <NSObject> {
 + (NSString *)stringWithUTF8String:(const char *)text;
 - (const char *)UTF8String;
 @end
-@interface NSError : NSObject
+@interface NSError : NSObject {
+@public
+    const char *_why;
+}
 - (NSString *)localizedDescription;
 @end
 
