@@ -2,7 +2,6 @@
 #include "lib/test.h"
 
 #include <stdio.h>
-#include <unistd.h>
 
 #include <jansson.h>
 
@@ -112,8 +111,7 @@ static void put_file(const char *root, const char *path, const char *text)
 
 TEST(mem_knows_the_limits_of_control_groups_of_both_versions_and_what_they_leave)
 {
-    char root[128];
-    (void)snprintf(root, sizeof root, "build/fixtures/machine.%d", (int)getpid());
+    const char *root = test_dir();
     put_file(root, "/proc/meminfo", "MemTotal: 16777216 kB\nMemAvailable:    8388608 kB\n");
     put_file(root, "/proc/self/cgroup", "0::/\n");
     mem_test_root(root);
