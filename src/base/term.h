@@ -27,7 +27,8 @@ bool term_progress(void *user, const char *phase, uint64_t done, uint64_t total)
 /* Removes the line, if there is one. */
 void term_progress_clear(struct term_progress *p);
 
-/* Ends dimming on fd when a signal ends the program (interrupt, terminate, hang up), which it still does. */
+/* Ends dimming on fd when a signal ends the program (interrupt, terminate, hang up), which it still does. One that the
+ * caller chose to ignore, as nohup does, stays ignored. */
 void term_undim_at_signals(int fd);
 
 /* "1.5 GiB", "312 KiB": three digits at most before the unit. */

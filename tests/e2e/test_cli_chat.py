@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cli import Terminal, run, script
+from cli import FAKE, Terminal, run, script
 
 ANSWERS = [
     {"when": "capital of France", "think": "It is in France.", "say": "Paris."},
@@ -253,6 +253,18 @@ def test_a_single_answer_that_a_signal_ends_leaves_no_dimmed_terminal(model, nam
         os.kill(answer.pid, getattr(signal, name))
         assert answer.wait() == -getattr(signal, name)
         assert answer.output.rindex(b"\x1b[0m") > answer.output.rfind(b"\x1b[2m")
+
+
+def test_a_signal_that_the_caller_ignores_ends_no_single_answer(model):
+    import signal
+    ignoring = f"trap '' HUP; exec {FAKE} run -m {model} --no-kv -p 'a long thought'"
+    with Terminal("-c", ignoring, binary="/bin/sh") as answer:
+        answer.expect("hmm hmm")
+        os.kill(answer.pid, signal.SIGHUP)
+        answer.expect("hmm hmm hmm hmm hmm hmm hmm hmm")
+        assert answer.alive()
+        os.kill(answer.pid, signal.SIGINT)
+        assert answer.wait() == -signal.SIGINT
 
 
 def test_a_stopped_and_continued_program_keeps_the_line(chat):
