@@ -73,7 +73,7 @@ static int overview(int fd)
     for (size_t i = 0; i < N_COMMANDS; i++) buf_printf(&text, "  %-11s %s\n", commands[i].name, commands[i].summary);
     buf_put_text(&text, "\nds4 help COMMAND shows the options of a command, ds4 --version the version.\n"
                         "Exit codes: 0 done; 1 failed, with the reason on stderr; 2 wrong command line;\n"
-                        "74 a model file was cut short while in use.\n");
+                        "74 a model file was cut short while in use; 75 a step hung (serve --watchdog).\n");
     return print_text(fd, &text);
 }
 

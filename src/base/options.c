@@ -98,8 +98,7 @@ static void describe_value(const struct option *row, struct buf *out)
     case OPTION_CHOICE: buf_printf(out, "one of %s", row->value); break;
     case OPTION_U32:
     case OPTION_U64:
-        if (range_is_open(row)) buf_put_text(out, "a whole number, 0 or more");
-        else buf_printf(out, "a whole number from %.0f to %.0f", row->min, (double)integer_max(row));
+        buf_printf(out, "a whole number from %.0f to %llu", row->min, (unsigned long long)integer_max(row));
         break;
     case OPTION_BYTES: buf_put_text(out, "a number of bytes such as 4096, 512m or 8g"); break;
     case OPTION_F32:
@@ -215,6 +214,8 @@ static enum ds4_status parse_option(struct parse *p, int argc, char **argv, int 
         struct ds4_span name = span_make(text + 2, equals ? (size_t)(equals - text - 2) : strlen(text + 2));
         row = find_long(p->table, name);
         (void)snprintf(shown, sizeof shown, "--%.*s", (int)(name.len < 80 ? name.len : 80), name.ptr);
+        if (!row && span_eq(name, SPAN("help")))
+            return err_set(p->error, DS4_ERR_FORMAT, "--help takes no value, but stands as %.80s", text);
         if (!row) return refuse_unknown(p, shown, name);
         value = equals ? equals + 1 : NULL;
     } else {
@@ -282,7 +283,9 @@ enum ds4_status options_parse(const struct options *table, int argc, char **argv
             TRY(parse_option(&p, argc, argv, &i));
         }
     }
-    return *help ? DS4_OK : check_required(&p);
+    if (*help) return DS4_OK;
+    TRY(check_required(&p));
+    return table->check ? table->check(values, error) : DS4_OK;
 }
 
 /* Appends text broken at spaces; the cursor stands at HELP_INDENT. */

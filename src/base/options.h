@@ -56,13 +56,16 @@ struct options {
     const struct option *rows;
     size_t n_rows;
     const char *notes;     /* optional paragraphs after the list, lines already broken */
+    /* Optional: what no row can say, as options that exclude each other. Gets the command's struct; not OK: the command
+     * line is wrong. */
+    enum ds4_status (*check)(const void *values, struct ds4_error *error);
 };
 
 /* For tables: OPTIONS_ROWS(rows) fills rows and n_rows. */
 #define OPTIONS_ROWS(array) .rows = (array), .n_rows = sizeof(array) / sizeof((array)[0])
 
-/* Fills *values (zeroed and set to the defaults first). *help says that --help or -h was met: nothing else is checked
- * then. Wrong command line: FORMAT with a sentence. */
+/* Fills *values (zeroed and set to the defaults first), and asks table->check. *help says that --help or -h was met:
+ * nothing else is checked then. Wrong command line: FORMAT with a sentence. */
 enum ds4_status options_parse(const struct options *table, int argc, char **argv, void *values, size_t values_bytes,
                               bool *help, struct ds4_error *error) DS4_MUST_CHECK;
 /* Appends the text of --help. */

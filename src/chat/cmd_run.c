@@ -70,20 +70,15 @@ static const struct option rows[] = {
     MODEL_FLAG_ROWS(struct run, model),
     MODEL_FLAG_ROWS_DRAFT(struct run, model),
 };
-static const struct options table = {
-    .command = "run", .summary = "answer a prompt, or chat in the terminal", OPTIONS_ROWS(rows),
-    .notes = "Answers go to standard output, everything else to standard error. Thinking is shown, dimmed, on a\n"
-             "terminal only. A conversation is kept on the disk as it goes, words and state; a single answer only\n"
-             "with --kv or --continue. Exit code 1 when the answer could not be given or nobody reads it.",
-};
 
 static bool is_chat(const struct run *flags)
 {
     return !flags->prompt && !flags->prompt_file && term_is(STDIN_FILENO);
 }
 
-static enum ds4_status check_flags(const struct run *flags, struct ds4_error *error)
+static enum ds4_status check(const void *values, struct ds4_error *error)
 {
+    const struct run *flags = values;
     if (flags->prompt && flags->prompt_file)
         return err_set(error, DS4_ERR_FORMAT, "--prompt and --prompt-file exclude each other");
     if (flags->prompt && !flags->prompt[0]) return err_set(error, DS4_ERR_FORMAT, "-p: the prompt is empty");
@@ -96,8 +91,15 @@ static enum ds4_status check_flags(const struct run *flags, struct ds4_error *er
         return err_set(error, DS4_ERR_FORMAT, "--continue excludes --raw and --system: the conversation has its own");
     if (flags->raw && is_chat(flags))
         return err_set(error, DS4_ERR_FORMAT, "--raw needs a transcript: -p, --prompt-file or standard input");
-    return DS4_OK;
+    return model_flags_check(&flags->model, error);
 }
+
+static const struct options table = {
+    .command = "run", .summary = "answer a prompt, or chat in the terminal", OPTIONS_ROWS(rows), .check = check,
+    .notes = "Answers go to standard output, everything else to standard error. Thinking is shown, dimmed, on a\n"
+             "terminal only. A conversation is kept on the disk as it goes, words and state; a single answer only\n"
+             "with --kv or --continue. Exit code 1 when the answer could not be given or nobody reads it.",
+};
 
 static struct conversation_options conversation_options_of(const struct run *flags)
 {
@@ -227,10 +229,6 @@ int cmd_run(int argc, char **argv)
     struct ds4_engine_options options;
     struct ds4_engine *engine = NULL;
     enum ds4_status status;
-    if (check_flags(&flags, &error) != DS4_OK) {
-        (void)options_failed(&table, &error);
-        return EXIT_CODE_USAGE;
-    }
     TRY_GOTO(model_flags_options(&flags.model, &options, &error), out);
     /* A conversation keeps a second session (answer.h) where the memory allows it. */
     options.n_sessions_max = is_chat(&flags) ? 2 : 1;

@@ -67,14 +67,26 @@ enum ds4_status model_flags_find(struct model_flags *flags, bool *is_default, st
                    "with -m FILE, or make a small random one: ds4 fixture tiny -o build/fixture-tiny.gguf");
 }
 
-static enum ds4_status cache_of(const char *text, uint64_t *bytes, struct ds4_error *error)
+static bool cache_of(const char *text, uint64_t *bytes)
 {
     *bytes = 0;
-    if (!text || strcmp(text, "off") == 0) return DS4_OK;
+    if (!text || strcmp(text, "off") == 0) return true;
     *bytes = DS4_EXPERT_CACHE_AUTO;
-    if (strcmp(text, "auto") == 0 || options_parse_bytes(span_from(text), 1, UINT64_MAX - 1, bytes)) return DS4_OK;
-    return err_set(error, DS4_ERR_FORMAT, "--expert-cache %s: a number of bytes such as 512m or 8GB, auto, or off",
-                   text);
+    return strcmp(text, "auto") == 0 || options_parse_bytes(span_from(text), 1, UINT64_MAX - 1, bytes);
+}
+
+enum ds4_status model_flags_check(const struct model_flags *flags, struct ds4_error *error)
+{
+    uint64_t bytes;
+    if (flags->model && !flags->model[0]) return err_set(error, DS4_ERR_FORMAT, "-m: the file name is empty");
+    if (!cache_of(flags->expert_cache, &bytes))
+        return err_set(error, DS4_ERR_FORMAT, "--expert-cache %.80s: must be a number of bytes such as 512m or 8GB, "
+                       "auto, or off", flags->expert_cache);
+    if (flags->launch && strcmp(flags->launch, "plain") != 0 && strcmp(flags->launch, "early") != 0)
+        return err_set(error, DS4_ERR_FORMAT, "--launch %.80s: must be plain or early", flags->launch);
+    if (flags->mtp && !flags->n_drafts)
+        return err_set(error, DS4_ERR_FORMAT, "--mtp %s: nothing uses it without --draft", flags->mtp);
+    return DS4_OK;
 }
 
 enum ds4_status model_flags_options(struct model_flags *flags, struct ds4_engine_options *options,
@@ -82,9 +94,8 @@ enum ds4_status model_flags_options(struct model_flags *flags, struct ds4_engine
 {
     bool is_default;
     uint64_t cache_bytes;
-    TRY(cache_of(flags->expert_cache, &cache_bytes, error));
-    if (flags->mtp && !flags->n_drafts)
-        return err_set(error, DS4_ERR_FORMAT, "--mtp %s: nothing uses it without --draft", flags->mtp);
+    TRY(model_flags_check(flags, error)); /* again, for commands without a check of their own */
+    (void)cache_of(flags->expert_cache, &cache_bytes);
     TRY(model_flags_find(flags, &is_default, error));
     (void)fprintf(stderr, "model: %s%s\n", flags->path, is_default ? " (no -m given)" : "");
     *options = (struct ds4_engine_options){

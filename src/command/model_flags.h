@@ -56,6 +56,8 @@ struct model_flags {
     {.name = "mtp", .value = "FILE", .type = OPTION_TEXT, .offset = offsetof(values, field.mtp), \
      .help = "with --draft: GGUF file with the draft block, where the model's own has none"}
 
+/* For struct options.check: words that no type of a row knows, and --mtp without --draft. */
+enum ds4_status model_flags_check(const struct model_flags *flags, struct ds4_error *error) DS4_MUST_CHECK;
 /* Finds the file (given, or the default) and fills path. *is_default (optional) says that it was not given. Nothing
  * found: IO with a sentence saying how to get one. */
 enum ds4_status model_flags_find(struct model_flags *flags, bool *is_default, struct ds4_error *error) DS4_MUST_CHECK;

@@ -89,8 +89,21 @@ static const struct option rows[] = {
     MODEL_FLAG_ROWS(struct serve, model),
     MODEL_FLAG_ROWS_DRAFT(struct serve, model),
 };
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct serve *flags = values;
+    bool printable = flags->alias[0] != 0; /* the name goes into JSON as it is */
+    for (const char *c = flags->alias; *c; c++)
+        printable = printable && *c > ' ' && *c < 0x7F && *c != '"' && *c != '\\';
+    if (!printable) return err_set(error, DS4_ERR_FORMAT, "--alias: letters, digits and signs only");
+    if (!net_is_address(flags->host))
+        return err_set(error, DS4_ERR_FORMAT, "--host %.80s: must be a numeric address", flags->host);
+    return model_flags_check(&flags->model, error);
+}
+
 static const struct options table = {
-    .command = "serve", .summary = "answer clients of the OpenAI and Anthropic APIs over HTTP", OPTIONS_ROWS(rows),
+    .command = "serve", .summary = "answer clients of the OpenAI and Anthropic APIs over HTTP",
+    OPTIONS_ROWS(rows), .check = check,
     .notes = "Paths: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages,\n"
              "/v1/messages/count_tokens, /v1/models, /tokenize, /detokenize, /apply-template, /health,\n"
              "/metrics, /props, /slots.\n"
@@ -255,16 +268,6 @@ static void close_all(struct parts *parts)
     if (insists) (void)pthread_join(insister, NULL);
 }
 
-/* The name of the model goes into JSON as it is. */
-static enum ds4_status check_flags(const struct serve *flags, struct ds4_error *error)
-{
-    bool printable = flags->alias[0] != 0;
-    for (const char *c = flags->alias; *c; c++)
-        printable = printable && *c > ' ' && *c < 0x7F && *c != '"' && *c != '\\';
-    if (printable) return DS4_OK;
-    return err_set(error, DS4_ERR_FORMAT, "--alias: letters, digits and signs only");
-}
-
 /* `ds4 serve --doctor`. */
 static int examine(const struct serve *flags)
 {
@@ -290,7 +293,7 @@ int cmd_serve(int argc, char **argv)
     if (!options_begin(&table, argc, argv, &flags, sizeof flags, &exit_code)) return exit_code;
     if (flags.doctor) return examine(&flags);
     mem_share_heap();
-    enum ds4_status status = check_flags(&flags, &error);
+    enum ds4_status status = DS4_OK;
     parts.end_s = END_SECONDS / (double)flags.time_scale;
     parts.app = mem_zalloc(1, sizeof *parts.app);
     if (!parts.app) status = err_set(&error, DS4_ERR_NOMEM, "no memory for the server");

@@ -45,7 +45,6 @@ enum ds4_status policy_init(struct policy *p, const char *host, const char *key_
                             struct ds4_error *error)
 {
     *p = (struct policy){.loopback = net_is_loopback(host), .hosts = hosts, .origins = origins};
-    if (!net_is_address(host)) return err_set(error, DS4_ERR_FORMAT, "--host: %s is no numeric address", host);
     if (key_file) TRY(read_keys(p, key_file, error));
     if (!p->loopback && !key_file && !no_auth)
         return err_set(error, DS4_ERR_STATE, "--host %s can be reached by other machines: give --api-key-file, or say "

@@ -60,12 +60,24 @@ static const struct option rows[] = {
     {.name = "kernels", .type = OPTION_FLAG, .offset = offsetof(struct bench_flags, kernels),
      .help = "what each operation (on a GPU: each kernel) took before each frontier, on standard error"},
 };
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct bench_flags *flags = values;
+    if (flags->model.n_drafts && flags->n_together > 1)
+        return err_set(error, DS4_ERR_FORMAT, "--draft and --together exclude each other: who decodes with others does "
+                       "not draft");
+    if (flags->n_rounds > 1 && !flags->n_repeat)
+        return err_set(error, DS4_ERR_FORMAT, "--rounds goes back to the first frontier, which needs --repeat");
+    return model_flags_check(&flags->model, error);
+}
+
 static const struct options table = {
-    .command = "bench", .summary = "speed at growing context", OPTIONS_ROWS(rows),
+    .command = "bench", .summary = "speed at growing context", OPTIONS_ROWS(rows), .check = check,
     .notes = "Frontiers go up to --ctx (default 4096). Columns: ctx in tokens, prefill and decode in tokens a\n"
              "second (0: not measured, with --repeat), kv_bytes the state of the session; with --draft, which\n"
              "implies --greedy, the same answer once more with drafts: tokens a second, and tokens a pass of\n"
-             "N + 1 at most. After pseudo-random tokens guesses are right less often than in real text.",
+             "N + 1 at most. After pseudo-random tokens guesses are right less often than in real text.\n"
+             "ds4 bench ops times matrix products alone: ds4 help bench ops.",
 };
 
 /* What stands for the state of later tokens. */
@@ -325,8 +337,6 @@ static enum ds4_status run_frontiers(struct bench *b, const struct bench_flags *
     if (frontier > limit || frontier < flags->n_decode + least)
         return err_set(error, DS4_ERR_LIMIT, "the first frontier of %zu tokens must lie above the %u decoded ones and "
                        "within the context of %zu: see --first, --decode, --ctx", frontier, flags->n_decode, limit);
-    if (flags->n_rounds > 1 && !flags->n_repeat)
-        return err_set(error, DS4_ERR_FORMAT, "--rounds goes back to the first frontier, which needs --repeat");
     if (flags->json) {
         sink_put_text(out, "{\"model\":");
         sink_put_json_string(out, span_from(b->info->name ? b->info->name : ""));
@@ -391,11 +401,6 @@ int cmd_bench(int argc, char **argv)
     options.chunk_tokens = flags.chunk_tokens;
     options.made_up_seed = flags.made_up_seed;
     options.n_sessions_max = flags.n_together;
-    if (options.n_drafts && flags.n_together > 1) {
-        status = err_set(&error, DS4_ERR_FORMAT, "--draft and --together exclude each other: who decodes with others "
-                         "does not draft");
-        goto out;
-    }
     if (options.n_drafts) options.n_sessions_max = 2;
     TRY_GOTO(model_flags_open(&options, &engine, &error), out);
     status = run_bench(engine, &flags, &error);

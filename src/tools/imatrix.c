@@ -64,8 +64,15 @@ static const struct option rows[] = {
     {.name = "save-every", .value = "SECONDS", .type = OPTION_U32, .offset = AT(save_s), .max = 86400,
      .preset = "120", .help = "time between two writings of OUT.state; 0 = after every window"},
 };
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct flags *flags = values;
+    return model_flags_check(&flags->model, error);
+}
+
 static const struct options table = {
-    .command = "imatrix", .summary = "measure which input columns of the experts matter", OPTIONS_ROWS(rows),
+    .command = "imatrix", .summary = "measure which input columns of the experts matter",
+    OPTIONS_ROWS(rows), .check = check,
     .notes = "The file is for ds4 quantize --imatrix. Experts that the text never reaches are named: their columns\n"
              "count as equal, and a longer or more varied text is better.",
 };

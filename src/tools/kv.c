@@ -41,8 +41,10 @@ static const struct option rows[] = {
      .help = "list, explain, verify: as JSON"},
     MODEL_FLAG_ROWS(struct kv, model),
 };
+static enum ds4_status check(const void *values, struct ds4_error *error);
+
 static const struct options table = {
-    .command = "kv", .summary = "stored conversations", OPTIONS_ROWS(rows),
+    .command = "kv", .summary = "stored conversations", OPTIONS_ROWS(rows), .check = check,
     .notes = "list              what is stored for this model\n"
              "show KEY          the text of one conversation\n"
              "explain [FILE]    why a rendered prompt (a file, or standard input) is found or not\n"
@@ -285,8 +287,8 @@ static const struct action *find_action(const struct kv *flags, struct ds4_error
         const struct action *a = &actions[i];
         if (strcmp(a->name, flags->action) != 0) continue;
         if (given < a->needs || given > a->takes) {
-            (void)err_set(error, DS4_ERR_FORMAT, "%s takes %d arguments, not %d (ds4 kv --help)", a->name, a->needs,
-                          given);
+            (void)err_set(error, DS4_ERR_FORMAT, "%s takes %d argument%s, not %d", a->name, a->needs,
+                          a->needs == 1 ? "" : "s", given);
             return NULL;
         }
         if (a->run == prune && !flags->keep_bytes && !flags->older_days && !flags->others) {
@@ -298,6 +300,12 @@ static const struct action *find_action(const struct kv *flags, struct ds4_error
     (void)err_set(error, DS4_ERR_FORMAT, "%.40s: not list, show, explain, verify, prune, export or import",
                   flags->action);
     return NULL;
+}
+
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct kv *flags = values;
+    return find_action(flags, error) ? model_flags_check(&flags->model, error) : DS4_ERR_FORMAT;
 }
 
 static void log_line(void *user, enum ds4_log_level level, const char *line)
@@ -329,11 +337,7 @@ int cmd_kv(int argc, char **argv)
     struct ds4_engine_options options;
     struct ds4_engine *engine = NULL;
     enum ds4_status status;
-    const struct action *action = find_action(&flags, &error);
-    if (!action) {
-        (void)options_failed(&table, &error);
-        return EXIT_CODE_USAGE;
-    }
+    const struct action *action = find_action(&flags, NULL);
     TRY_GOTO(model_flags_options(&flags.model, &options, &error), out);
     TRY_GOTO(model_flags_open(&options, &engine, &error), out);
     status = perform(&flags, action, engine, &error);

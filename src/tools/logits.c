@@ -36,8 +36,16 @@ static const struct option rows[] = {
     {.name = "json", .value = "OUT", .type = OPTION_TEXT, .offset = offsetof(struct logits_flags, json),
      .required = true, .help = "file to write; - is standard output"},
 };
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct logits_flags *flags = values;
+    if (!flags->tokens + !flags->tokens_file + !flags->prompt != 2)
+        return err_set(error, DS4_ERR_FORMAT, "give one of --tokens, --tokens-file and --prompt, and only one");
+    return model_flags_check(&flags->model, error);
+}
+
 static const struct options table = {
-    .command = "logits", .summary = "logits of a model as JSON", OPTIONS_ROWS(rows),
+    .command = "logits", .summary = "logits of a model as JSON", OPTIONS_ROWS(rows), .check = check,
     .notes = "Give exactly one of --tokens, --tokens-file and -p. Output:\n"
              "{\"model\":NAME,\"n_tokens\":N,\"rows\":[{\"position\":P,\"logits\":[...]},...]} with 9 digits each;\n"
              "with --top K each row has \"top\":[{\"id\":I,\"logit\":X,\"logprob\":Y,\"bytes\":[...]},...] instead.",
@@ -225,11 +233,6 @@ int cmd_logits(int argc, char **argv)
     struct ds4_engine_options options;
     struct ds4_engine *engine = NULL;
     enum ds4_status status;
-    if (!flags.tokens + !flags.tokens_file + !flags.prompt != 2) {
-        (void)err_set(&error, DS4_ERR_FORMAT, "give one of --tokens, --tokens-file and --prompt, and only one");
-        (void)options_failed(&table, &error);
-        return EXIT_CODE_USAGE;
-    }
     TRY_GOTO(model_flags_options(&flags.model, &options, &error), out);
     options.chunk_tokens = flags.chunk_tokens;
     options.ideal = flags.ideal;

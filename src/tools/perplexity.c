@@ -47,9 +47,15 @@ static const struct option rows[] = {
      .help = "no rounding of the state to FP8 and FP4"},
     {.name = "json", .type = OPTION_FLAG, .offset = AT(json), .help = "as a JSON object"},
 };
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct perplexity_flags *flags = values;
+    return model_flags_check(&flags->model, error);
+}
+
 static const struct options table = {
     .command = "perplexity", .summary = "how well a model predicts a text, alone or against another",
-    OPTIONS_ROWS(rows),
+    OPTIONS_ROWS(rows), .check = check,
     .notes = "NLL is the mean negative log probability of a token in nats, perplexity its exponential, KL the\n"
              "divergence of the reference from the model. +- is half of a 95 % interval, from the differences\n"
              "between windows where there are ten or more, else from tokens taken as independent.",

@@ -37,8 +37,15 @@ static const struct option rows[] = {
      .min = 1, .max = 600, .preset = "5", .help = "time to measure the disk and the cores when experts are streamed"},
     {.name = "json", .type = OPTION_FLAG, .offset = offsetof(struct plan_flags, json), .help = "as a JSON object"},
 };
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct plan_flags *flags = values;
+    return model_flags_check(&flags->model, error);
+}
+
 static const struct options table = {
-    .command = "plan", .summary = "what a model needs of this machine, before it is loaded", OPTIONS_ROWS(rows),
+    .command = "plan", .summary = "what a model needs of this machine, before it is loaded",
+    OPTIONS_ROWS(rows), .check = check,
     .notes = "Exit code 1 when the model does not fit.",
 };
 

@@ -22,6 +22,13 @@ struct flags {
     bool dry_run, verify, resume, force, strict, no_draft, gptq, awq;
 };
 
+/* NULL when no matrix can be stored so. */
+static const struct quant_format *format_of(const char *name)
+{
+    const struct quant_format *format = quant_format_named(span_from(name));
+    return format && format->encode && format->weight ? format : NULL;
+}
+
 #define AT(field) offsetof(struct flags, field)
 #define FORMAT_OF(option, family, text) \
     {.name = option, .value = "FORMAT", .type = OPTION_TEXT, .offset = AT(formats[QUANTISE_##family]), .help = text}
@@ -58,9 +65,21 @@ static const struct option rows[] = {
     {.name = "resume", .type = OPTION_FLAG, .offset = AT(resume), .help = "continues a run that was interrupted"},
     {.name = "force", .type = OPTION_FLAG, .offset = AT(force), .help = "overwrites OUT, or an interrupted run"},
 };
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct flags *f = values;
+    if (!f->out && !f->dry_run) return err_set(error, DS4_ERR_FORMAT, "OUT is missing");
+    if ((f->gptq || f->awq) != (f->rows != NULL))
+        return err_set(error, DS4_ERR_FORMAT, "--rows goes with --gptq or --awq");
+    for (size_t i = 0; i < QUANTISE_N_FAMILIES; i++)
+        if (f->formats[i] && !format_of(f->formats[i]))
+            return err_set(error, DS4_ERR_FORMAT, "nothing can be stored as \"%.40s\"", f->formats[i]);
+    return DS4_OK;
+}
+
 static const struct options table = {
     .command = "quantize", .summary = "write a model file of a recipe from the published checkpoint",
-    OPTIONS_ROWS(rows),
+    OPTIONS_ROWS(rows), .check = check,
     .notes = "  recipe     gate, up  down    projections, shared  embedding  head   small matrices\n"
              "  2bit       IQ2_XXS   Q2_K    Q8_0                 F16        Q8_0   F16\n"
              "  q4         Q4_K      Q4_K    Q8_0                 F16        Q8_0   F16\n"
@@ -285,12 +304,7 @@ static enum ds4_status read_recipe(struct job *j)
     const struct flags *f = j->flags;
     j->recipe = (struct quantise_recipe){.name = (enum quantise_recipe_name)f->recipe, .n_mixed = f->n_mixed};
     for (size_t i = 0; i < QUANTISE_N_FAMILIES; i++) {
-        if (!f->formats[i]) continue;
-        const struct quant_format *format = quant_format_named(span_from(f->formats[i]));
-        if (!format || !format->encode || !format->weight)
-            return err_set(j->error, DS4_ERR_UNSUPPORTED, "nothing can be stored as \"%.40s\" (ds4 quantize --help)",
-                           f->formats[i]);
-        j->recipe.given[i] = format;
+        if (f->formats[i]) j->recipe.given[i] = format_of(f->formats[i]);
     }
     return DS4_OK;
 }
@@ -345,16 +359,6 @@ int cmd_quantize(int argc, char **argv)
     if (!options_begin(&table, argc, argv, &f, sizeof f, &exit_code)) return exit_code;
     struct ds4_error error = {0};
     struct job j = {.flags = &f, .error = &error, .calibration = {.rows = {.fd = -1}}};
-    if (!f.out && !f.dry_run) {
-        (void)err_set(&error, DS4_ERR_FORMAT, "OUT is missing");
-        (void)options_failed(&table, &error);
-        return EXIT_CODE_USAGE;
-    }
-    if ((f.gptq || f.awq) != (f.rows != NULL)) {
-        (void)err_set(&error, DS4_ERR_FORMAT, "--rows goes with --gptq or --awq");
-        (void)options_failed(&table, &error);
-        return EXIT_CODE_USAGE;
-    }
     enum ds4_status status = run(&j);
     thread_pool_destroy(j.pool);
     imatrix_close(j.imatrix);

@@ -28,8 +28,16 @@ static const struct option rows[] = {
     {.name = "jsonl", .type = OPTION_FLAG, .offset = offsetof(struct tokenize, jsonl),
      .help = "each line of input is {\"text\":...} or {\"hex\":...}, each line of output {\"ids\":[...]}"},
 };
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct tokenize *flags = values;
+    if (flags->json && flags->jsonl)
+        return err_set(error, DS4_ERR_FORMAT, "--json and --jsonl exclude each other");
+    return model_flags_check(&flags->model, error);
+}
+
 static const struct options table = {
-    .command = "tokenize", .summary = "text to token ids", OPTIONS_ROWS(rows),
+    .command = "tokenize", .summary = "text to token ids", OPTIONS_ROWS(rows), .check = check,
     .notes = "Without --json or --jsonl: one token a line, id, tab, its bytes as a JSON string.\n"
              "A model file with a vocabulary and no tensors will do.",
 };
@@ -163,11 +171,6 @@ int cmd_tokenize(int argc, char **argv)
     struct ds4_engine *engine = NULL;
     struct ds4_engine_options options;
     enum ds4_status status;
-    if (t.json && t.jsonl) {
-        (void)err_set(&error, DS4_ERR_FORMAT, "--json and --jsonl exclude each other");
-        (void)options_failed(&table, &error);
-        return EXIT_CODE_USAGE;
-    }
     TRY_GOTO(model_flags_options(&t.model, &options, &error), out);
     options.vocab_only = true;
     TRY_GOTO(ds4_engine_open(&options, &engine, &error), out);

@@ -15,7 +15,8 @@ enum ds4_status windows_load(const struct ds4_engine *engine, const char *path, 
     ds4_text_free(&text);
     if (status == DS4_OK && limit && out->ids.n > limit) out->ids.n = limit;
     if (status == DS4_OK && out->ids.n < 2)
-        status = err_set(error, DS4_ERR_FORMAT, "%s: %zu tokens are no text to measure with", path, out->ids.n);
+        status = err_set(error, DS4_ERR_FORMAT, "%s: %zu tokens are no text to measure with",
+                         strcmp(path, "-") == 0 ? "standard input" : path, out->ids.n);
     if (status != DS4_OK) windows_free(out);
     return status;
 }

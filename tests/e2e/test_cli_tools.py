@@ -77,7 +77,26 @@ def test_mistakes_on_the_command_line_exit_with_2_and_one_line():
         (["logits", "--json", "-", "--tokens", "1", "-p", "x"], b"only one"),
         (["inspect"], b"FILE is missing"),
         (["tokenize", "--json", "--jsonl"], b"exclude each other"),
+        (["run", "--help=all"], b"--help takes no value"),
+        (["run", "-n", "5000000000", "-p", "x"], b"must be a whole number from 0 to 4294967295"),
+        (["serve", "--alias", ""], b"--alias"),
+        (["serve", "--host", "example"], b"--host example: must be a numeric address"),
+        (["kv", "forget"], b"forget: not list, show"),
+        (["kv", "show"], b"show takes 1 argument, not 0"),
+        (["kv", "prune"], b"prune needs"),
+        (["quantize", "in.gguf"], b"OUT is missing"),
+        (["quantize", "in.gguf", "out.gguf", "--gptq"], b"--rows goes with"),
+        (["quantize", "in.gguf", "out.gguf", "--down", "Q9"], b'nothing can be stored as "Q9"'),
+        (["bench", "--draft", "1", "--together", "2"], b"exclude each other"),
+        (["bench", "--rounds", "2"], b"needs --repeat"),
     ]
+    with_model = (["run", "-p", "x"], ["serve"], ["plan"], ["bench"], ["kv", "list"], ["imatrix", "-o", "x"],
+                  ["perplexity"], ["logits", "--tokens", "1", "--json", "-"])
+    for command in with_model:
+        cases += [([*command, "-m", ""], b"the file name is empty"),
+                  ([*command, "--expert-cache", "much"], b"--expert-cache much: must be a number of bytes"),
+                  ([*command, "--launch", "late"], b"--launch late: must be plain or early")]
+    cases += [([*command, "--mtp", "x.gguf"], b"without --draft") for command in with_model[:4]]
     for args, words in cases:
         result = ds4(*args)
         assert result.returncode == 2, args
@@ -353,7 +372,7 @@ def test_bench_measures_each_frontier(model):
         assert all(float(r["draft_tps"]) > 0 and 1 <= float(r["tokens_per_pass"]) <= 3 for r in rows)
         assert max(float(r["tokens_per_pass"]) for r in rows) > 1
     result = ds4("bench", "-m", TRAINED, "--draft", "1", "--together", "2")
-    assert result.returncode == 1 and b"exclude each other" in result.stderr
+    assert result.returncode == 2 and b"exclude each other" in result.stderr
     result = ds4("bench", "-m", model, "--first", "512", "--ctx", "256")
     assert result.returncode == 1 and b"512" in result.stderr and b"256" in result.stderr
 
@@ -374,7 +393,7 @@ def test_bench_measures_far_into_a_conversation_without_computing_it(model):
     reached = [int(line.split(",")[0]) for line in again.splitlines()[1:]]
     assert len(reached) == 4 and reached[:2] == reached[2:] and reached[1] > 1536
     result = ds4("bench", *args, "--rounds", "2")
-    assert result.returncode == 1 and b"--repeat" in result.stderr
+    assert result.returncode == 2 and b"--repeat" in result.stderr
     result = ds4("bench", *args, "--repeat", "200")
     assert result.returncode == 1 and b"--repeat 200 is not a multiple" in result.stderr
 
@@ -417,7 +436,7 @@ def test_drafts_change_no_answer_and_need_a_draft_block(tmp_path):
         last = result.stderr.splitlines()[-1]
         assert f"{files['trunk']} has no draft block (tensors mtp.0.*)".encode() in last
         result = ds4(*command, "-m", files["trunk"], "--mtp", files["mtp"])
-        assert result.returncode == 1 and b"--draft" in result.stderr.splitlines()[-1]
+        assert result.returncode == 2 and b"--draft" in result.stderr.splitlines()[-1]
     both = ["-m", files["trunk"], "--mtp", files["mtp"], "--draft", "2"]
     plain = ["-p", "x", "--temp", "0", "-n", "20"]
     assert answer(files["trunk"], *plain) == ds4("run", *both, *plain).stdout

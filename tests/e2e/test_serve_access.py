@@ -43,7 +43,7 @@ def test_an_address_that_cannot_be_listened_on_is_named_with_the_cause(tmp_path)
     assert f"cannot listen on 127.0.0.1, port {port}: Address already in use\n".encode() in done.stderr
     for host in ("example", "127.0.0.1.2", "127.0.0.1:80", ""):
         done = cli.run("serve", "-m", model, "--host", host, "--port", "0")
-        assert done.returncode == 1 and b"--host: %s is no numeric address" % host.encode() in done.stderr, done.stderr
+        assert done.returncode == 2 and b"--host %s: must be a numeric address" % host.encode() in done.stderr
 
 
 def test_a_key_is_known_only_whole_and_shows_nowhere(tmp_path):
