@@ -197,6 +197,28 @@ static void posted(struct raw_device *d)
     }
 }
 
+/* An expert that lies so far from the first, of 8 rows of 32 weights, which are those that `here` was filled with. */
+static bool far_expert(struct raw_device *d, struct gpu_ref big)
+{
+    const struct moe_record record = {.n_in = 32, .n_out = 8, .n_used = 1, .row_bytes = 32 * sizeof(float),
+                                      .stack_low = 4096, .stack_high = FAR >> 32};
+    const int32_t id = 1;
+    struct gpu_ref ones = raw_alloc(d, 32 * sizeof(float)), ids = raw_alloc(d, sizeof id);
+    struct gpu_ref sums = raw_alloc(d, 8 * sizeof(float)), refs[4] = {ones, ids, big, sums};
+    float x[32], got[8];
+    for (uint32_t i = 0; i < 32; i++) x[i] = 1;
+    if (d->failed || !raw_write(d, ones, x) || !raw_write(d, ids, &id) ||
+        !raw_run(d, "moe_down_f32", &record, sizeof record, refs, 4, 1, 128) || !raw_read(d, got, sums))
+        return false;
+    for (uint32_t o = 0; o < 8; o++) {
+        float want = 0;
+        for (uint32_t i = 0; i < 32; i++) want += here[o * 32 + i];
+        if (got[o] < want || got[o] > want || got[o] != got[o])
+            return raw_differs(d, "a far expert's product[%u] = %.9g, wanted %.9g", o, (double)got[o], (double)want);
+    }
+    return true;
+}
+
 /* A part of a buffer beyond what 32 bits number. */
 static void far_away(struct raw_device *d)
 {
@@ -209,7 +231,7 @@ static void far_away(struct raw_device *d)
     }
     struct gpu_ref big = raw_alloc(d, FAR_BYTES), sum = raw_alloc(d, sizeof here);
     fill(here, N, 9);
-    if (d->failed || !raw_write(d, raw_part(big, FAR + 4096, sizeof here), here)) return;
+    if (d->failed || !raw_write(d, raw_part(big, FAR + 4096, sizeof here), here) || !far_expert(d, big)) return;
     if (!add(d, raw_part(big, FAR + 4096, sizeof here), sum, N) || !add(d, raw_part(big, 4096, sizeof here), sum, N))
         return;
     if (!raw_ok(d, d->host->copy(d->gpu, raw_part(big, FAR - sizeof here / 2, sizeof here), sum), "a copy") ||
