@@ -41,6 +41,9 @@ NOT_UNDER_TSAN = ("tests/ops/test_backends", "tests/ops/test_op_vectors", "tests
                   "tests/e2e/test_oracle_fixtures.py", "tests/e2e/test_golden_torch.py", "tests/e2e/test_imatrix.py",
                   "tests/e2e/test_perplexity.py")
 
+# These run compilers and scripts, not what was built: once is enough.
+NOT_OF_THE_BUILD = ("tests/e2e/test_gpu_bench.py", "tests/e2e/test_gpu_dialect.py")
+
 
 class Result:
     """Counts of one program: numbers, (test, reason) of skipped ones, and the text to show when something failed."""
@@ -195,7 +198,8 @@ def main():
         os.environ.setdefault(name, options)
     build, pattern, programs = sys.argv[1], sys.argv[2], sys.argv[3:]
     folders = ["e2e"]
-    if os.path.basename(build) in ("cc", "gcc"):  # browsers and clients see no difference between compilers
+    usual = os.path.basename(build) in ("cc", "gcc")
+    if usual:  # browsers and clients see no difference between compilers
         folders += ["page", "clients"]
     work = [(run_pytest, path, path) for folder in folders
             for path in sorted(glob.glob(f"tests/{folder}/test_*.py"))]
@@ -205,6 +209,10 @@ def main():
         left_out = [item[2] for item in work if item[2] in NOT_UNDER_TSAN]
         work = [item for item in work if item[2] not in NOT_UNDER_TSAN]
         print(f"not under the thread sanitizer: {' '.join(left_out) or 'none'}")
+    if not usual:
+        left_out = [item[2] for item in work if item[2] in NOT_OF_THE_BUILD]
+        work = [item for item in work if item[2] not in NOT_OF_THE_BUILD]
+        print(f"only with the usual compiler, without sanitizers: {' '.join(left_out) or 'none'}")
     times = os.path.join(os.path.dirname(build), "test-times.json")
     work = in_order(work, times)
     n_times = int(os.environ.get("TEST_TIMES", "1"))
