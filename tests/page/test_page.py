@@ -198,6 +198,21 @@ def test_stored_conversations_are_listed_and_opened_only_where_that_is_allowed(b
         assert b"messages" not in hidden.request("GET", "/v1/ds4/conversations/" + key)[2]
 
 
+def test_a_conversation_that_a_busy_disk_stores_late_is_listed_then(begin, visit, tmp_path):
+    busy = tmp_path / "busy"
+    busy.touch()
+    (tmp_path / "kv").mkdir(mode=0o700)
+    page = visit(begin("--kv-dir", str(tmp_path / "kv"), "--show-stored", hang_disk=str(busy)))
+    page.until("document.querySelector('#stored-section').hidden === false")
+    ask(page, "first")
+    answered(page)
+    looks = "performance.getEntriesByType('resource').filter((e) => e.name.endsWith('/conversations')).length"
+    before = page.js(looks)
+    page.until(f"{looks} > {before} && !document.querySelector('#stored .open')")
+    busy.unlink()
+    assert page.until("document.querySelector('#stored .open span')?.innerText") == "first"
+
+
 def test_what_goes_wrong_is_said_and_can_be_tried_again(begin, visit):
     server = begin(fail_prefill="poison")
     page = visit(server)

@@ -1,7 +1,7 @@
 // page.js - the conversation at work: what the person does, the answer in progress, the lists, the settings. Last of
 // the files of the script.
 
-const STORE_PATIENCE_MS = 1500; // the store writes after the answer
+const STORE_PATIENCE_MS = 1500, STORE_PATIENCE_MAX_MS = 60000; // the store writes after the answer, a busy disk late
 
 const state = {
   chat: new Chat(),
@@ -10,6 +10,8 @@ const state = {
   model: { id: "deepseek-v4-flash", name: "", ctx: 0 },
   live: null, // the answer in progress: {node, chat, abort, phase, ...}
   follow: true, // the end of the log stays in sight
+  stored: null, // the stored conversations that are listed: keys and lengths
+  storedTimer: 0,
 };
 
 const acts = {
@@ -181,7 +183,7 @@ async function answer() {
   }
   showLists();
   showBusy();
-  if (!byId("stored-section").hidden) setTimeout(showStored, STORE_PATIENCE_MS);
+  if (!byId("stored-section").hidden) awaitStored(STORE_PATIENCE_MS);
 }
 
 function send() {
@@ -235,10 +237,20 @@ async function showStored() {
   const { available, data: list } = await getJson("/v1/ds4/conversations").catch(() => ({ available: false }));
   byId("stored-section").hidden = !available;
   if (!available) return;
+  const shown = list.map((entry) => `${entry.key} ${entry.n_tokens}`).join();
+  if (shown === state.stored) return; // the focus may be in it
+  state.stored = shown;
   byId("stored").replaceChildren(...list.map((entry) => chatRow(entry.title || entry.key.slice(0, 8),
     `${whole(entry.n_tokens)} tokens \u00b7 ${ago(entry.last_use * 1000)}`, false, () => openStored(entry.key), null)));
   byId("stored-note").textContent = "Nothing is stored yet.";
   byId("stored-note").hidden = list.length > 0;
+}
+
+// Shows what is stored in wait_ms, and again after twice as long, until that is too long.
+function awaitStored(wait_ms) {
+  clearTimeout(state.storedTimer);
+  if (wait_ms > STORE_PATIENCE_MAX_MS) return;
+  state.storedTimer = setTimeout(() => showStored().then(() => awaitStored(2 * wait_ms)), wait_ms);
 }
 
 function openSide() {
