@@ -676,6 +676,8 @@ enum ds4_status ds4_session_next(struct ds4_session *session, struct ds4_sampler
 void ds4_sampler_accept(struct ds4_sampler *sampler, int32_t id);
 /* Stop strings over a stream of text: what could still become one is held back. A match ends the stream; the string
  * itself is not given out. Of several matches the one that begins first counts, then the one listed first. */
+#define DS4_STOPS_MAX 16u
+#define DS4_STOP_BYTES_MAX 1024u /* of one */
 struct ds4_stop;
 enum ds4_status ds4_stop_create(const struct ds4_span *strings, size_t n, struct ds4_stop **out,
                                 struct ds4_error *error) DS4_MUST_CHECK;
@@ -683,7 +685,8 @@ void ds4_stop_destroy(struct ds4_stop *stop);
 /* *out: text that may be shown now (borrows until the next call). *hit: index of the string that matched, else -1. */
 enum ds4_status ds4_stop_feed(struct ds4_stop *stop, struct ds4_span text, struct ds4_span *out,
                               int *hit) DS4_MUST_CHECK;
-/* End of the stream: what was held back. */
+/* End of the stream: what was held back (borrows until the next call), nothing after a match. What is fed then begins a
+ * new stream. */
 struct ds4_span ds4_stop_finish(struct ds4_stop *stop);
 
 /* ---- grammars: answers that cannot be malformed --------------------------------------------------------------- */

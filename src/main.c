@@ -91,12 +91,13 @@ static int cmd_help(int argc, char **argv)
     return command->run(n, forward);
 }
 
-/* Descriptors 0 to 2 must be open, or the first file opened would become standard output. */
+/* Descriptors 0 to 2 must be open, or the first file opened would become standard output. What stands for a closed
+ * output cannot be written to, so that an answer that nobody gets is a failure. */
 static void open_standard_descriptors(void)
 {
     for (int fd = 0; fd <= 2; fd++) {
         if (fcntl(fd, F_GETFD) != -1) continue;
-        int null = open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);
+        int null = open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
         if (null != fd) _exit(EXIT_CODE_FAILED);
     }
 }

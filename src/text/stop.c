@@ -3,11 +3,8 @@
 #include "base/buf.h"
 #include "base/mem.h"
 
-#define STOP_STRINGS_MAX 16u
-#define STOP_BYTES_MAX 1024u
-
 struct ds4_stop {
-    struct ds4_text strings[STOP_STRINGS_MAX]; /* own copies */
+    struct ds4_text strings[DS4_STOPS_MAX]; /* own copies */
     size_t n;
     struct buf held;   /* seen and not yet shown; the first `shown` bytes were given out by the last call */
     size_t shown;
@@ -17,11 +14,12 @@ struct ds4_stop {
 enum ds4_status ds4_stop_create(const struct ds4_span *strings, size_t n, struct ds4_stop **out,
                                 struct ds4_error *error)
 {
-    if (n > STOP_STRINGS_MAX)
-        return err_set(error, DS4_ERR_LIMIT, "%zu stop strings; at most %u", n, STOP_STRINGS_MAX);
+    if (n > DS4_STOPS_MAX)
+        return err_set(error, DS4_ERR_LIMIT, "%zu stop strings; at most %u", n, DS4_STOPS_MAX);
     for (size_t i = 0; i < n; i++)
-        if (strings[i].len == 0 || strings[i].len > STOP_BYTES_MAX)
-            return err_set(error, DS4_ERR_LIMIT, "a stop string of %zu bytes; 1 to %u", strings[i].len, STOP_BYTES_MAX);
+        if (strings[i].len == 0 || strings[i].len > DS4_STOP_BYTES_MAX)
+            return err_set(error, DS4_ERR_LIMIT, "a stop string of %zu bytes; 1 to %u", strings[i].len,
+                           DS4_STOP_BYTES_MAX);
     struct ds4_stop *stop = mem_zalloc(1, sizeof *stop);
     if (!stop) return err_set(error, DS4_ERR_NOMEM, "no memory for stop strings");
     for (size_t i = 0; i < n; i++) {
@@ -94,6 +92,8 @@ enum ds4_status ds4_stop_feed(struct ds4_stop *stop, struct ds4_span text, struc
 
 struct ds4_span ds4_stop_finish(struct ds4_stop *stop)
 {
-    struct ds4_span rest = span_skip(buf_span(&stop->held), stop->shown);
-    return stop->over ? SPAN("") : rest;
+    struct ds4_span rest = stop->over ? SPAN("") : span_skip(buf_span(&stop->held), stop->shown);
+    stop->shown = stop->held.text.len; /* dropped by the next call */
+    stop->over = false;
+    return rest;
 }

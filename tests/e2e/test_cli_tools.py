@@ -161,6 +161,8 @@ def test_output_that_cannot_be_written_is_an_error(model, args):
     result = ds4(*args, stdout=writer, stdin=b"some text")
     os.close(writer)
     assert result.returncode == 1 and b"Broken pipe" in result.stderr
+    result = ds4(*args, preexec_fn=lambda: os.close(1), stdin=b"some text")
+    assert result.returncode == 1 and b"Bad file descriptor" in result.stderr
 
 
 @pytest.mark.parametrize("args", [["fixture", "tiny", "-o", "OUT"], ["quantize", "MODEL", "OUT"],

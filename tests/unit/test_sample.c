@@ -280,6 +280,25 @@ TEST(stop_strings_have_limits)
     ds4_stop_destroy(stop);
 }
 
+TEST(a_stream_of_stop_strings_that_ended_forgets_what_it_saw)
+{
+    const struct ds4_span strings[] = {SPAN("STOP")};
+    static const struct { const char *text, *rest; int hit; } before[] = {{"no S", "S", -1}, {"a STOP", "", 0}};
+    for (size_t i = 0; i < sizeof before / sizeof before[0]; i++) {
+        struct ds4_stop *stop = NULL;
+        struct ds4_span out;
+        int hit;
+        assert_int_equal(ds4_stop_create(strings, 1, &stop, NULL), DS4_OK);
+        assert_int_equal(ds4_stop_feed(stop, span_from(before[i].text), &out, &hit), DS4_OK);
+        assert_int_equal(hit, before[i].hit);
+        assert_true(span_eq(ds4_stop_finish(stop), span_from(before[i].rest)));
+        assert_true(span_eq(ds4_stop_finish(stop), SPAN("")));
+        assert_int_equal(ds4_stop_feed(stop, SPAN("TOP x STOP"), &out, &hit), DS4_OK);
+        assert_true(hit == 0 && span_eq(out, SPAN("TOP x ")));
+        ds4_stop_destroy(stop);
+    }
+}
+
 /* What a GPU would hand over of these logits. */
 static struct backend_candidates near_of(const float *logits, uint32_t n, float margin, float temperature)
 {
@@ -375,5 +394,6 @@ int main(void)
                      T(penalties_and_bias_move_logits), T(values_that_are_no_numbers_are_never_sampled),
                      T(settings_out_of_range_are_refused_by_name),
                      T(logprobs_and_the_largest_logits_are_those_of_a_softmax),
-                     T(a_stop_string_ends_the_text_wherever_it_is_cut), T(stop_strings_have_limits));
+                     T(a_stop_string_ends_the_text_wherever_it_is_cut), T(stop_strings_have_limits),
+                     T(a_stream_of_stop_strings_that_ended_forgets_what_it_saw));
 }

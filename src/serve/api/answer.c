@@ -35,7 +35,8 @@ enum ds4_status answer_init(struct answer *a, const struct api_request *request,
     a->usage.mismatch = ANSWER_NO_MISMATCH;
     answer_make_id(a->id, prefixes[request->dialect], 24);
     a->calls = mem_zalloc(ANSWER_CALLS_MAX, sizeof *a->calls);
-    return a->calls ? DS4_OK : err_set(error, DS4_ERR_NOMEM, "no memory for an answer");
+    if (!a->calls) return err_set(error, DS4_ERR_NOMEM, "no memory for an answer");
+    return request->n_stops ? ds4_stop_create(request->stops, request->n_stops, &a->stop, error) : DS4_OK;
 }
 
 void answer_deinit(struct answer *a)
@@ -47,7 +48,7 @@ void answer_deinit(struct answer *a)
     mem_free(a->calls);
     buf_deinit(&a->think);
     buf_deinit(&a->text);
-    buf_deinit(&a->held);
+    ds4_stop_destroy(a->stop);
     buf_deinit(&a->items);
     buf_deinit(&a->logprobs[0]);
     buf_deinit(&a->logprobs[1]);
@@ -81,7 +82,7 @@ void answer_progress(struct answer *a, size_t n_read, double seconds)
 /* Something of the answer did not fit into memory. */
 static bool is_lossy(const struct answer *a)
 {
-    bool failed = a->out.failed || a->text.failed || a->think.failed || a->held.failed || a->items.failed ||
+    bool failed = a->out.failed || a->text.failed || a->think.failed || a->items.failed ||
                   a->logprobs[0].failed || a->logprobs[1].failed || a->part_logprobs.failed;
     for (size_t i = 0; i < a->n_calls; i++) failed |= a->calls[i].name.failed || a->calls[i].arguments.failed;
     return failed;
@@ -95,60 +96,21 @@ void answer_flush(struct answer *a)
     buf_clear(&a->out);
 }
 
-/* The first stop string in the held text. */
-static bool find_stop(const struct answer *a, size_t *at, struct ds4_span *which)
-{
-    *at = SIZE_MAX;
-    for (size_t i = 0; i < a->request->n_stops; i++) {
-        size_t found = span_find(buf_span(&a->held), a->request->stops[i], 0);
-        if (found >= *at) continue;
-        *at = found;
-        *which = a->request->stops[i];
-    }
-    return *at != SIZE_MAX;
-}
-
-/* Bytes at the end of the held text that begin a stop string. */
-static size_t undecided(const struct answer *a)
-{
-    size_t most = 0;
-    struct ds4_span held = buf_span(&a->held);
-    for (size_t i = 0; i < a->request->n_stops; i++) {
-        struct ds4_span stop = a->request->stops[i];
-        size_t n = stop.len - 1 < held.len ? stop.len - 1 : held.len;
-        while (n > most && memcmp(held.ptr + held.len - n, stop.ptr, n) != 0) n--;
-        if (n > most) most = n;
-    }
-    return most;
-}
-
 static void add_text(struct answer *a, struct ds4_span text)
 {
-    size_t at;
+    int hit = -1;
     a->thinking_ended = true;
-    if (a->request->n_stops == 0) {
-        show_text(a, text);
-        return;
-    }
-    buf_put_span(&a->held, text);
-    a->text.failed |= a->held.failed; /* held is cleared, and forgets */
-    if (find_stop(a, &at, &a->stop_sequence)) {
-        show_text(a, span_make(a->held.text.ptr, at));
-        buf_clear(&a->held);
-        a->finish = FINISH_SEQUENCE;
-        a->ended = true;
-        return;
-    }
-    size_t free_bytes = a->held.text.len - undecided(a);
-    show_text(a, span_make(a->held.text.ptr, free_bytes));
-    memmove(a->held.text.ptr, a->held.text.ptr + free_bytes, a->held.text.len - free_bytes);
-    a->held.text.len -= free_bytes;
+    if (a->stop && ds4_stop_feed(a->stop, text, &text, &hit) != DS4_OK) a->text.failed = true;
+    show_text(a, text);
+    if (hit < 0) return;
+    a->stop_sequence = a->request->stops[hit];
+    a->finish = FINISH_SEQUENCE;
+    a->ended = true;
 }
 
 static void release_held(struct answer *a)
 {
-    show_text(a, buf_span(&a->held));
-    buf_clear(&a->held);
+    if (a->stop) show_text(a, ds4_stop_finish(a->stop));
 }
 
 static void add_think(struct answer *a, struct ds4_span text)
@@ -254,7 +216,7 @@ void answer_end_choice(struct answer *a, enum answer_finish finish)
     a->usage.n_out = a->usage.n_reused = 0;
     a->choice_i++;
     a->text.text.len = 0; /* not cleared: that it failed is not forgotten */
-    buf_clear(&a->held);
+    if (a->stop) (void)ds4_stop_finish(a->stop); /* of a choice that a string ended */
     a->ended = false;
 }
 

@@ -38,7 +38,7 @@ struct answer {
     char id[ANSWER_ID_BYTES];
     uint64_t created;
     struct buf think, text;    /* shown so far */
-    struct buf held;           /* visible text that may begin a stop string */
+    struct ds4_stop *stop;     /* holds back visible text that may begin a stop string; NULL: there are none */
     struct answer_call *calls;
     size_t n_calls;
     struct buf out;            /* events not yet handed to the exchange */

@@ -366,7 +366,7 @@ static enum ds4_status read_stops(struct api_builder *b, const struct jv *stop, 
     const struct jv *item = stop->kind == JV_ARRAY ? stop->first : stop;
     for (; item; item = stop->kind == JV_ARRAY ? item->next : NULL) {
         struct ds4_span text = jv_text(item);
-        if (item->kind != JV_STRING || text.len > API_STOP_BYTES_MAX || r->n_stops == API_STOPS_MAX)
+        if (item->kind != JV_STRING || text.len > DS4_STOP_BYTES_MAX || r->n_stops == DS4_STOPS_MAX)
             return api_refuse(b, param, "stop takes up to 16 strings of at most 1024 bytes");
         if (text.len) r->stops[r->n_stops++] = text;
     }

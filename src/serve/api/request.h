@@ -9,8 +9,6 @@
 /* Limits of a request. */
 #define API_MESSAGES_MAX 10000
 #define API_TOOLS_MAX 512
-#define API_STOPS_MAX 16
-#define API_STOP_BYTES_MAX 1024
 #define API_BIAS_MAX 1024
 #define API_TOP_LOGPROBS_MAX 20
 #define API_PROMPTS_MAX 64 /* of one request for completions */
@@ -43,7 +41,7 @@ struct api_request {
     uint32_t think_budget;          /* most tokens of thinking; 0 = no bound */
     bool no_loop_guard;
     struct ds4_sampling sampling;
-    struct ds4_span stops[API_STOPS_MAX];
+    struct ds4_span stops[DS4_STOPS_MAX];
     size_t n_stops;
     bool continues;                 /* only results of calls came: the rest is known (continuation.h), tools included */
     bool tools_required;            /* the answer is a call: tool_choice */
