@@ -190,6 +190,37 @@ TEST(draws_from_a_head_are_the_hosts)
     assert_true(n_doubts * 100 <= n_rows && n_left * 2 <= n_rows);
 }
 
+/* So that every thread of a group has two. */
+TEST(draws_among_as_many_as_can_be_told_apart_are_the_hosts)
+{
+    const uint32_t n = BACKEND_CANDIDATES_MAX;
+    size_t n_known[3] = {0};
+    uint32_t highest = 0;
+    for (uint32_t k = 0; k < 96; k++) {
+        struct ds4_sampling p = ds4_sampling_default();
+        struct ds4_sampler *s = NULL;
+        struct ds4_error error = {0};
+        struct backend_pick how;
+        int32_t want;
+        p.seed = k + 1;
+        p.top_p = k % 3 ? 1 : 0.5f;
+        p.top_k = k % 3 == 1 ? 500 : 0;
+        assert_ok(sampler_create(N_VOCAB, &p, &s, &error), error);
+        assert_true(sampler_how(s, false, &how));
+        for (uint32_t i = 0; i < N_VOCAB; i++)
+            logits[i] = i < n ? (float)(i * 77 % n) * (0.003f + 2e-5f * (float)k) : -INFINITY;
+        uint64_t generator = sampler_generator(s);
+        int32_t got = choose(N_VOCAB, &how, &generator);
+        assert_ok(ds4_sampler_pick(s, logits, NULL, false, &want, &error), error);
+        if (got >= 0) assert_int_equal(got, want);
+        n_known[k % 3] += got >= 0;
+        if (got >= 0 && (uint32_t)got > highest) highest = (uint32_t)got;
+        ds4_sampler_destroy(s);
+    }
+    print_message("%zu, %zu, %zu of 32 were chosen with top_p, top_k, min_p\n", n_known[0], n_known[1], n_known[2]);
+    assert_true(n_known[0] > 3 && n_known[1] > 28 && n_known[2] > 28 && highest >= 480);
+}
+
 TEST(what_cannot_be_decided_is_left_to_the_host)
 {
     struct ds4_sampling p = ds4_sampling_default();
@@ -289,6 +320,7 @@ int main(void)
         cmocka_unit_test(the_largest_is_always_known),
         cmocka_unit_test(draws_are_the_hosts_and_few_are_left_to_it),
         cmocka_unit_test(draws_from_a_head_are_the_hosts),
+        cmocka_unit_test(draws_among_as_many_as_can_be_told_apart_are_the_hosts),
         cmocka_unit_test(what_cannot_be_decided_is_left_to_the_host),
         cmocka_unit_test(a_draw_on_a_boundary_is_left_to_the_host),
     };
