@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/term.h"
 #include "engine/engine.h"
 #include "quant/quant.h"
 #include "stream/habits.h"
@@ -112,15 +113,18 @@ static void judge(struct ds4_plan *plan)
     plan->fits = plan->resident_bytes <= plan->budget_bytes && enough;
     plan->all_in_memory = plan->fits && plan->mapped_bytes <= plan->budget_bytes - plan->resident_bytes &&
                           plan->n_expert_slots >= plan->n_experts;
+    char have[16], need[16]; /* in fitting units: what is refused may be small */
     if (!enough)
         (void)snprintf(plan->verdict, sizeof plan->verdict,
-                       "does not fit: an expert cache of %.3f GiB holds %u experts, and a batch may need %u of one "
-                       "layer; give it at least %llu bytes, or make the batches smaller", cache, plan->n_expert_slots,
-                       plan->n_expert_slots_least, (unsigned long long)plan->expert_cache_least_bytes);
+                       "does not fit: an expert cache of %s holds %u experts, and a batch may need %u of one layer; "
+                       "give it at least %llu bytes, or make the batches smaller",
+                       term_bytes(plan->expert_cache_bytes, have), plan->n_expert_slots, plan->n_expert_slots_least,
+                       (unsigned long long)plan->expert_cache_least_bytes);
     else if (!plan->fits)
         (void)snprintf(plan->verdict, sizeof plan->verdict,
-                       "does not fit: %.2f GiB must stay in memory and the budget is %.2f GiB; use a smaller %s--ctx, "
-                       "fewer sessions or a smaller chunk", resident, budget, streams ? "--expert-cache, " : "");
+                       "does not fit: %s must stay in memory and the budget is %s; use a smaller %s--ctx, fewer "
+                       "sessions or a smaller chunk", term_bytes(plan->resident_bytes, need),
+                       term_bytes(plan->budget_bytes, have), streams ? "--expert-cache, " : "");
     else if (streams)
         (void)snprintf(plan->verdict, sizeof plan->verdict,
                        "streams: %.2f of %.2f GiB of memory, in it %u of the %u experts (%.2f GiB); the others are "

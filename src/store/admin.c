@@ -62,8 +62,9 @@ enum ds4_status store_find_key(struct ds4_store *s, const char *digits, struct i
         n++;
     }
     if (n == 1) return DS4_OK;
-    return err_set(error, DS4_ERR_STATE, n ? "%.40s: %zu stored conversations begin with that; give more digits"
-                                           : "%.40s: no stored conversation has that key (%zu)", digits, n);
+    if (n == 0) return err_set(error, DS4_ERR_STATE, "%.40s: no stored conversation has that key", digits);
+    return err_set(error, DS4_ERR_STATE, "%.40s: %zu stored conversations begin with that; give more digits", digits,
+                   n);
 }
 
 enum ds4_status ds4_store_tip_tokens(struct ds4_store *s, const char *key, struct ds4_tokens *tokens,

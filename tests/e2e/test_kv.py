@@ -30,6 +30,12 @@ def test_verify_and_prune_of_an_empty_store_succeed(tmp_path):
     assert kv(tmp_path, "prune", "--keep", "1").returncode == 0
 
 
+def test_a_key_that_is_not_stored_is_named(tmp_path):
+    done = kv(tmp_path, "show", "12ab")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == b"ds4 kv: 12ab: no stored conversation has that key"
+
+
 def test_what_is_no_pack_is_refused_with_a_sentence(tmp_path):
     pack = tmp_path / "pack"
     pack.write_bytes(b"not a pack" * 100)

@@ -472,6 +472,7 @@ TEST(what_does_not_fit_is_refused_before_anything_is_allocated)
     struct ds4_engine_options options = {.model_path = model_tiny(), .memory_budget_bytes = 1 << 20};
     assert_status(ds4_engine_open(&options, &e, &error), DS4_ERR_LIMIT, error);
     assert_non_null(strstr(error.message, "does not fit"));
+    assert_non_null(strstr(error.message, "the budget is 1.0 MiB"));
     options.memory_budget_bytes = 0;
     options.ctx_tokens = 2000000;
     error = (struct ds4_error){0};
