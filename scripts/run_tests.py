@@ -35,11 +35,14 @@ SANITIZERS = {"ASAN_OPTIONS": "allocator_may_return_null=1:detect_stack_use_afte
               "UBSAN_OPTIONS": "print_stacktrace=1",
               "TSAN_OPTIONS": "allocator_may_return_null=1:halt_on_error=1"}
 
-# These compute, and meet no thread but those of the pool, which others try harder; under the thread sanitizer they
+# These compute, and meet no threads but such as others try harder; under the thread sanitizer they
 # would take a third of the time.
 NOT_UNDER_TSAN = ("tests/ops/test_backends", "tests/ops/test_op_vectors", "tests/e2e/test_oracle.py",
                   "tests/e2e/test_oracle_fixtures.py", "tests/e2e/test_golden_torch.py", "tests/e2e/test_imatrix.py",
-                  "tests/e2e/test_perplexity.py")
+                  "tests/e2e/test_perplexity.py", "tests/e2e/test_selftest.py")
+# These start no thread; other sanitizers look at their memory.
+NOT_UNDER_TSAN += ("tests/ops/test_ptx_instructions", "tests/unit/test_base_utf8", "tests/unit/test_grammar_calls",
+                   "tests/unit/test_grammar_schema", "tests/unit/test_text_render", "tests/unit/test_text_toolcall")
 
 # These run compilers and scripts, not what was built: once is enough.
 NOT_OF_THE_BUILD = ("tests/e2e/test_gpu_bench.py", "tests/e2e/test_gpu_dialect.py")
