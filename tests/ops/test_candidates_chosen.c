@@ -218,7 +218,7 @@ TEST(draws_among_as_many_as_can_be_told_apart_are_the_hosts)
         ds4_sampler_destroy(s);
     }
     print_message("%zu, %zu, %zu of 32 were chosen with top_p, top_k, min_p\n", n_known[0], n_known[1], n_known[2]);
-    assert_true(n_known[0] > 3 && n_known[1] > 28 && n_known[2] > 28 && highest >= 480);
+    assert_true(n_known[0] > 20 && n_known[1] > 30 && n_known[2] > 30 && highest >= 480);
 }
 
 TEST(what_cannot_be_decided_is_left_to_the_host)
