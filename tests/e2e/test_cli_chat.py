@@ -12,8 +12,9 @@ from cli import FAKE, Terminal, run, script
 
 ANSWERS = [
     {"when": "capital of France", "think": "It is in France.", "say": "Paris."},
-    {"when": "long story", "think": "Hm.", "say": "word " * 400, "token_ms": 20},
-    {"when": "long thought", "think": "hmm " * 400, "say": "done", "token_ms": 20},
+    # Minutes, so that a test which is kept waiting still finds them in progress; --keep-repeating goes with them.
+    {"when": "long story", "think": "Hm.", "say": "word " * 700, "token_ms": 50},
+    {"when": "long thought", "think": "hmm " * 900, "say": "done", "token_ms": 50},
     {"when": "escape", "think": "\x1b[2J", "say": "a\x1b]0;title\x07b\x9bc\x1b[31mred"},
     {"when": "remember", "say": "I will."},
     {"when": "break", "say": "abcdefgh", "fail_after": 6},
@@ -28,7 +29,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def chat(model, tmp_path):
-    with Terminal("run", "-m", model, "--state-dir", str(tmp_path / "state")) as terminal:
+    with Terminal("run", "-m", model, "--keep-repeating", "--state-dir", str(tmp_path / "state")) as terminal:
         terminal.prompt()
         yield terminal
 
@@ -247,7 +248,7 @@ def test_sigterm_leaves_with_the_terminal_as_it_was(model):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_single_answer_that_a_signal_ends_leaves_no_dimmed_terminal(model, name):
     import signal
-    with Terminal("run", "-m", model, "-p", "a long thought") as answer:
+    with Terminal("run", "-m", model, "--keep-repeating", "-p", "a long thought") as answer:
         before = answer.expect("hmm hmm")
         assert before.rindex(b"\x1b[2m") > before.rfind(b"\x1b[0m")
         os.kill(answer.pid, getattr(signal, name))
@@ -257,7 +258,7 @@ def test_a_single_answer_that_a_signal_ends_leaves_no_dimmed_terminal(model, nam
 
 def test_a_signal_that_the_caller_ignores_ends_no_single_answer(model):
     import signal
-    ignoring = f"trap '' HUP; exec {FAKE} run -m {model} --no-kv -p 'a long thought'"
+    ignoring = f"trap '' HUP; exec {FAKE} run -m {model} --keep-repeating --no-kv -p 'a long thought'"
     with Terminal("-c", ignoring, binary="/bin/sh") as answer:
         answer.expect("hmm hmm")
         os.kill(answer.pid, signal.SIGHUP)
