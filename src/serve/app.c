@@ -251,7 +251,8 @@ void app_refuse(void *user, int status, struct ds4_span path, struct exchange *x
                      {411, "the length of the body must be given"}, {413, "the body is too large"},
                      {414, "the path is too long"}, {415, "the body must not be compressed"},
                      {417, "this expectation cannot be met"},
-                     {431, "the headers are too large"}, {501, "this method or transfer coding is not known here"},
+                     {431, "the headers, or the extensions of chunks, are too large"},
+                     {501, "this method or transfer coding is not known here"},
                      {503, "too much is being received"}, {505, "only HTTP/1.1 and 1.0 are spoken here"}};
     const char *sentence = "the request cannot be served";
     (void)user;

@@ -161,7 +161,7 @@ struct policy_verdict policy_check(const struct policy *p, const struct http_req
 {
     bool page_is_known = r->origin.ptr && origin_index(p, r) != SIZE_MAX;
     if (p->n_keys == 0 && !policy_host_is_known(p, r->host))
-        return (struct policy_verdict){403, "the Host header names none of this server's hosts (--allow-host)"};
+        return (struct policy_verdict){403, "the host asked for is none of this server's (--allow-host)"};
     if (r->origin.ptr && !page_is_known && !is_own_page(r))
         return (struct policy_verdict){403, "pages of this origin may not use the server (--allow-origin)"};
     if (r->fetch_site.ptr && !page_is_known && !gate_is_word(r->fetch_site, "same-origin") &&

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import urllib.request
 
 from serve_life import connect
 from test_serve import TOOLS, joined, start, user, wait_for  # noqa: F401
@@ -44,6 +45,33 @@ def test_a_body_may_come_in_chunks_of_any_size(start):  # noqa: F811
                 "Connection: close\r\n\r\n")
         status, _, body = parted(server.raw(head.encode() + chunks + b"0\r\n\r\n"))
         assert status == 200 and json.loads(body)["choices"][0]["message"]["content"] == "Hi there, \u20ac friend."
+
+
+def test_extensions_of_chunks_are_ignored_and_too_long_ones_refused(start):  # noqa: F811
+    server = start()
+    data = json.dumps({"messages": user("hello"), "thinking": False}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\n{JSON}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    for line, wanted in ((b";chunk-signature=0123abcd", 200), (b' ; name = "a;b" ; other', 200),
+                         (b";" + b"a" * 40000, 431), (b";a\nb", 400)):
+        chunks = b"%x%s\r\n%s\r\n0;last\r\n\r\n" % (len(data), line, data)
+        status, _, body = parted(server.raw(head.encode() + chunks))
+        assert status == wanted, (line[:30], body)
+        assert wanted != 200 or json.loads(body)["choices"][0]["message"]["content"] == "Hi there, \u20ac friend."
+
+
+def test_a_target_in_absolute_form_stands_for_the_host_header(start):  # noqa: F811
+    server = start()
+    for authority, host, wanted in ((f"localhost:{server.port}", "localhost", 200), ("127.0.0.1", "evil.com", 200),
+                                    ("evil.com", "localhost", 403), ("evil.com:80", f"127.0.0.1:{server.port}", 403),
+                                    ("localhost@evil.com", "localhost", 400), ("", "localhost", 400)):
+        url = f"http://{authority}{CHAT}?a=b"
+        status, _, body = server.request("POST", url, {"messages": user("hello"), "thinking": False}, {"Host": host})
+        assert status == wanted and (b"Hi there" in body) == (wanted == 200), (authority, body)
+        assert server.request("GET", f"http://{authority}", headers={"Host": host})[0] == wanted, authority
+    # What a client does that takes the server for a proxy.
+    proxy = urllib.request.ProxyHandler({"http": f"http://127.0.0.1:{server.port}"})
+    with urllib.request.build_opener(proxy).open("http://localhost/health", timeout=300) as reply:
+        assert json.load(reply) == {"status": "ok"}
 
 
 def test_who_expects_100_is_told_to_continue_and_a_refusal_comes_without_it(start):  # noqa: F811

@@ -1,6 +1,6 @@
 /* fuzz_http.c - bytes of a connection: the head of a request and, behind it, a body in chunks. However they are cut,
- * they are judged alike; what is accepted lies within the bytes, and a decoded body is never longer than what came or
- * was allowed. First byte: how they are cut. */
+ * they are judged alike; what is accepted lies within the bytes, a decoded body is never longer than what came or was
+ * allowed, and the host is the authority of the target where there is one. First byte: how they are cut. */
 #include <stdlib.h>
 
 #include "serve/http/gate.h"
@@ -35,6 +35,12 @@ static void check_head(const struct http_request *r, struct ds4_span head)
         for (size_t k = 0; k < parts[i].len; k++) fuzz_check(parts[i].ptr[k] != '\r' && parts[i].ptr[k] != '\n');
     }
     fuzz_check(r->path.len > 0 && r->path.ptr[0] == '/' && r->host.len > 0);
+    size_t target = span_find(head, SPAN(" "), 0) + 1;
+    fuzz_check((head.ptr[target] == '/') == !r->authority.ptr);
+    if (r->authority.ptr) {
+        fuzz_check(r->host.ptr == r->authority.ptr && r->host.ptr == head.ptr + target + strlen("http://"));
+        for (size_t k = 0; k < r->host.len; k++) fuzz_check(!strchr("/?@# ", r->host.ptr[k]));
+    }
     fuzz_check(r->body_bytes <= BODY_MAX && !(r->chunked && r->content_length.ptr));
     fuzz_check(r->method == HTTP_POST || (!r->chunked && r->body_bytes == 0));
     fuzz_check(!r->is_old || (r->close && !r->chunked && !r->expects_continue));

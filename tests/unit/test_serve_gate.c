@@ -14,6 +14,7 @@
 #define H "Host: localhost\r\n"
 #define POST "POST /v1/messages HTTP/1.1\r\n" H
 #define GET "GET / HTTP/1.1\r\n" H
+#define ABS "GET http://localhost"
 
 static int status_of(struct ds4_span bytes)
 {
@@ -51,10 +52,22 @@ static const struct head heads[] = {
     {501, "TRACE / HTTP/1.1\r\n" H "\r\n"}, {405, "DELETE / HTTP/1.1\r\n" H "\r\n"},
     {501, "PRI * HTTP/1.1\r\n" H "\r\n"},
     /* targets */
-    {400, "GET http://localhost/ HTTP/1.1\r\n" H "\r\n"}, {400, "GET localhost HTTP/1.1\r\n" H "\r\n"},
+    {400, "GET localhost HTTP/1.1\r\n" H "\r\n"},
     {400, "OPTIONS * HTTP/1.1\r\n" H "\r\n"}, {400, "GET /a#b HTTP/1.1\r\n" H "\r\n"},
     {400, "GET /\xC3\xA9 HTTP/1.1\r\n" H "\r\n"}, {400, "GET /\ta HTTP/1.1\r\n" H "\r\n"},
     {400, "GET ?a HTTP/1.1\r\n" H "\r\n"}, {400, "GET \\ HTTP/1.1\r\n" H "\r\n"},
+    /* absolute form */
+    {200, ABS "/ HTTP/1.1\r\n" H "\r\n"}, {200, "GET HTTP://a:1/b?c HTTP/1.1\r\n" H "\r\n"},
+    {200, ABS " HTTP/1.1\r\n" H "\r\n"}, {200, ABS "?a/b@c HTTP/1.1\r\n" H "\r\n"},
+    {200, ABS "//x HTTP/1.0\r\n" H "\r\n"}, {405, "PUT http://localhost/ HTTP/1.1\r\n" H "\r\n"},
+    {400, ABS "/ HTTP/1.1\r\n\r\n"}, {400, ABS "/ HTTP/1.1\r\nHost:\r\n\r\n"},
+    {400, ABS "/ HTTP/1.1\r\n" H H "\r\n"}, {400, "GET http:/// HTTP/1.1\r\n" H "\r\n"},
+    {400, "GET http:// HTTP/1.1\r\n" H "\r\n"}, {400, "GET http:/a HTTP/1.1\r\n" H "\r\n"},
+    {400, "GET http://?a HTTP/1.1\r\n" H "\r\n"}, {400, ABS "/ HTTP/1.1 \r\n" H "\r\n"},
+    {400, "GET http:localhost/ HTTP/1.1\r\n" H "\r\n"}, {400, "GET https://localhost/ HTTP/1.1\r\n" H "\r\n"},
+    {400, "GET file:///etc HTTP/1.1\r\n" H "\r\n"}, {400, "GET http://a@localhost/ HTTP/1.1\r\n" H "\r\n"},
+    {400, "GET http://a:b@localhost HTTP/1.1\r\n" H "\r\n"}, {400, ABS "#a HTTP/1.1\r\n" H "\r\n"},
+    {400, "GET http://h\xC3\xA9/ HTTP/1.1\r\n" H "\r\n"}, {400, "GET  http://a/ HTTP/1.1\r\n" H "\r\n"},
     /* Host */
     {200, "GET / HTTP/1.0\r\n" H "\r\n"}, {400, "GET / HTTP/1.0\r\n\r\n"}, {405, "PATCH / HTTP/1.1\r\n" H "\r\n"},
     {400, "POST / HTTP/1.0\r\n" H "Transfer-Encoding: chunked\r\n\r\n"}, {400, "PUT x HTTP/1.1\r\n" H "\r\n"},
@@ -117,7 +130,8 @@ TEST(a_head_is_judged_the_same_however_it_is_cut)
 /* What an accepted head looks like, said by another reader: of these bytes and no others. Which headers may stand
  * together is not its business. */
 static const char well_formed[] =
-    "\\A(?:GET|HEAD|POST|OPTIONS) /[!\"$-~]* HTTP/1\\.[01]\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\\x80-\\xFF]*\r\n)+"
+    "\\A(?:GET|HEAD|POST|OPTIONS) (?:/[!\"$-~]*|(?i:http)://[!\"$-.0->A-~]+(?:[/?][!\"$-~]*)?) HTTP/1"
+    "\\.[01]\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\\x80-\\xFF]*\r\n)+"
     "\r\n\\z";
 
 /* A head of the list with one to three bytes changed, left out, doubled or put in. */
@@ -167,6 +181,25 @@ TEST(heads_changed_at_random_are_judged_alike_however_cut_and_none_is_accepted_t
     pcre2_code_free(pattern);
 }
 
+TEST(a_target_in_absolute_form_names_the_host_and_one_that_is_a_path_does_not)
+{
+    static const struct {
+        const char *target, *host, *path;
+    } wanted[] = {{"http://evil.com/a?b", "evil.com", "/a"}, {"http://127.0.0.1:8000", "127.0.0.1:8000", "/"},
+                  {"hTTp://[::1]:80?/a", "[::1]:80", "/"}, {"http://a//b", "a", "//b"}, {"/http://a/b", "localhost",
+                  "/http://a/b"}, {"//evil.com/a", "localhost", "//evil.com/a"}, {"/?http://a/", "localhost", "/"}};
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
+        struct buf head = {0};
+        struct http_request request;
+        size_t scanned = 0, head_bytes;
+        buf_printf(&head, "GET %s HTTP/1.1\r\n" H "\r\n", wanted[i].target);
+        assert_int_equal(gate_head(buf_span(&head), BODY_MAX, &scanned, &request, &head_bytes), 200);
+        assert_true(span_eq(request.host, span_from(wanted[i].host)));
+        assert_true(span_eq(request.path, span_from(wanted[i].path)));
+        buf_deinit(&head);
+    }
+}
+
 static int status_of_long(size_t target, size_t n_headers, size_t header)
 {
     struct buf b = {0};
@@ -213,15 +246,52 @@ TEST(chunked_bodies_are_decoded_strictly_however_they_are_cut)
         {200, "3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"}, {200, "0\r\n\r\n"}, {200, "00003\r\nabc\r\n0\r\n\r\n"},
         {0, "3\r\nab"},
         {0, "0\r\n"}, {400, "3\nabc\n0\n\n"}, {400, "3\r\nabcd\r\n0\r\n\r\n"}, {400, "x\r\n"}, {400, "\r\n"},
-        {400, "3;a=b\r\nabc\r\n0\r\n\r\n"}, {400, "0\r\nX: a\r\n\r\n"}, {400, " 3\r\nabc\r\n"}, {400, "-1\r\n"},
+        {400, "0\r\nX: a\r\n\r\n"}, {400, " 3\r\nabc\r\n"}, {400, "-1\r\n"},
         {400, "000000001\r\na\r\n"}, {400, "3 \r\nabc\r\n"}, {400, "0x3\r\nabc\r\n"}, {413, "3e9\r\n" "a"},
-        {413, "ffffffff\r\na"}};
+        {413, "ffffffff\r\na"},
+        /* extensions */
+        {200, "3;a=b\r\nabc\r\n2 \t; c = \"d;\\\"e\"\r\nde\r\n0;f\r\n\r\n"},
+        {200, "3;\xC3\xA9\tx\r\nabc\r\n2;;\r\nde\r\n0;\r\n\r\n"},
+        {0, "3;a=b"}, {400, "3;a\nabc\r\n0\r\n\r\n"}, {400, "3;a\rb\r\nabc\r\n0\r\n\r\n"},
+        {400, "3;\"a\r\nb\"\r\nabc\r\n0\r\n\r\n"}, {400, "3;\x01\r\nabc\r\n"}, {400, "3;\x7F\r\nabc\r\n"},
+        {400, ";a\r\n"}, {400, "3 a\r\nabc\r\n"}, {400, "3 3;a\r\nabc\r\n"}, {400, "3\t\r\nabc\r\n"},
+        {400, "3a=b\r\nabc\r\n"}, {413, "3e9;a\r\n" "a"}};
     struct buf body = {0};
     for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++)
         for (size_t step = 1; step < 20; step += 6)
             assert_int_equal(chunked(bodies[i].text, step, &body), bodies[i].status);
-    assert_int_equal(chunked(bodies[0].text, 4, &body), 200);
-    assert_true(span_eq(buf_span(&body), SPAN("abcde")));
+    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++)
+        if (strstr(bodies[i].text, "abc\r\n2")) {
+            assert_int_equal(chunked(bodies[i].text, 4, &body), 200);
+            assert_true(span_eq(buf_span(&body), SPAN("abcde")));
+        }
+    buf_deinit(&body);
+}
+
+/* Of n chunks, each with an extension of some bytes. */
+static int status_of_extensions(size_t n, size_t bytes, struct buf *body)
+{
+    struct buf text = {0};
+    for (size_t i = 0; i < n; i++) {
+        buf_put_text(&text, "1;");
+        for (size_t k = 1; k < bytes; k++) buf_put_byte(&text, 'a');
+        buf_put_text(&text, "\r\nx\r\n");
+    }
+    buf_put_text(&text, "0\r\n\r\n");
+    buf_put_byte(&text, 0);
+    int status = chunked(text.text.ptr, 1000, body);
+    buf_deinit(&text);
+    return status;
+}
+
+TEST(extensions_of_all_chunks_together_are_limited)
+{
+    struct buf body = {0};
+    assert_int_equal(status_of_extensions(1, GATE_EXTENSIONS_BYTES_MAX, &body), 200);
+    assert_int_equal(status_of_extensions(1, GATE_EXTENSIONS_BYTES_MAX + 1, &body), 431);
+    assert_int_equal(status_of_extensions(64, GATE_EXTENSIONS_BYTES_MAX / 64, &body), 200);
+    assert_int_equal(body.text.len, 64);
+    assert_int_equal(status_of_extensions(65, GATE_EXTENSIONS_BYTES_MAX / 64, &body), 431);
     buf_deinit(&body);
 }
 
@@ -355,8 +425,10 @@ int main(void)
 {
     return RUN_TESTS(T(each_malformed_head_is_refused_with_its_status), T(a_head_is_judged_the_same_however_it_is_cut),
                      T(heads_changed_at_random_are_judged_alike_however_cut_and_none_is_accepted_that_is_malformed),
+                     T(a_target_in_absolute_form_names_the_host_and_one_that_is_a_path_does_not),
                      T(limits_of_a_head_hold_at_the_limit_and_not_above),
                      T(chunked_bodies_are_decoded_strictly_however_they_are_cut),
+                     T(extensions_of_all_chunks_together_are_limited),
                      T(only_the_names_of_this_machine_are_known_hosts), T(keys_are_known_only_whole),
                      T(the_page_of_the_server_itself_may_ask_and_no_page_like_it),
                      T(json_is_taken_and_refused_as_another_reader_does),

@@ -62,16 +62,35 @@ static int read_method(struct ds4_span word, enum http_method *out)
     return word.len ? 501 : 400;
 }
 
-static int read_target(struct ds4_span target, struct ds4_span *path)
+/* Takes scheme and authority off a target in absolute form. Names of users are for other schemes and for deceiving. */
+static int read_authority(struct ds4_span *target, struct ds4_span *authority)
 {
+    static const char scheme[] = "http://";
+    size_t begin = sizeof scheme - 1, end = begin;
+    if (target->len < begin || !gate_is_word(span_make(target->ptr, begin), scheme)) return 400;
+    while (end < target->len && target->ptr[end] != '/' && target->ptr[end] != '?') end++;
+    *authority = span_make(target->ptr + begin, end - begin);
+    *target = span_skip(*target, end);
+    return authority->len == 0 || span_find(*authority, SPAN("@"), 0) != SIZE_MAX ? 400 : GATE_OK;
+}
+
+static int read_target(struct ds4_span target, struct http_request *out)
+{
+    struct ds4_span root = target;
     if (target.len > GATE_TARGET_BYTES_MAX) return 414;
-    if (target.len == 0 || target.ptr[0] != '/') return 400;
     for (size_t i = 0; i < target.len; i++) {
         unsigned char c = (unsigned char)target.ptr[i];
         if (c <= 0x20 || c >= 0x7F || c == '#') return 400;
     }
+    if (target.len == 0) return 400;
+    if (target.ptr[0] != '/') {
+        int status = read_authority(&target, &out->authority);
+        if (status != GATE_OK) return status;
+        root = span_make(out->authority.ptr - 1, 1);
+    }
     size_t query = span_find(target, SPAN("?"), 0);
-    *path = span_make(target.ptr, query == SIZE_MAX ? target.len : query);
+    out->path = span_make(target.ptr, query == SIZE_MAX ? target.len : query);
+    if (out->path.len == 0) out->path = root; /* no path is "/", for which the one before the authority is at hand */
     return GATE_OK;
 }
 
@@ -88,7 +107,7 @@ static int read_request_line(struct ds4_span line, struct http_request *out)
     out->is_old = out->close = span_eq(version, SPAN("HTTP/1.0"));
     if (!out->is_old && !span_eq(version, SPAN("HTTP/1.1"))) return 505;
     if (status == 501) return status;
-    int target = read_target(span_make(line.ptr + first + 1, second - first - 1), &out->path);
+    int target = read_target(span_make(line.ptr + first + 1, second - first - 1), out);
     return target == GATE_OK ? status : target;
 }
 
@@ -157,6 +176,7 @@ static int read_header(struct ds4_span line, struct http_request *out)
 static int check_whole(struct http_request *r)
 {
     if (!r->host.ptr || r->host.len == 0) return 400;
+    if (r->authority.ptr) r->host = r->authority;
     if (r->content_length.ptr) {
         int status = read_length(r->content_length, &r->body_bytes);
         if (status != GATE_OK) return status;
@@ -189,7 +209,25 @@ int gate_head(struct ds4_span bytes, size_t body_max, size_t *scanned, struct ht
     return check_whole(out);
 }
 
-enum chunk_state { CHUNK_SIZE, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_CR, CHUNK_LF, CHUNK_LAST_CR, CHUNK_LAST_LF, CHUNK_END };
+enum chunk_state {
+    CHUNK_SIZE, CHUNK_SPACE, CHUNK_EXTENSION, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_CR, CHUNK_LF, CHUNK_LAST_CR,
+    CHUNK_LAST_LF, CHUNK_END
+};
+
+/* One byte between a size and the end of its line: space, then, from a semicolon on, any text. A line end other than
+ * CR LF is refused here as well: a reader before this one may have taken it for text, or for the end. */
+static int extension_byte(struct gate_chunks *c, unsigned char byte)
+{
+    bool space = byte == ' ' || byte == '\t';
+    if (c->state == CHUNK_EXTENSION && byte == '\r') {
+        c->state = CHUNK_SIZE_LF;
+        return GATE_MORE;
+    }
+    if (c->state == CHUNK_SPACE && !space && byte != ';') return 400;
+    if ((byte < 0x20 && byte != '\t') || byte == 0x7F) return 400;
+    if (byte == ';') c->state = CHUNK_EXTENSION;
+    return ++c->n_extension_bytes > GATE_EXTENSIONS_BYTES_MAX ? 431 : GATE_MORE;
+}
 
 static int size_byte(struct gate_chunks *c, unsigned char byte)
 {
@@ -197,6 +235,10 @@ static int size_byte(struct gate_chunks *c, unsigned char byte)
     if (byte == '\r' && c->n_digits) {
         c->state = CHUNK_SIZE_LF;
         return GATE_MORE;
+    }
+    if (c->n_digits && (byte == ';' || byte == ' ' || byte == '\t')) {
+        c->state = CHUNK_SPACE;
+        return extension_byte(c, byte);
     }
     if (byte >= '0' && byte <= '9') digit = byte - '0';
     else if ((byte | 0x20) >= 'a' && (byte | 0x20) <= 'f') digit = (byte | 0x20u) - 'a' + 10;
@@ -211,6 +253,8 @@ static int frame_byte(struct gate_chunks *c, unsigned char byte)
 {
     switch (c->state) {
     case CHUNK_SIZE: return size_byte(c, byte);
+    case CHUNK_SPACE:
+    case CHUNK_EXTENSION: return extension_byte(c, byte);
     case CHUNK_SIZE_LF:
         c->state = c->left ? CHUNK_DATA : CHUNK_LAST_CR;
         c->n_digits = 0;
