@@ -38,8 +38,10 @@ def test_sampling_does_what_the_client_says(start):  # noqa: F811
                         ("logit_bias", {"1": 101}), ("n", 0), ("top_logprobs", 21), ("seed", "x")):
         status, reply = server.post("/v1/chat/completions", messages=user("letters"), **{name: value})
         assert status == 400 and reply["error"]["param"] == name, (name, reply)
-    status, reply = server.post("/v1/chat/completions", messages=user("letters"), n=2)
-    assert status == 400 and "n>1 is not supported" in reply["error"]["message"]
+    for n in (0, 2, 0.5, "1"):
+        status, reply = server.post("/v1/chat/completions", messages=user("letters"), n=n)
+        assert status == 400 and "n must be 1" in reply["error"]["message"], n
+    assert letters(server, temperature=0, n=1) == letters(server, temperature=0, n=None) == "aaaaaa"
 
 
 def test_log_probabilities_are_the_models_before_any_filter(start):  # noqa: F811

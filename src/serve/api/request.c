@@ -384,7 +384,7 @@ enum ds4_status api_common(struct api_builder *b, const struct jv *body)
     r->one_call = jv_is_false(jv_get(body, "parallel_tool_calls"));
     r->no_loop_guard = jv_is_false(jv_get(body, "loop_guard"));
     if (n && (!jv_number(n, &number) || number < 1 || number > 1))
-        return api_refuse(b, "n", "n>1 is not supported");
+        return api_refuse(b, "n", "n must be 1: there is one answer to a prompt");
     TRY(read_thinking(b, body));
     TRY(read_sampling(b, body));
     TRY(read_limits(b, body));
