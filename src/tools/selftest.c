@@ -42,9 +42,38 @@ static const struct option rows[] = {
      .help = "a few small cases of each operation, and no times"},
     {.name = "json", .type = OPTION_FLAG, .offset = offsetof(struct selftest_flags, json), .help = "as a JSON object"},
 };
+
+/* Of those in this build: the GPU's, and the CPU's. */
+static enum ds4_status check_backend_name(const char *name, struct ds4_error *error)
+{
+    char names[64] = "";
+    if (!name || strcmp(name, "cpu") == 0) return DS4_OK;
+    for (const struct gpu_choice *choice = gpu_choices(); choice->ops; choice++) {
+        size_t used = strlen(names);
+        if (strcmp(name, choice->ops->name) == 0) return DS4_OK;
+        (void)snprintf(names + used, sizeof names - used, ", %s", choice->ops->name);
+    }
+    return err_set(error, DS4_ERR_FORMAT, "--backend %.80s: is not in this build, which has cpu%s", name, names);
+}
+
+static enum ds4_status check(const void *values, struct ds4_error *error)
+{
+    const struct selftest_flags *flags = values;
+    if (flags->op && !ops_test_knows(flags->op)) {
+        struct buf names = {0};
+        ops_test_names(&names);
+        (void)err_set(error, DS4_ERR_FORMAT, "--op %.80s: must be one of %.*s", flags->op, (int)names.text.len,
+                      names.text.len ? names.text.ptr : "");
+        buf_deinit(&names);
+        return DS4_ERR_FORMAT;
+    }
+    TRY(check_backend_name(flags->model.backend, error));
+    return model_flags_check(&flags->model, error);
+}
+
 static const struct options table = {
     .command = "selftest", .summary = "check the GPUs and the CPU of this machine and print a report",
-    OPTIONS_ROWS(rows),
+    OPTIONS_ROWS(rows), .check = check,
     .notes = "Without --backend every GPU that this build can use is checked, and the CPU: that its kernels\n"
              "build, a model end to end, on a GPU what the host does for it (host: memory, order, copies,\n"
              "lists), every operation of the forward pass, and the parts: experts that come from disk\n"
@@ -188,10 +217,6 @@ int cmd_selftest(int argc, char **argv)
     struct report report = {0};
     int exit_code;
     if (!options_begin(&table, argc, argv, &flags, sizeof flags, &exit_code)) return exit_code;
-    if (flags.op && !ops_test_knows(flags.op)) {
-        (void)err_set(&error, DS4_ERR_FORMAT, "there is no operation \"%s\"", flags.op);
-        return options_failed(&table, &error);
-    }
     if (!flags.op && model_flags_find(&flags.model, NULL, &error) != DS4_OK) return options_failed(&table, &error);
     if (sink_open(&report.out, "-", &error) != DS4_OK) return options_failed(&table, &error);
     report.json = flags.json;

@@ -32,6 +32,12 @@ bool ops_test_knows(const char *op)
     return parts_know(op);
 }
 
+void ops_test_names(struct buf *out)
+{
+    for (size_t i = 0; i < N_OPS; i++) buf_printf(out, "%s, ", op_names[i]);
+    parts_names(out);
+}
+
 /* The i-th variant of a case as it is to be run. */
 static bool take_variant(const struct ops_test *t, size_t case_i, size_t i, struct op_shape *shape, char name[64])
 {

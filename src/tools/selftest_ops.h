@@ -36,6 +36,8 @@ double ops_test_copy_rate(struct ops_test *t);
 void ops_test_run(struct ops_test *t);
 /* True when there is such an operation, or part (selftest_parts.h). */
 bool ops_test_knows(const char *op);
+/* Appends the names of all, for a message. */
+void ops_test_names(struct buf *out);
 
 /* For the parts. Kernels of a backend are timed, each waited for, and noted as run. */
 bool ops_test_watch(struct ops_test *t, struct backend *b, bool on);

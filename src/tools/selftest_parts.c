@@ -24,6 +24,12 @@ bool parts_know(const char *name)
     return false;
 }
 
+void parts_names(struct buf *out)
+{
+    buf_put_text(out, PART_HOST);
+    for (size_t i = 0; i < N_PARTS; i++) buf_printf(out, ", %s", parts[i].name);
+}
+
 bool parts_need_gpu(const char *name)
 {
     for (size_t i = 0; i < N_PARTS; i++)

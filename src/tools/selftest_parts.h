@@ -34,6 +34,7 @@ void part_report(struct part *p);
 /* All of them; only: of this name. */
 void parts_run(struct ops_test *t, const char *only);
 bool parts_know(const char *name);
+void parts_names(struct buf *out); /* appends them, for a message */
 bool parts_need_gpu(const char *name); /* false: the CPU has it, too */
 
 void part_streamed(struct ops_test *t, const char *name);

@@ -21,7 +21,7 @@ def selftest(*args):
 
 @pytest.fixture(name="backend", params=["emu", "cpu"])
 def fixture_backend(request):
-    if request.param == "emu" and "nothing was checked" in selftest("--backend", "emu", "--op", "add").stdout:
+    if request.param == "emu" and "not in this build" in selftest("--backend", "emu", "--op", "add").stderr:
         pytest.skip("this build has no emulator")
     return request.param
 
@@ -92,5 +92,17 @@ def test_help_names_every_option_and_a_wrong_one_is_refused():
     assert set(re.findall(r"--\w+", text.split("\n\n", 1)[1])) >= set(FLAGS) - {"--help"}
     names = set(re.findall(r"\w+", text))
     assert PARTS["emu"] | {"host", "attention", "matmul"} <= names
-    assert selftest("--op", "multiply").returncode != 0
     assert selftest("--rows", "3").returncode == 2
+
+
+def test_words_that_name_nothing_are_a_wrong_command_line_that_names_what_there_is():
+    done = selftest("--op", "multiply")
+    named = set(re.findall(r"\w+", done.stderr.split("must be one of")[1]))
+    assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+    assert named >= OPERATIONS | PARTS["emu"] | {"host"}
+    for name in ("abacus", "CPU", "", "ref"):
+        done = selftest("--backend", name, "--op", "add")
+        assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1, name
+        assert "cpu" in re.findall(r"\w+", done.stderr.split("not in this build, which has")[1])
+    for flags in (["-m", ""], ["--launch", "late"]):
+        assert selftest(*flags).returncode == 2

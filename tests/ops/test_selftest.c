@@ -201,13 +201,15 @@ TEST(a_kernel_that_breaks_a_rule_is_named_and_the_other_cases_run)
     assert_int_equal(selftest_of("index_select"), 0);
 }
 
-TEST(no_report_without_a_device_and_no_test_of_an_operation_that_does_not_exist)
+TEST(no_report_when_nothing_is_to_be_checked_and_none_of_what_does_not_exist)
 {
-    char *nothing[] = {"selftest", "--backend", "abacus", "--op", "add", NULL};
+    char *nothing[] = {"selftest", "--backend", "cpu", "--op", "repack", NULL};
     assert_int_equal(selftest(5, nothing), 1);
     assert_non_null(strstr(text, "nothing was checked"));
+    char *abacus[] = {"selftest", "--backend", "abacus", "--op", "add", NULL};
+    assert_int_equal(cmd_selftest(5, abacus), 2);
     char *unknown[] = {"selftest", "--backend", "emu", "--op", "multiply", NULL};
-    assert_int_not_equal(cmd_selftest(5, unknown), 0);
+    assert_int_equal(cmd_selftest(5, unknown), 2);
 }
 
 int main(void)
@@ -216,7 +218,7 @@ int main(void)
                      T(every_kernel_that_there_is_was_run_and_the_report_leaves_none_out),
                      T(a_kernel_that_gives_a_wrong_number_is_named_with_what_differs),
                      T(a_kernel_that_breaks_a_rule_is_named_and_the_other_cases_run),
-                     T(no_report_without_a_device_and_no_test_of_an_operation_that_does_not_exist));
+                     T(no_report_when_nothing_is_to_be_checked_and_none_of_what_does_not_exist));
 }
 
 #else
