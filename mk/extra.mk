@@ -66,9 +66,11 @@ fuzz:
 clients: ds4 $(BUILD)/ds4-fake
 	@DS4=$(BUILD)/ds4 scripts/clients
 
+# The program, and the small model where the program then looks for it (src/command/model_flags.c).
 PREFIX ?= /usr/local
 install: ds4
-	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 ds4 $(DESTDIR)$(PREFIX)/bin/ds4
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/share/ds4'
+	install -m 755 ds4 '$(DESTDIR)$(PREFIX)/bin/ds4'
+	install -m 644 models/ds4-tiny.gguf '$(DESTDIR)$(PREFIX)/share/ds4/ds4-tiny.gguf'
 
 .PHONY: model clients run tidy headers compdb bench measure measures fuzz fuzzers install
