@@ -52,6 +52,8 @@ class Terminal:
         self.output = b""
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a runner in the background ignores some
+                signal.signal(number, signal.SIG_DFL)
             if stdout_path:
                 os.dup2(os.open(stdout_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 1)
             try:
