@@ -11,6 +11,7 @@
 
 #include "base/mem.h"
 #include "gpu/gpu.h"
+#include "gpu/kernels/records.h"
 
 extern const char gpu_kernel_text[]; /* prelude/metal.h and all kernels, joined by the build */
 
@@ -265,14 +266,6 @@ static bool metal_read(struct gpu *g, void *to, const struct gpu_buffer *from, u
     return true;
 }
 
-static bool metal_copy(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
-{
-    if (!metal_settle(g)) return false;
-    const char *source = first_byte(from.buffer) + from.offset;
-    memmove(first_byte(to.buffer) + to.offset, source, to.bytes);
-    return true;
-}
-
 static bool metal_post(struct gpu *g, struct gpu_ref from)
 {
     if (from.bytes > GPU_POST_BYTES || g->n_posts - g->n_collected == GPU_POSTS_MAX)
@@ -350,6 +343,18 @@ static bool metal_dispatch(struct gpu *g, const struct gpu_pipe *pipe, const voi
     if (!g->overlapping) [g->encoder memoryBarrierWithScope:MTLBarrierScopeBuffers];
     g->n_dispatches++;
     return true;
+}
+
+/* A dispatch among others: the host need not wait, and an encoder for copies would end the one for kernels. */
+static bool metal_copy(struct gpu *g, struct gpu_ref to, struct gpu_ref from)
+{
+    struct elements_record record = {.n = (uint32_t)(to.bytes / 4)};
+    const struct gpu_pipe *pipe = metal_pipe(g, "copy_words");
+    const struct gpu_ref refs[] = {{from.buffer, from.offset, to.bytes}, to};
+    const unsigned grid[] = {(record.n + 255) / 256, 1, 1};
+    if ((to.bytes | to.offset | from.offset) % 4 || to.bytes / 4 > UINT32_MAX - 255)
+        return metal_fail(g, "a copy of what is no words, or too many", nil);
+    return pipe && (!record.n || metal_dispatch(g, pipe, &record, sizeof record, refs, 2, grid, 256));
 }
 
 static void metal_overlap(struct gpu *g, bool on)
