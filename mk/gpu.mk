@@ -61,6 +61,11 @@ $(BUILD)/src/gpu/cuda_kernels.o: src/gpu/cuda_kernels.cu src/gpu/cuda_kernels.h 
 	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -arch=$(CUDA_ARCH) -Isrc -I$(CUDA_HOME)/include -Xcompiler -fPIE -c -o $@ $<
 endif
 
+# The two longest programs run over the pretend devices once: not with a second compiler, nor with small limits, and
+# over Metal, whose host no sanitizer sees, not under one.
+LONG_GPU := unit/test_session_gpu_ahead unit/test_session_gpu_together
+LONG_GPU := $(if $(SMALL)$(filter clang%,$(notdir $(CC))),,$(LONG_GPU))
+
 # The pretend Metal: clang's Objective-C for the GNU runtime, and the emulator; a list of backends with the host, and
 # test programs that run a second time with both, in place of the emulator's host.
 PRETEND_CLANG := $(shell command -v clang 2>/dev/null)
@@ -80,9 +85,9 @@ $(PRETEND)/host_metal.o: src/gpu/host_metal.m
 $(PRETEND)/backend.o: src/gpu/backend.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(PRETEND_METAL_FLAGS) $(CFLAGS) -c -o $@ $<
-METAL_TESTS := $(addprefix $(BUILD)/tests/metal/,unit/test_session_gpu unit/test_session_gpu_ahead \
-	unit/test_session_gpu_together unit/test_gpu_streamed unit/test_gpu_made_up ops/test_fused \
-	ops/test_candidates ops/test_candidates_chosen ops/test_selftest_host)
+METAL_TESTS := $(addprefix $(BUILD)/tests/metal/,unit/test_session_gpu $(if $(SAN),,$(LONG_GPU)) \
+	unit/test_gpu_streamed unit/test_gpu_made_up ops/test_fused ops/test_candidates ops/test_candidates_chosen \
+	ops/test_selftest_host)
 $(BUILD)/tests/metal/%.o: tests/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo '$(notdir $(firstword $(CC))) $< for the pretend Metal'
@@ -102,9 +107,9 @@ $(PRETEND_CUDA)/%.o: CPPFLAGS += $(PRETEND_CUDA_FLAGS)
 $(PRETEND_CUDA)/%.o: src/gpu/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
-CUDA_TESTS := $(addprefix $(BUILD)/tests/cuda/,unit/test_session_gpu unit/test_session_gpu_ahead \
-	unit/test_session_gpu_together unit/test_gpu_streamed unit/test_gpu_made_up ops/test_packed ops/test_fused \
-	ops/test_sorted ops/test_candidates ops/test_candidates_chosen ops/test_selftest_host)
+CUDA_TESTS := $(addprefix $(BUILD)/tests/cuda/,unit/test_session_gpu $(LONG_GPU) unit/test_gpu_streamed \
+	unit/test_gpu_made_up ops/test_packed ops/test_fused ops/test_sorted ops/test_candidates \
+	ops/test_candidates_chosen ops/test_selftest_host)
 $(BUILD)/tests/cuda/%.o: tests/%.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo '$(notdir $(firstword $(CC))) $< for the pretend CUDA'
@@ -121,8 +126,8 @@ $(patsubst %.c,$(BUILD)/%,$(wildcard tests/*/test_ptx_*.c)): $(PTX_OBJS)
 $(BUILD)/tests/gpu/ptx/host.o: CPPFLAGS += -DPTX_FILE='"$(PTX)"'
 # Test programs of the pretend CUDA runtime once more, with its kernels run by the interpreter. Not under sanitizers and
 # with tiny limits: what these find is found when the emulator runs the same programs.
-PTX_TESTS := $(addprefix $(BUILD)/tests/ptx/,unit/test_session_gpu unit/test_session_gpu_ahead unit/test_gpu_made_up \
-	ops/test_fused ops/test_sorted ops/test_candidates_chosen)
+PTX_TESTS := $(addprefix $(BUILD)/tests/ptx/,unit/test_session_gpu $(filter %_ahead,$(LONG_GPU)) \
+	unit/test_gpu_made_up ops/test_fused ops/test_sorted ops/test_candidates_chosen)
 PTX_TESTS := $(if $(CUDA_TESTS),$(if $(SAN)$(SMALL),,$(PTX_TESTS)))
 $(BUILD)/tests/gpu/ptx_executor.o: CPPFLAGS += $(PRETEND_CUDA_FLAGS)
 $(PTX_TESTS): $(PRETEND_CUDA_OBJS) $(PTX_OBJS) $(BUILD)/tests/gpu/ptx_executor.o

@@ -14,12 +14,17 @@
 #define REFUSED ((uint64_t)1 << 50) /* bytes that no device has */
 #define PINNED_BYTES 65536u
 
-/* to += from, of n floats. */
-static bool add(struct raw_device *d, struct gpu_ref from, struct gpu_ref to, uint32_t n)
+static bool run(struct raw_device *d, const char *kernel, struct gpu_ref from, struct gpu_ref to, uint32_t n)
 {
     const struct elements_record record = {.n = n};
     const struct gpu_ref refs[2] = {raw_part(from, 0, n * sizeof(float)), raw_part(to, 0, n * sizeof(float))};
-    return raw_run(d, "add", &record, sizeof record, refs, 2, (n + 255) / 256, 256);
+    return raw_run(d, kernel, &record, sizeof record, refs, 2, (n + 255) / 256, 256);
+}
+
+/* to += from, of n floats. */
+static bool add(struct raw_device *d, struct gpu_ref from, struct gpu_ref to, uint32_t n)
+{
+    return run(d, "add", from, to, n);
 }
 
 static void fill(float *x, uint32_t n, float first)
@@ -56,14 +61,16 @@ static void zeroed(struct raw_device *d)
 static void ordered(struct raw_device *d)
 {
     struct gpu_ref x = raw_alloc(d, sizeof here), y = raw_alloc(d, sizeof here);
-    struct gpu_ref z = raw_alloc(d, sizeof here);
+    struct gpu_ref z = raw_alloc(d, sizeof here), again = raw_alloc(d, sizeof here);
     fill(here, N, 1);
     if (!raw_write(d, x, here) || !add(d, x, y, N)) return;
-    if (!raw_ok(d, d->host->copy(d->gpu, z, y), "a copy") || !add(d, x, y, N)) return;
+    if (!raw_ok(d, d->host->copy(d->gpu, z, y), "a copy") || !run(d, "copy_words", z, again, N) || !add(d, x, y, N))
+        return;
     fill(here, N, 100);
     if (!raw_write(d, x, here) || !add(d, x, y, N)) return;
     memset(here, 0xFF, sizeof here);
-    if (raw_read(d, here, z) && expect(d, "the copy", here, N, 1, 1) && raw_read(d, here, y))
+    if (raw_read(d, here, z) && expect(d, "the copy", here, N, 1, 1) && raw_read(d, here, again) &&
+        expect(d, "the copy by a kernel", here, N, 1, 1) && raw_read(d, here, y))
         (void)expect(d, "the sum", here, N, 102, 3);
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "gpu/kernels/records.h"
 #include "lib/op_backends.h"
 #include "lib/test.h"
 #include "quant/quant.h"
@@ -172,6 +173,28 @@ void gpu_trial_choices(const struct gpu_host *host, uint32_t n, uint32_t *ids)
         assert_true(b->ops->post(b, &choices[i % BACKEND_CHOICES], sizeof choice));
     }
     b->ops->destroy(b);
+}
+
+void gpu_trial_copy(const struct gpu_host *host)
+{
+    enum { N = 700 };
+    static uint32_t from[N], to[N];
+    const struct elements_record record = {.n = N - 1};
+    const unsigned grid[3] = {3, 1, 1};
+    char why[256];
+    struct gpu *g = host->open(why, sizeof why);
+    assert_non_null(g);
+    struct gpu_buffer *a = host->alloc(g, sizeof from), *b = host->alloc(g, sizeof to);
+    const struct gpu_ref refs[] = {{a, 0, sizeof from}, {b, 0, sizeof to}};
+    for (uint32_t i = 0; i < N; i++) from[i] = i * 2654435761u;
+    assert_true(host->write(g, a, 0, from, sizeof from));
+    assert_true(host->dispatch(g, host->pipe(g, "copy_words"), &record, sizeof record, refs, 2, grid, 256));
+    assert_true(host->read(g, to, b, 0, sizeof to));
+    assert_memory_equal(to, from, sizeof to - 4);
+    assert_int_equal(to[N - 1], 0);
+    host->free(g, a);
+    host->free(g, b);
+    host->close(g);
 }
 
 enum { POOL_EXPERTS = 6, POOL_SLOT = 16384 };

@@ -38,6 +38,8 @@ void gpu_products_run(struct gpu_products *p, const struct op_weight w[3], uint3
 
 /* n choices from the same row, each posted and had while the next is under way; and some that nobody asks for. */
 void gpu_trial_choices(const struct gpu_host *host, uint32_t n, uint32_t *ids);
+/* Words copied by the kernel that a host without copies of its own has: all but the last. */
+void gpu_trial_copy(const struct gpu_host *host);
 /* Experts in a pool that the device reads where it lies: slots of 16 KB, an expert in another than its number. */
 void gpu_trial_pool(const struct gpu_host *host);
 

@@ -296,6 +296,7 @@ TEST(every_kernel_of_the_text_is_run_by_these_tests)
     assert_non_null(module);
     gpu_trial_choices(&gpu_host_ptx, 8, ids);
     gpu_trial_pool(&gpu_host_ptx);
+    gpu_trial_copy(&gpu_host_ptx);
     for (size_t i = 0; ptx_kernel_at(module, i); i++) {
         const char *name = ptx_kernel_name(ptx_kernel_at(module, i)), *missing = name;
         ptx_dispatched(find_kernel, &missing);
