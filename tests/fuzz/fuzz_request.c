@@ -18,8 +18,8 @@ static void check_bounds(const struct api_request *r)
 {
     const struct ds4_sampling *s = &r->sampling;
     fuzz_check(r->chat.n_messages <= API_MESSAGES_MAX && r->chat.n_tools <= API_TOOLS_MAX);
-    fuzz_check(r->n_stops <= API_STOPS_MAX && s->n_bias <= API_BIAS_MAX && r->n_prompts <= API_PROMPTS_MAX);
-    for (size_t i = 0; i < r->n_stops; i++) fuzz_check(r->stops[i].len > 0 && r->stops[i].len <= API_STOP_BYTES_MAX);
+    fuzz_check(r->n_stops <= DS4_STOPS_MAX && s->n_bias <= API_BIAS_MAX && r->n_prompts <= API_PROMPTS_MAX);
+    for (size_t i = 0; i < r->n_stops; i++) fuzz_check(r->stops[i].len > 0 && r->stops[i].len <= DS4_STOP_BYTES_MAX);
     fuzz_check(r->top_logprobs <= API_TOP_LOGPROBS_MAX && r->n_max <= 1000000000u);
     fuzz_check(s->temperature >= 0 && s->top_p > 0 && s->top_p <= 1 && s->min_p >= 0 && s->min_p <= 1);
     for (size_t i = 0; i < r->prompt_ids.n; i++) fuzz_check(r->prompt_ids.ids[i] >= 0);
