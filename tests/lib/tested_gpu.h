@@ -13,11 +13,59 @@
 #define TESTED_GPU "cuda"
 #define TESTED_LAUNCH "early"
 #define tested_host gpu_host_cuda
+#define TESTED_COUNTS_ struct pretend_counts
+#define tested_counts_now_ pretend_cuda_counts
 
-static struct pretend_counts tested_sums_;
-static inline struct pretend_counts *tested_counts_(void)
+/* The device has memory of its own, or works in the machine's. */
+static inline void tested_own_memory(bool on)
 {
-    struct pretend_counts more = pretend_cuda_counts();
+    struct pretend_options options = {.kind = on ? PRETEND_DISCRETE : PRETEND_INTEGRATED};
+    pretend_cuda(&options);
+}
+static inline void tested_as_ever(void) { tested_own_memory(true); }
+static inline bool tested_can_own(void) { return true; }
+static inline bool tested_can_send(void) { return true; }
+#elif defined DS4_PRETEND_METAL
+#include "pretend_metal.h"
+
+#define TESTED_GPU "metal"
+#define TESTED_LAUNCH "plain"
+#define tested_host gpu_host_metal
+#define TESTED_COUNTS_ struct pretend_metal_counts
+#define tested_counts_now_ pretend_metal_counts
+
+/* The GNU runtime keeps some of what it allocates while it loads classes, before main. Our objects are counted. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) { return "leak:objc_malloc\n"; }
+
+/* The device works in the machine's memory, always, and nothing is sent beside the dispatches. */
+static inline bool tested_can_own(void) { return false; }
+static inline bool tested_can_send(void) { return false; }
+static inline void tested_own_memory(bool on)
+{
+    if (on) fail_msg("a device of Metal has no memory of its own");
+}
+static inline void tested_as_ever(void) {}
+#else
+#define TESTED_GPU "emu"
+#define TESTED_LAUNCH "plain"
+#define tested_host gpu_host_emu
+#define tested_digest emu_dispatch_digest
+#define tested_n_rests emu_n_rests
+#define tested_n_sent emu_n_sent
+#define tested_n_opened emu_n_opened
+#define tested_lists emu_lists
+#define tested_own_memory emu_copy_weights
+static inline void tested_as_ever(void) { tested_own_memory(false); }
+static inline bool tested_can_own(void) { return true; }
+static inline bool tested_can_send(void) { return true; }
+#endif
+
+#ifdef TESTED_COUNTS_ /* a pretend device: what it counted, kept until it is asked for */
+static TESTED_COUNTS_ tested_sums_;
+static inline TESTED_COUNTS_ *tested_counts_(void)
+{
+    TESTED_COUNTS_ more = tested_counts_now_();
     tested_sums_.n_opened += more.n_opened;
     tested_sums_.n_rests += more.n_rests;
     tested_sums_.n_sent += more.n_sent;
@@ -43,83 +91,6 @@ static inline void tested_lists(unsigned *n, unsigned *n_new)
     *n_new = *n - (unsigned)tested_sums_.n_replayed;
     tested_sums_.n_lists = tested_sums_.n_replayed = 0;
 }
-/* The device has memory of its own, or works in the machine's. */
-static inline void tested_own_memory(bool on)
-{
-    struct pretend_options options = {.kind = on ? PRETEND_DISCRETE : PRETEND_INTEGRATED};
-    pretend_cuda(&options);
-}
-static inline void tested_as_ever(void) { tested_own_memory(true); }
-static inline bool tested_can_own(void) { return true; }
-static inline bool tested_can_send(void) { return true; }
-#elif defined DS4_PRETEND_METAL
-#include "pretend_metal.h"
-
-#define TESTED_GPU "metal"
-#define TESTED_LAUNCH "plain"
-#define tested_host gpu_host_metal
-
-/* The GNU runtime keeps some of what it allocates while it loads classes, before main. Our objects are counted. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) { return "leak:objc_malloc\n"; }
-
-static struct pretend_metal_counts tested_sums_;
-static inline struct pretend_metal_counts *tested_counts_(void)
-{
-    struct pretend_metal_counts more = pretend_metal_counts();
-    tested_sums_.n_opened += more.n_opened;
-    tested_sums_.n_rests += more.n_rests;
-    tested_sums_.n_lists += more.n_lists;
-    tested_sums_.n_replayed += more.n_replayed;
-    if (more.n_launches) tested_sums_.digest = tested_sums_.digest * 31 + more.digest;
-    return &tested_sums_;
-}
-static inline uint64_t tested_digest(void)
-{
-    uint64_t digest = tested_counts_()->digest;
-    tested_sums_.digest = 0;
-    return digest;
-}
-static inline uint64_t tested_n_rests(void)
-{
-    uint64_t n = tested_counts_()->n_rests;
-    tested_sums_.n_rests = 0;
-    return n;
-}
-static inline uint64_t tested_n_sent(void) { return 0; }
-static inline unsigned tested_n_opened(void)
-{
-    unsigned n = (unsigned)tested_counts_()->n_opened;
-    tested_sums_.n_opened = 0;
-    return n;
-}
-static inline void tested_lists(unsigned *n, unsigned *n_new)
-{
-    *n = (unsigned)tested_counts_()->n_lists;
-    *n_new = *n - (unsigned)tested_sums_.n_replayed;
-    tested_sums_.n_lists = tested_sums_.n_replayed = 0;
-}
-/* The device works in the machine's memory, always, and nothing is sent beside the dispatches. */
-static inline bool tested_can_own(void) { return false; }
-static inline bool tested_can_send(void) { return false; }
-static inline void tested_own_memory(bool on)
-{
-    if (on) fail_msg("a device of Metal has no memory of its own");
-}
-static inline void tested_as_ever(void) {}
-#else
-#define TESTED_GPU "emu"
-#define TESTED_LAUNCH "plain"
-#define tested_host gpu_host_emu
-#define tested_digest emu_dispatch_digest
-#define tested_n_rests emu_n_rests
-#define tested_n_sent emu_n_sent
-#define tested_n_opened emu_n_opened
-#define tested_lists emu_lists
-#define tested_own_memory emu_copy_weights
-static inline void tested_as_ever(void) { tested_own_memory(false); }
-static inline bool tested_can_own(void) { return true; }
-static inline bool tested_can_send(void) { return true; }
 #endif
 
 #endif

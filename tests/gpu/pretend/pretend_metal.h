@@ -30,6 +30,7 @@ struct pretend_metal_counts {
     uint64_t n_calls;             /* that may fail: objects that are made, what a pipeline can, lists */
     uint64_t n_opened;            /* devices */
     uint64_t n_rests;             /* waits for the last list that was committed */
+    uint64_t n_sent;              /* none: nothing goes beside the dispatches */
     uint64_t n_lists, n_replayed; /* with dispatches; of them, such as were among the last ones */
     uint64_t n_launches, digest;  /* dispatches, and what they were given */
 };
