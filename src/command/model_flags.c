@@ -94,7 +94,7 @@ enum ds4_status model_flags_options(struct model_flags *flags, struct ds4_engine
 {
     bool is_default;
     uint64_t cache_bytes;
-    TRY(model_flags_check(flags, error)); /* again, for commands without a check of their own */
+    TRY(model_flags_check(flags, error)); /* again: they may have been changed, as for a second model */
     (void)cache_of(flags->expert_cache, &cache_bytes);
     TRY(model_flags_find(flags, &is_default, error));
     (void)fprintf(stderr, "model: %s%s\n", flags->path, is_default ? " (no -m given)" : "");
